@@ -1,0 +1,282 @@
+"""Every setting, as dataclasses: their fields are the YAML keys and the command-line flags.
+
+A reading of the paper where it is ambiguous is a named choice here; the first choice is the default. Section and
+equation numbers are the paper's.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dmpt.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and what happens to them before the network.
+
+    Attributes:
+        root: the data set's folder.
+        layout: how files and names are arranged; also chooses the protocol and the object word.
+        size: height and width in pixels; both must be multiples of the backbone's patch.
+        mean: per-channel mean in [0, 1]; null = the tower's own.
+        std: per-channel standard deviation; null = the tower's own.
+        value_range: raw values of 16-bit images that become black and white; fixed, never taken from an image.
+        augmentation: random draws per modality (``independent``, as all peers do) or once per triplet (``shared``).
+        flip: probability of a horizontal flip.
+        pad: black border in pixels before the random crop.
+        erasing: probability of random erasing (Zhong et al. 2020).
+        workers: loader processes.
+    """
+
+    root: str | None = None
+    layout: Literal["rgbnt201"] = "rgbnt201"
+    size: tuple[int, int] = (256, 128)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    value_range: tuple[float, float] = (0.0, 65535.0)
+    augmentation: Literal["independent", "shared"] = "independent"
+    flip: float = 0.5
+    pad: int = 10
+    erasing: float = 0.5
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The pretrained vision transformer.
+
+    Attributes:
+        name: a timm ``VisionTransformer``.
+        weights: ``hub`` (the name's own file, downloaded once), ``hub:OWNER/REPO/FILE``, a local file, or ``random``.
+        blocks: use only the first so many blocks; null = all.
+        norm: the tower's final norm, or a ``plain`` LayerNorm without affine.
+        projection: image features to the text space: the tower's own, frozen; or one that is ``trained``.
+        projection_dim: width of a trained projection; the tower's own has its own width.
+        antialias: when position embeddings are resampled to another grid.
+        tune: ``frozen`` (the paper) or ``full`` fine-tuning, the comparator.
+        overrides: changes to the named architecture, as timm's keyword arguments, e.g. ``{embed_dim: 192, depth: 8}``.
+    """
+
+    name: str = "vit_base_patch16_clip_quickgelu_224.openai"
+    weights: str = "hub"
+    blocks: int | None = None
+    norm: Literal["tower", "plain"] = "tower"
+    projection: Literal["tower", "trained"] = "tower"
+    projection_dim: int = 512
+    antialias: bool = True
+    tune: Literal["frozen", "full"] = "frozen"
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SemanticConfig:
+    """Semantic prompts S (section 3.3).
+
+    Attributes:
+        length: S, prompts per layer and modality; 0 = none.
+        share: one set for the three modalities (a reading of Baseline 1's "common" prompts).
+    """
+
+    length: int = 32
+    share: bool = False
+
+
+@dataclass(frozen=True)
+class ModalityConfig:
+    """Modality prompts M (section 3.3).
+
+    Attributes:
+        length: M, prompts per layer and modality; 0 = none.
+        source: what the mapping P is fed: the frozen ``words`` of the phrase, the ``attribute`` word alone, or one of
+            three controls: ``learned`` vectors, frozen ``random`` vectors, the words ``permuted`` among modalities.
+        width: width of learned or random vectors; words have their own.
+    """
+
+    length: int = 1
+    source: Literal["words", "attribute", "learned", "random", "permuted"] = "words"
+    width: int = 512
+
+
+@dataclass(frozen=True)
+class BindConfig:
+    """PromptIBind (section 3.4, Eq. 11-16).
+
+    Attributes:
+        depth: k, interaction layers; 0 = no interaction.
+        external: exchange through the bind prompt (Eq. 11-14); off = internal attention alone, a control.
+    """
+
+    depth: int = 1
+    external: bool = True
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Text prompts and the contrastive loss (section 3.2, Eq. 5-6).
+
+    Attributes:
+        loss: ``modality``: the image must find its own modality's and object's prompt among the fixed six;
+            ``identity``: learnable identity tokens in the prompt, one text per identity; ``literal``: Eq. 5 as
+            printed, a constant; ``off``.
+        z: image features ``before`` or ``after`` the interaction layers.
+        tower: open_clip's name of the text tower.
+        weights: its weights: an open_clip tag (``openai``), ``hub:OWNER/REPO/FILE``, or a local file.
+        file: a ready ``text.safetensors`` instead of a tower.
+        tokens: learnable tokens per identity, for ``identity``.
+    """
+
+    loss: Literal["modality", "identity", "literal", "off"] = "modality"
+    z: Literal["before", "after"] = "before"
+    tower: str = "ViT-B-16-quickgelu"
+    weights: str = "openai"
+    file: str | None = None
+    tokens: int = 4
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and forms of the terms of Eq. 17.
+
+    Attributes:
+        ce: weight of cross-entropy.
+        smoothing: label smoothing of cross-entropy.
+        triplet: weight of the batch-hard soft-margin triplet loss.
+        centre: weight of the centre loss.
+        centre_reduction: mean or sum over the feature's width.
+        centre_normalise: L2-normalise features first.
+        text: weight of the contrastive loss.
+    """
+
+    ce: float = 1.0
+    smoothing: float = 0.1
+    triplet: float = 1.0
+    centre: float = 1.0
+    centre_reduction: Literal["mean", "sum"] = "mean"
+    centre_normalise: bool = False
+    text: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The recipe.
+
+    Attributes:
+        epochs: passes over the training identities; warm-up and cosine keep their shares of it.
+        ids: P, identities per batch.
+        instances: K, triplets per identity.
+        lr: peak learning rate of Adam.
+        weight_decay: Adam's.
+        warmup: share of the run that warms up linearly.
+        warmup_from: first learning rate, as a share of the peak.
+        final: last learning rate, as a share of the peak.
+        precision: compute precision; trained tensors and Adam's moments stay float32.
+        accumulate: batches per optimiser step; the metric losses still see one batch at a time.
+        clip: gradient norm limit; null = none.
+        seed: of initial values, batches and augmentation.
+        save_every: steps between saves.
+        select: ``last``; ``val``: best on held-out training identities; ``test``: best on the test set, as every peer
+            does, and as such an optimistic number.
+        val_share: share of the training identities seen by two or more cameras that ``val`` holds out.
+        eval_every: epochs between evaluations for ``val`` and ``test``.
+        tensorboard: also write TensorBoard events (extra ``track``).
+    """
+
+    epochs: int = 60
+    ids: int = 8
+    instances: int = 8
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup: float = 1 / 6
+    warmup_from: float = 0.1
+    final: float = 1e-3
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accumulate: int = 1
+    clip: float | None = None
+    seed: int = 0
+    save_every: int = 100
+    select: Literal["last", "val", "test"] = "last"
+    val_share: float = 0.2
+    eval_every: int = 1
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of it.
+
+    Attributes:
+        data: images and augmentation.
+        backbone: the pretrained transformer.
+        semantic: semantic prompts.
+        modality: modality prompts.
+        bind: PromptIBind.
+        text: text prompts and their loss.
+        prompts: ``prefix``: prompts as attention prefixes, exact and faster; ``token``: inserted as tokens.
+        heads: where cross-entropy and triplet act: on the concatenated feature, on each modality's, on both, or
+            (``paper``) on both and on the concatenated projections.
+        loss: the terms of Eq. 17.
+        train: the recipe.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    semantic: SemanticConfig = field(default_factory=SemanticConfig)
+    modality: ModalityConfig = field(default_factory=ModalityConfig)
+    bind: BindConfig = field(default_factory=BindConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    prompts: Literal["prefix", "token"] = "prefix"
+    heads: Literal["concat+modality", "concat", "modality", "paper"] = "concat+modality"
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def check(config: Config) -> None:
+    """Refuse settings that contradict each other or lie out of range.
+
+    Raises:
+        UserError: names the setting, its value and what would do.
+    """
+    data, semantic, modality, bind, train = config.data, config.semantic, config.modality, config.bind, config.train
+
+    def require(holds: bool, message: str) -> None:
+        if not holds:
+            raise UserError(message)
+
+    at_least: dict[str, tuple[float, float]] = {
+        "data.size": (min(data.size), 1),
+        "data.pad": (data.pad, 0),
+        "data.workers": (data.workers, 0),
+        "backbone.blocks": (1 if config.backbone.blocks is None else config.backbone.blocks, 1),
+        "backbone.projection_dim": (config.backbone.projection_dim, 1),
+        "semantic.length": (semantic.length, 0),
+        "modality.length": (modality.length, 0),
+        "modality.width": (modality.width, 1),
+        "bind.depth": (bind.depth, 0),
+        "text.tokens": (config.text.tokens, 1),
+        "train.epochs": (train.epochs, 0),
+        "train.ids": (train.ids, 2),
+        "train.instances": (train.instances, 2),
+        "train.accumulate": (train.accumulate, 1),
+        "train.save_every": (train.save_every, 1),
+        "train.eval_every": (train.eval_every, 1),
+    }
+    for name, (value, least) in at_least.items():
+        require(value >= least, f"{name} is {value}; it must be at least {least}")
+    shares = {"data.flip": data.flip, "data.erasing": data.erasing, "train.warmup": train.warmup}
+    for name, share in (shares | {"train.val_share": train.val_share, "loss.smoothing": config.loss.smoothing}).items():
+        require(0 <= share <= 1, f"{name} is {share}; it must lie between 0 and 1")
+    require(train.lr > 0, f"train.lr is {train.lr}; it must be above 0")
+    require(train.clip is None or train.clip > 0, f"train.clip is {train.clip}; it must be above 0, or null for none")
+    require(
+        data.value_range[0] < data.value_range[1],
+        f"data.value_range is {list(data.value_range)}; the first value must be below the second",
+    )
+    require(
+        not (bind.depth and bind.external and not semantic.length),
+        "bind.external exchanges semantic prompts, but semantic.length is 0; "
+        "set bind.depth 0, bind.external false, or semantic.length above 0",
+    )
+    require(
+        not (modality.source == "attribute" and modality.length > 1),
+        f"modality.source attribute is one token for RGB, so modality.length can be 1, not {modality.length}",
+    )

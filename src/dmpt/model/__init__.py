@@ -1,0 +1,1 @@
+"""The method: frozen backbone, prompts, bind, heads (paper section 3)."""

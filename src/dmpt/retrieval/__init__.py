@@ -1,0 +1,1 @@
+"""From features to ranked lists and the numbers of the field."""
