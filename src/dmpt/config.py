@@ -280,3 +280,35 @@ def check(config: Config) -> None:
         not (modality.source == "attribute" and modality.length > 1),
         f"modality.source attribute is one token for RGB, so modality.length can be 1, not {modality.length}",
     )
+
+
+def from_dict(content: dict[str, Any]) -> Config:
+    """The settings of ``dataclasses.asdict(config)`` after a trip through JSON.
+
+    Raises:
+        UserError: a key is unknown.
+    """
+    sections = {
+        "data": DataConfig,
+        "backbone": BackboneConfig,
+        "semantic": SemanticConfig,
+        "modality": ModalityConfig,
+        "bind": BindConfig,
+        "text": TextConfig,
+        "loss": LossConfig,
+        "train": TrainConfig,
+    }
+    values: dict[str, Any] = {}
+    for name, value in content.items():
+        try:
+            if name in sections:
+                plain = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
+                values[name] = sections[name](**plain)
+            else:
+                values[name] = value
+        except TypeError as error:
+            raise UserError(f"setting {name}: {error}; it was written by another version of dmpt") from error
+    try:
+        return Config(**values)
+    except TypeError as error:
+        raise UserError(f"settings: {error}; they were written by another version of dmpt") from error

@@ -1,0 +1,161 @@
+"""What was trained, as a small folder: ``adapter.safetensors`` and ``config.json``.
+
+The backbone is not in it, only its name and the sha256 of its weights. Everything that preprocessing needs is.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dmpt import __version__
+from dmpt.config import Config, from_dict
+from dmpt.data.manifest import MODALITIES
+from dmpt.errors import UserError
+from dmpt.files import write_atomically, write_text
+from dmpt.model.backbone import Backbone
+from dmpt.model.network import DMPT
+from dmpt.model.weights import build_vit
+
+FORMAT = "dmpt-adapter/1"
+TENSORS, CARD = "adapter.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What travels with the tensors.
+
+    Attributes:
+        config: the settings, readings included; ``data.mean`` and ``data.std`` are filled in.
+        ids: number of training identities.
+        backbone_sha256: of the weights file; None where the weights were random.
+        object: person or vehicle.
+        data: name, fingerprint and size of the training set.
+        metrics: what training reported last.
+        licence: of the backbone's weights and of the data, as far as known.
+    """
+
+    config: Config
+    ids: int
+    backbone_sha256: str | None
+    object: str
+    data: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    licence: str = "the licences of the backbone's weights and of the training data apply"
+
+
+def save_card(folder: Path, card: Card) -> None:
+    """Write ``config.json``.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    content = {"format": FORMAT, "dmpt": __version__, "modalities": list(MODALITIES), **asdict(card)}
+    write_text(folder / CARD, json.dumps(content, indent=2) + "\n")
+
+
+def save_tensors(folder: Path, network: DMPT, step: int) -> None:
+    """Write ``adapter.safetensors`` in one rename.
+
+    Raises:
+        UserError: the disk is full, ...; an earlier adapter is then untouched.
+    """
+    own = network.own_state()
+    # Identity tokens serve the training loss alone.
+    tensors = {n: t.detach().cpu().contiguous() for n, t in own.items() if not n.startswith("identity_text.")}
+    metadata = {"format": FORMAT, "step": str(step)}
+    write_tensors(folder / TENSORS, tensors, metadata)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """A safetensors file, atomically.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # wraps the operating system's error
+            raise OSError(str(error)) from error
+
+    write_atomically(path, write)
+
+
+def read_tensors_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of one of our own safetensors files.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; give the run or adapter folder that training wrote") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); copy it again from where it was trained") from error
+
+
+def load_card(folder: Path) -> Card:
+    """Read ``config.json``.
+
+    Raises:
+        UserError: it is missing, not JSON, or of another version.
+    """
+    path = folder / CARD
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is no adapter: it has no {CARD}; give the folder that training wrote") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); copy it again from where it was trained") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{path} has format {found!r}; this version of dmpt ({__version__}) reads {FORMAT!r}")
+    try:
+        known = {name: content[name] for name in ("ids", "backbone_sha256", "object", "data", "metrics", "licence")}
+        return Card(config=from_dict(content["config"]), **known)
+    except KeyError as error:
+        raise UserError(f"{path} lacks the key {error}; copy it again from where it was trained") from error
+
+
+def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = None) -> tuple[DMPT, Card]:
+    """The network of an adapter, in evaluation mode with its prompts baked, on the CPU.
+
+    Args:
+        folder: holds ``adapter.safetensors`` and ``config.json``.
+        weights: where the backbone's weights are on this machine, instead of where training found them.
+        dtype: compute precision of the frozen backbone; None = float32.
+
+    Raises:
+        UserError: a file is missing or damaged, or the backbone is not the one that the adapter was trained on.
+    """
+    card = load_card(folder)
+    backbone_config = card.config.backbone if weights is None else replace(card.config.backbone, weights=weights)
+    if backbone_config.weights == "random":
+        torch.manual_seed(card.config.train.seed)  # the initial values are the weights
+    vit, info = build_vit(backbone_config, card.config.data.size)
+    if info.sha256 != card.backbone_sha256:
+        raise UserError(
+            f"{folder} was trained on {card.config.backbone.name} with sha256 {card.backbone_sha256}, but "
+            f"{backbone_config.weights} has {info.sha256}; give the right file with --backbone.weights"
+        )
+    tensors = read_tensors_file(folder / TENSORS)
+    network = DMPT(card.config, Backbone(vit, info, card.config.backbone.tune), card.ids, tensors.get("prompts.modality.words"))
+    network.load_own_state(tensors, str(folder / TENSORS))
+    network.eval()
+    if dtype is not None:
+        network.backbone.keep_in(dtype)
+    return network, card
+
+
+def saved_step(folder: Path) -> int:
+    """The training step at which ``adapter.safetensors`` was saved."""
+    with safe_open(folder / TENSORS, framework="pt") as file:
+        return int(file.metadata()["step"])

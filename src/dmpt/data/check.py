@@ -1,0 +1,39 @@
+"""What is wrong with this data, before an epoch is spent on it."""
+
+import os
+from collections.abc import Sequence
+
+from dmpt.data.images import find_broken
+from dmpt.data.manifest import Record
+from dmpt.errors import UserError
+from dmpt.progress import bar
+
+
+def keep_readable(
+    records: Sequence[Record], value_range: tuple[float, float], skip: bool
+) -> tuple[Sequence[Record], list[str]]:
+    """Decode every image once.
+
+    Args:
+        records: triplets.
+        value_range: of 16-bit images (``images.read_image``).
+        skip: leave out triplets with an unreadable image instead of refusing them.
+
+    Returns:
+        The readable triplets (``records`` itself when all are), and what was wrong with each of the others' files.
+
+    Raises:
+        UserError: a file does not decode and ``skip`` is off.
+    """
+    with bar() as display:
+        task = display.add_task("checking images", total=len(records), note="")
+        broken = find_broken(
+            records, value_range, os.cpu_count() or 1, lambda done: display.update(task, completed=done)
+        )
+    if broken and not skip:
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        raise UserError(f"{broken[0][1]}{more}, or leave such triplets out with --skip-broken")
+    if not broken:
+        return records, []
+    bad = {index for index, _ in broken}
+    return [record for index, record in enumerate(records) if index not in bad], [message for _, message in broken]

@@ -1,0 +1,116 @@
+"""The one function that decodes image files, and the check that every file of a data set decodes."""
+
+import io
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from dmpt.data.manifest import Record
+from dmpt.errors import UserError
+
+#: A file that claims more pixels is refused before any is decoded: a photo of 48 megapixels passes, a bomb does not.
+MAX_PIXELS = 2**26
+# Named, because Pillow would otherwise hand a PostScript file to an external program whatever its suffix says.
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+
+
+def read_image(path: Path, value_range: tuple[float, float]) -> Tensor:
+    """Decode one image to three 8-bit channels.
+
+    - The camera's rotation (EXIF) is applied.
+    - Colour of any kind (palette, CMYK, ...) becomes RGB; grey and 1-bit images are repeated to three equal channels.
+    - Transparent pixels are laid over black, as padding is black; their hidden colours do not show.
+    - Grey images of 16 bits or more, integer or float, are scaled linearly from ``value_range``, rounded and clipped;
+      NaN is black. 16-bit *colour* is reduced to its high bytes by Pillow and does not heed ``value_range``.
+    - Of several frames the first is read.
+
+    Args:
+        path: an image of one of the usual formats; contents decide, not the suffix.
+        value_range: values that become 0 and 255 in images of more than 8 bits; the same for a whole data set.
+
+    Returns:
+        uint8 ``(3, H, W)``, contiguous.
+
+    Raises:
+        UserError: the file is missing, unreadable, empty, damaged, too large or no image.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; restore it or check its rights") from error
+    try:
+        # From memory: given a path, Pillow maps uncompressed TIFFs and garbles those whose rotation swaps the sides.
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            return _to_uint8(ImageOps.exif_transpose(image), value_range)
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file drives them to
+        raise UserError(f"{path} {_diagnose(data, error)}") from error
+
+
+def _to_uint8(image: Image.Image, value_range: tuple[float, float]) -> Tensor:
+    if image.mode.startswith("I") or image.mode == "F":
+        low, high = value_range
+        values = (np.asarray(image, dtype=np.float64) - low) * (255 / (high - low))
+        grey = np.rint(np.nan_to_num(values, nan=0.0).clip(0, 255)).astype(np.uint8)
+        return torch.from_numpy(grey).repeat(3, 1, 1)
+    if image.has_transparency_data:
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image.convert("RGBA"))
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def _diagnose(data: bytes, error: Exception) -> str:
+    """What a file that does not decode looks like, and what to do about it."""
+    head = data[:512].lstrip().lower()
+    if not data:
+        return "is empty (0 bytes); copy it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a git-LFS pointer, not the image itself; run `git lfs pull` where it came from"
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "is a web page (HTML), not an image; the download failed, repeat it"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"is too large ({error}, at most {MAX_PIXELS} are read); make it smaller"
+    if isinstance(error, UnidentifiedImageError):
+        return f"is damaged or no image ({', '.join(_FORMATS)} are read); restore or remove it"
+    return f"is truncated or damaged ({error}); restore or remove it"
+
+
+def find_broken(
+    records: Sequence[Record],
+    value_range: tuple[float, float],
+    workers: int,
+    progress: Callable[[int], object] = lambda done: None,
+) -> list[tuple[int, str]]:
+    """Decode every file once, so that a broken one is found before an epoch is spent.
+
+    Args:
+        records: what to decode.
+        value_range: as for ``read_image``.
+        workers: decoding threads; 0 is taken as 1.
+        progress: called with the number of records done, after each.
+
+    Returns:
+        ``(index of the record, message)`` for each broken file, in the order of the records.
+    """
+
+    def problems(record: Record) -> list[str]:
+        found = []
+        for path in record.paths.values():
+            try:
+                read_image(path, value_range)
+            except UserError as error:
+                found.append(str(error))
+        return found
+
+    broken: list[tuple[int, str]] = []
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for index, messages in enumerate(pool.map(problems, records)):
+            broken += [(index, message) for message in messages]
+            progress(index + 1)
+    return broken

@@ -1,0 +1,149 @@
+"""From records to batches, in this process or in workers: the result is the same."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dmpt.data.images import read_image
+from dmpt.data.manifest import MODALITIES, Record
+from dmpt.errors import UserError
+
+Transform = Callable[[dict[str, Tensor], int, int], dict[str, Tensor]]
+Key = tuple[int, Sequence[int]]
+
+
+class Batch(NamedTuple):
+    """Triplets on their way to the network.
+
+    Attributes:
+        images: float32 ``(3, B, 3, H, W)``; the first dimension is the modality, in the order of ``MODALITIES``.
+        labels: int64 ``(B,)``, classes 0, 1, ... of the training identities; -1 where there are none (test).
+        pids: int64 ``(B,)``.
+        cameras: int64 ``(B,)``.
+        indices: int64 ``(B,)``, positions in the list of records.
+    """
+
+    images: Tensor
+    labels: Tensor
+    pids: Tensor
+    cameras: Tensor
+    indices: Tensor
+
+
+class TripletDataset(Dataset[Batch | UserError]):
+    """Decodes and transforms whole batches: an item's key is ``(epoch, indices)``.
+
+    Args:
+        records: the triplets.
+        transform: called with one triplet's images, the epoch and the triplet's index.
+        value_range: as for ``read_image``.
+        labels: class of each record; None for a test set.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        transform: Transform,
+        value_range: tuple[float, float],
+        labels: Sequence[int] | None = None,
+    ) -> None:
+        self.records, self.transform, self.value_range = records, transform, value_range
+        self.labels = [-1] * len(records) if labels is None else labels
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: Key) -> Batch | UserError:
+        """A batch, or the error that prevented it: raised in a worker it would arrive wrapped in a traceback."""
+        try:
+            return self.batch(*key)
+        except UserError as error:
+            return error
+
+    def batch(self, epoch: int, indices: Sequence[int]) -> Batch:
+        """Decode and transform the triplets of ``indices``.
+
+        Raises:
+            UserError: a file does not decode.
+        """
+        triplets = [self._triplet(epoch, index) for index in indices]
+        images = torch.stack([triplet[modality] for modality in MODALITIES for triplet in triplets])
+        return Batch(
+            images=images.view(len(MODALITIES), len(triplets), *images.shape[1:]),
+            labels=torch.tensor([self.labels[index] for index in indices]),
+            pids=torch.tensor([self.records[index].pid for index in indices]),
+            cameras=torch.tensor([self.records[index].camera for index in indices]),
+            indices=torch.tensor(list(indices)),
+        )
+
+    def _triplet(self, epoch: int, index: int) -> dict[str, Tensor]:
+        paths = self.records[index].paths
+        images = {modality: read_image(path, self.value_range) for modality, path in paths.items()}
+        return self.transform(images, epoch, index)
+
+
+def train_batches(
+    dataset: TripletDataset, batches: Sequence[Sequence[int]], epoch: int, *, start: int = 0, workers: int
+) -> Iterator[Batch]:
+    """Batches of one epoch.
+
+    Args:
+        dataset: the training set.
+        batches: indices of each of the epoch's batches, or this process's shard of each.
+        epoch: which epoch, for the augmentation.
+        start: first batch to give; a resumed run passes the number of steps it has done in this epoch.
+        workers: loader processes; 0 loads in this one.
+
+    Raises:
+        UserError: a file does not decode, or a worker was killed.
+    """
+    return _load(dataset, [(epoch, indices) for indices in batches[start:]], workers)
+
+
+def test_batches(dataset: TripletDataset, batch_size: int, *, workers: int) -> Iterator[Batch]:
+    """All records once and in order; the last batch may be smaller.
+
+    Args:
+        dataset: the query or gallery set.
+        batch_size: triplets per batch.
+        workers: loader processes; 0 loads in this one.
+
+    Raises:
+        UserError: a file does not decode, or a worker was killed.
+    """
+    indices = range(len(dataset))
+    return _load(dataset, [(0, indices[i : i + batch_size]) for i in indices[::batch_size]], workers)
+
+
+test_batches.__test__ = False  # type: ignore[attr-defined]  # not a test case, whatever pytest makes of the name
+
+
+def _load(dataset: TripletDataset, keys: list[Key], workers: int) -> Iterator[Batch]:
+    loader = DataLoader(
+        dataset,
+        batch_size=None,  # an item is a batch already
+        sampler=keys,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # DataLoader draws a seed; not from the global state
+    )
+    iterator = iter(loader)
+    try:
+        while (batch := next(iterator, None)) is not None:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        # "(pid": it was killed. An exception of its own reads "Caught ... in DataLoader worker process".
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        raise UserError(
+            "a loader process was killed, mostly for lack of memory (in a container: shared memory, --shm-size); "
+            "give it more, or set data.workers 0"
+        ) from error
+    finally:
+        # End the workers now: a traceback may keep the iterator, which would end them, alive for long.
+        getattr(iterator, "_shutdown_workers", lambda: None)()

@@ -1,0 +1,151 @@
+"""``dmpt evaluate``: a trained run or adapter in, mAP and CMC out."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dmpt import adapter
+from dmpt.config import DataConfig
+from dmpt.data.datasets import load_dataset
+from dmpt.data.check import keep_readable
+from dmpt.data.manifest import Dataset, Record, fingerprint
+from dmpt.environment import environment
+from dmpt.errors import UserError
+from dmpt.files import write_text
+from dmpt.model.network import DMPT
+from dmpt.retrieval.features import extract
+from dmpt.retrieval.metrics import Metrics
+from dmpt.retrieval.metrics import evaluate as score
+from dmpt.retrieval.protocols import Labels
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def retrieve(
+    network: DMPT,
+    data: DataConfig,
+    query: Sequence[Record],
+    gallery: Sequence[Record],
+    protocol: str,
+    precision: str = "fp32",
+    batch_size: int = 64,
+) -> Metrics:
+    """Features of both sides, ranked under the protocol.
+
+    Raises:
+        UserError: no query has a valid match, or a feature is not finite.
+    """
+
+    def features(records: Sequence[Record]) -> NDArray[np.float32]:
+        return extract(network, records, data, precision=PRECISIONS[precision], batch_size=batch_size)
+
+    gallery_features = features(gallery)
+    query_features = gallery_features if query is gallery else features(query)
+    return score(query_features, gallery_features, _labels(query), _labels(gallery), protocol)
+
+
+def _labels(records: Sequence[Record]) -> Labels:
+    scenes = None if any(r.scene is None for r in records) else np.array([r.scene for r in records])
+    return Labels(np.array([r.pid for r in records]), np.array([r.camera for r in records]), scenes)
+
+
+def adapter_folder(run: Path, which: str | None = None) -> Path:
+    """The adapter inside a run folder, or the folder itself when it is an adapter.
+
+    Args:
+        run: what the user gave.
+        which: ``last`` or ``best``; None = the one that training selected.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (run / adapter.CARD).exists():
+        return run
+    if which is not None:
+        candidates = [run / which]
+    else:
+        candidates = [run / "best", run / "last"]  # best exists only where training was told to select it
+    for folder in candidates:
+        if (folder / adapter.TENSORS).exists():
+            return folder
+    raise UserError(f"{run} holds no trained adapter (looked for {', '.join(str(c) for c in candidates)}); train first")
+
+
+def evaluate(
+    run: Path,
+    root: str | None = None,
+    *,
+    which: str | None = None,
+    weights: str | None = None,
+    precision: str | None = None,
+    batch_size: int = 64,
+    workers: int | None = None,
+    skip_broken: bool = False,
+) -> dict[str, Any]:
+    """Evaluate an adapter on its data set's test split and write ``metrics.json`` beside it.
+
+    Args:
+        run: run folder or adapter folder.
+        root: of the data; None = where training found it.
+        which: ``last`` or ``best``; None = the one that training selected.
+        weights: of the backbone, when they moved.
+        precision: compute precision; None = that of training.
+        batch_size: triplets per pass.
+        workers: loader processes; None = as in training.
+        skip_broken: leave out triplets with unreadable images, counted and listed.
+
+    Returns:
+        The numbers, in percent, and where they come from.
+
+    Raises:
+        UserError: something is missing or does not fit.
+    """
+    folder = adapter_folder(run, which)
+    precision = precision or adapter.load_card(folder).config.train.precision
+    network, card = adapter.load(folder, weights, PRECISIONS[precision])
+    data = card.config.data
+    data = replace(data, root=root or data.root, workers=data.workers if workers is None else workers)
+    if data.root is None:
+        raise UserError("no data: give --data.root")
+    dataset = load_dataset(data.layout, data.root)
+    records, skipped = test_records(dataset, data, skip_broken)
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    metrics = retrieve(network, data, *records, dataset.protocol, precision, batch_size)
+    result = {
+        **metrics.to_dict(),
+        "skipped": skipped,
+        "provenance": {
+            "adapter": str(folder),
+            "step": adapter.saved_step(folder),
+            "seed": card.config.train.seed,
+            "selected": card.config.train.select,
+            "data": dataset.name,
+            "data_fingerprint": fingerprint([*records[0], *records[1]]),
+            "backbone_sha256": card.backbone_sha256,
+            "precision": precision,
+            **environment(),
+        },
+    }
+    write_text((folder.parent if folder != run else folder) / "metrics.json", json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def test_records(
+    dataset: Dataset, data: DataConfig, skip_broken: bool
+) -> tuple[tuple[Sequence[Record], Sequence[Record]], list[str]]:
+    """Query and gallery whose images can be read, and the names that were skipped.
+
+    Raises:
+        UserError: an image is broken and ``skip_broken`` is off.
+    """
+    gallery, skipped = keep_readable(dataset.gallery, data.value_range, skip_broken)
+    if dataset.query is dataset.gallery:
+        return (gallery, gallery), skipped
+    query, more = keep_readable(dataset.query, data.value_range, skip_broken)
+    return (query, gallery), [*skipped, *more]

@@ -1,0 +1,48 @@
+"""Files that are either old or new, never half-written."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from dmpt.errors import UserError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it.
+
+    Args:
+        path: the file to replace; its folder is created.
+        write: called with the temporary path.
+
+    Raises:
+        UserError: the folder is read-only, the disk is full, ...; ``path`` is then what it was before.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        # mkstemp's files are private; ours are as readable as any other file the user writes.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; what was there is untouched; free space or check rights"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically.
+
+    Raises:
+        UserError: as ``write_atomically``.
+    """
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)

@@ -1,0 +1,170 @@
+"""The terms of Eq. 17, as pure functions (paper sections 3.2 and 3.5, Eq. 5, 6, 17).
+
+Shapes: B triplets of a batch, D feature width, C identities, d width of the text space, 3 modalities.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dmpt.config import Config
+from dmpt.model.network import Output
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
+    """L_ce of one head with label smoothing (Szegedy et al. 2016).
+
+    Args:
+        logits: ``(B, C)``.
+        labels: class indices ``(B,)``.
+        smoothing: share of the target spread over all classes, in [0, 1].
+    """
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+
+def batch_hard_triplet(features: Tensor, labels: Tensor) -> Tensor:
+    """L_tri of one head: soft-margin batch-hard triplet loss (Hermans et al. 2017).
+
+    For each anchor log(1 + exp(d(hardest positive) - d(hardest negative))), Euclidean distances of unnormalised
+    features, mean over the anchors. An anchor without another image of its identity has distance 0 to its positive.
+
+    Args:
+        features: ``(B, D)``.
+        labels: ``(B,)``, at least two identities.
+    """
+    # Not through the matrix product: |a|² + |b|² - 2ab loses the small distances of large features.
+    distance = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    same = labels[:, None] == labels[None, :]
+    hardest_positive = distance.masked_fill(~same, -torch.inf).amax(dim=1)
+    hardest_negative = distance.masked_fill(same, torch.inf).amin(dim=1)
+    return F.softplus(hardest_positive - hardest_negative).mean()
+
+
+def centre(
+    features: Tensor, labels: Tensor, reduction: Literal["mean", "sum"] = "mean", normalise: bool = False
+) -> Tensor:
+    """L_mae-c: L1 distance of each feature to the centre of its identity in the batch.
+
+    Within each modality, then mean over samples and modalities.
+
+    Args:
+        features: ``(3, B, D)``.
+        labels: ``(B,)``.
+        reduction: over D.
+        normalise: L2-normalise the features first.
+    """
+    if normalise:
+        features = F.normalize(features, dim=-1)
+    same = (labels[:, None] == labels[None, :]).to(features.dtype)
+    centres = (same / same.sum(dim=1, keepdim=True)) @ features  # (3, B, D), each sample's own centre
+    distance = (features - centres).abs()
+    return (distance.mean(dim=-1) if reduction == "mean" else distance.sum(dim=-1)).mean()
+
+
+def text_modality(z: Tensor, text: Tensor, positive: Tensor, scale: float) -> Tensor:
+    """L_con with the fixed prompts as classes: -log softmax of the own modality's and object's prompt.
+
+    Args:
+        z: projected image features ``(3, B, d)``.
+        text: features of all fixed prompts ``(6, d)``.
+        positive: for each modality the row of ``text`` that describes it, ``(3,)``.
+        scale: 1 / tau.
+    """
+    logits = scale * F.normalize(z, dim=-1) @ F.normalize(text, dim=-1).T  # (3, B, 6)
+    return F.cross_entropy(logits.flatten(0, 1), positive.repeat_interleave(z.shape[1]))
+
+
+def text_identity(z: Tensor, text: Tensor, labels: Tensor, scale: float) -> Tensor:
+    """L_con with one text per identity and modality (N of Eq. 5 = identities), -log softmax, mean over modalities.
+
+    Args:
+        z: projected image features ``(3, B, d)``.
+        text: ``(3, C, d)``.
+        labels: ``(B,)``.
+        scale: 1 / tau.
+    """
+    logits = scale * F.normalize(z, dim=-1) @ F.normalize(text, dim=-1).transpose(-1, -2)  # (3, B, C)
+    return F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(z)))
+
+
+def text_literal(z: Tensor, text: Tensor, identities: int, scale: float) -> Tensor:
+    """Eq. 5-6 as printed: a sum of ratios, without a logarithm.
+
+    The prompts are fixed, so the N texts of a modality are one and the same vector: the ratio is 1 / N, the loss
+    3 B / N, and its gradient zero. Kept to show just that.
+
+    Args:
+        z: projected image features ``(3, B, d)``.
+        text: the prompt of each modality ``(3, d)``.
+        identities: N.
+        scale: 1 / tau.
+    """
+    cosine = (F.normalize(z, dim=-1) * F.normalize(text, dim=-1)[:, None]).sum(dim=-1)  # (3, B)
+    logits = (scale * cosine)[..., None].expand(-1, -1, identities)
+    return logits.softmax(dim=-1)[..., 0].sum()
+
+
+@dataclass(frozen=True)
+class TextTargets:
+    """What the fixed prompts give the text loss.
+
+    Attributes:
+        features: of the six prompts, modality-major, person before vehicle, ``(6, d)``.
+        positive: each modality's own row for the data set's object, ``(3,)``.
+        scale: 1 / tau, the tower's own logit scale.
+    """
+
+    features: Tensor
+    positive: Tensor
+    scale: float
+
+
+def objective(
+    config: Config,
+    output: Output,
+    heads: dict[str, tuple[Tensor, Tensor]],
+    labels: Tensor,
+    text: TextTargets | None = None,
+    identity_texts: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The weighted terms of Eq. 17; their sum is the loss.
+
+    Cross-entropy and triplet are means over the heads. A term whose weight is 0 is absent.
+
+    Args:
+        config: chooses weights and readings.
+        output: of the network.
+        heads: feature and logits by head.
+        labels: class indices ``(B,)``.
+        text: for the text losses.
+        identity_texts: ``(3, C, d)``, for the text loss ``identity``.
+    """
+    weights, terms = config.loss, {}
+    if weights.ce:
+        logits = [logit for _, logit in heads.values()]
+        terms["ce"] = weights.ce * torch.stack([cross_entropy(x, labels, weights.smoothing) for x in logits]).mean()
+    if weights.triplet:
+        features = [feature for feature, _ in heads.values()]
+        terms["triplet"] = weights.triplet * torch.stack([batch_hard_triplet(x, labels) for x in features]).mean()
+    if weights.centre:
+        form = weights.centre_reduction, weights.centre_normalise
+        terms["centre"] = weights.centre * centre(output.features, labels, *form)
+    if config.text.loss != "off" and weights.text:
+        terms["text"] = weights.text * _text(config, output, labels, text, identity_texts)
+    return terms
+
+
+def _text(
+    config: Config, output: Output, labels: Tensor, text: TextTargets | None, identity_texts: Tensor | None
+) -> Tensor:
+    assert text is not None
+    assert output.z is not None
+    if config.text.loss == "identity":
+        assert identity_texts is not None
+        return text_identity(output.z, identity_texts, labels, text.scale)
+    if config.text.loss == "literal":
+        return text_literal(output.z, text.features[text.positive], int(labels.max()) + 1, text.scale)
+    return text_modality(output.z, text.features, text.positive, text.scale)

@@ -1,0 +1,169 @@
+"""The frozen vision transformer, and the two ways in which prompts enter it (paper Eq. 1-3, 7-10).
+
+The only file that runs timm's insides. The three streams of the paper hold identical frozen weights, so one copy
+serves all of them: B triplets are one pass over 3B images.
+
+Shapes: M modalities, B triplets, N tokens of an image (class token, registers, patches), P prompts, D width, h heads.
+
+Prompts as prefixes. In a pre-norm block the key and value of a prompt do not depend on the image, and what the block
+makes of the prompt itself is thrown away (the dashes of Eq. 7-9) in every layer but the last. So there a prompt needs
+no query, no output projection and no MLP: its key and value are computed once per layer and modality and joined to
+the images' keys and values. This equals inserting tokens, up to rounding. In the last layer the prompts' own outputs
+are used by the interaction layers (Eq. 10), and they are computed in full.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from dmpt.model.attention import attend
+from dmpt.model.weights import TowerInfo
+
+Prefix = tuple[Tensor, Tensor]
+"""Keys and values of one layer's prompts, each ``(M, h, P, D / h)``."""
+
+
+class Backbone(nn.Module):
+    """A pretrained transformer: tokens before the final norm, the norm, and the projection or None.
+
+    Args:
+        vit: the loaded tower (``weights.build_vit``).
+        info: what is known of it.
+        tune: ``frozen``: no gradients, evaluation mode for ever; ``full``: everything is trained, a comparator.
+    """
+
+    def __init__(self, vit: VisionTransformer, info: TowerInfo, tune: Literal["frozen", "full"] = "frozen"):
+        super().__init__()
+        self.vit = vit
+        self.info = info
+        self.frozen = tune == "frozen"
+        self.requires_grad_(not self.frozen)
+        self.train(False)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks in use, L."""
+        return len(self.vit.blocks)
+
+    @property
+    def width(self) -> int:
+        """Token width D, the paper's d_v."""
+        return int(self.vit.embed_dim)
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of a block."""
+        return int(self.vit.blocks[0].attn.num_heads)
+
+    @property
+    def leading(self) -> int:
+        """Class token and registers; prompts enter directly behind them."""
+        return int(self.vit.num_prefix_tokens)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Stay in evaluation mode when frozen, whatever the caller asks."""
+        super().train(mode and not self.frozen)
+        return self
+
+    def keep_in(self, dtype: torch.dtype) -> None:
+        """Hold frozen weights in the compute precision; the final norm stays in float32.
+
+        Autocast keeps the half-precision copy of a weight only while it needs a gradient: it would cast frozen ones
+        again at every use.
+        """
+        if self.frozen:
+            self.vit.to(dtype)
+            self.vit.norm.float()
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalised images ``(M, B, 3, H, W)`` to tokens ``(M, B, N, D)``, ready for the first block."""
+        m, b = images.shape[:2]
+        weight = self.vit.patch_embed.proj.weight
+        x = self.vit.patch_embed(images.flatten(0, 1).to(weight.dtype))
+        return self.vit.norm_pre(self.vit._pos_embed(x)).unflatten(0, (m, b))
+
+    def prefixes(self, prompts: Sequence[Tensor]) -> list[Prefix]:
+        """Keys and values of every layer's prompts.
+
+        Args:
+            prompts: per layer ``(M, P, D)``.
+        """
+        return [self._prefix(block, layer) for block, layer in zip(self.vit.blocks, prompts, strict=True)]
+
+    def forward(
+        self,
+        images: Tensor,
+        prompts: Sequence[Tensor] | None = None,
+        form: Literal["prefix", "token"] = "prefix",
+        keep_prompts: bool = False,
+        prefixes: Sequence[Prefix] | None = None,
+    ) -> Tensor:
+        """Tokens before the final norm (Eq. 10).
+
+        Args:
+            images: normalised, ``(M, B, 3, H, W)``.
+            prompts: per layer ``(M, P, D)``, in the order modality, semantic; None for the plain tower.
+            form: how prompts enter.
+            keep_prompts: return the last layer's prompt tokens too, for the interaction layers.
+            prefixes: ``self.prefixes(prompts)``, where they are constants.
+
+        Returns:
+            ``(M, B, N, D)``, or ``(M, B, N + P, D)`` in the order class token, registers, prompts, patches.
+        """
+        x = self.embed(images)
+        for layer, block in enumerate(self.vit.blocks):
+            if prompts is None:
+                x = self._block(block, x)
+                continue
+            keep = keep_prompts and layer == self.depth - 1
+            if form == "prefix" and not keep:
+                prefix = prefixes[layer] if prefixes is not None else self._prefix(block, prompts[layer])
+                x = self._block(block, x, prefix)
+            else:
+                x = self._block(block, self._insert(x, prompts[layer]))
+                if not keep:
+                    x = self._remove(x, prompts[layer].shape[1])
+        return x
+
+    def norm(self, cls: Tensor) -> Tensor:
+        """The tower's final norm, in float32 or better; ``(..., D)``."""
+        out: Tensor = self.vit.norm(cls.to(torch.promote_types(cls.dtype, torch.float32)))
+        return out
+
+    def _insert(self, x: Tensor, prompts: Tensor) -> Tensor:
+        expanded = prompts.to(x.dtype)[:, None].expand(-1, x.shape[1], -1, -1)
+        return torch.cat([x[:, :, : self.leading], expanded, x[:, :, self.leading :]], dim=2)
+
+    def _remove(self, x: Tensor, count: int) -> Tensor:
+        return torch.cat([x[:, :, : self.leading], x[:, :, self.leading + count :]], dim=2)
+
+    def _prefix(self, block: Block, prompts: Tensor) -> Prefix:
+        attn = block.attn
+        y = block.norm1(prompts.to(block.norm1.weight.dtype))
+        bias = None if attn.qkv.bias is None else attn.qkv.bias[self.width :]
+        kv = F.linear(y, attn.qkv.weight[self.width :], bias)  # the queries' third is not needed
+        k, v = kv.unflatten(-1, (2, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (M, h, P, D / h)
+        return attn.k_norm(k), v
+
+    def _block(self, block: Block, x: Tensor, prefix: Prefix | None = None) -> Tensor:
+        """timm's ``Block.forward`` on ``(M, B, N, D)``, whose attention may also see a prefix."""
+        attn = block.attn
+        m, b, n, d = x.shape
+        qkv = attn.qkv(block.norm1(x)).view(m, b, n, 3, attn.num_heads, d // attn.num_heads)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each (M, B, h, N, D / h)
+        q, k = attn.q_norm(q), attn.k_norm(k)
+        if prefix is not None:
+            # Expanded, not repeated: a prefix exists once per modality, and its gradient is summed there.
+            k, v = (
+                torch.cat([own, shared.to(own.dtype)[:, None].expand(-1, b, -1, -1, -1)], dim=3)
+                for own, shared in ((k, prefix[0]), (v, prefix[1]))
+            )
+        y = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
+        y = y.transpose(1, 2).reshape(m, b, n, d)
+        x = x + block.ls1(attn.proj(attn.norm(y)))
+        out: Tensor = x + block.ls2(block.mlp(block.norm2(x)))
+        return out

@@ -1,0 +1,160 @@
+"""DMPT: a batch of triplets in, features out.
+
+Order (DESIGN of the paper's Fig. 2): frozen blocks with prompts -> PromptIBind -> the tower's final norm on the class
+token -> feature. With no prompts and no interaction layer the feature of each modality is the tower's own.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dmpt.config import Config
+from dmpt.errors import UserError
+from dmpt.model.backbone import Backbone, Prefix
+from dmpt.model.bind import PromptIBind
+from dmpt.model.heads import HEADS, Heads, concatenate
+from dmpt.model.prompts import ModalityPrompts, Prompts, SemanticPrompts
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the network says of a batch, in float32.
+
+    Attributes:
+        features: enhanced class token of each modality, ``(3, B, D)``.
+        projected: their image projections ``(3, B, d)``; None unless a head uses them.
+        z: projected class tokens for the text loss ``(3, B, d)``; None without one.
+    """
+
+    features: Tensor
+    projected: Tensor | None = None
+    z: Tensor | None = None
+
+
+class DMPT(nn.Module):
+    """The whole method.
+
+    What a setting switches off does not exist here: an optimiser cannot move it.
+
+    Args:
+        config: the settings.
+        backbone: the pretrained tower.
+        ids: number of training identities.
+        words: input of the modality prompts' mapping ``(3, M, d_t)`` (``prompts.modality_words``); None where M = 0.
+
+    Raises:
+        UserError: a setting needs an image projection and the tower has none.
+    """
+
+    def __init__(self, config: Config, backbone: Backbone, ids: int, words: Tensor | None):
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        width, layers = backbone.width, backbone.depth
+        semantic, modality, bind = config.semantic, config.modality, config.bind
+        patch = backbone.vit.patch_embed.patch_size[0]
+        self.prompts: Prompts | None = None
+        if semantic.length or modality.length:
+            own = SemanticPrompts(layers, semantic.length, width, patch, semantic.share) if semantic.length else None
+            mapped = None
+            if modality.length:
+                assert words is not None
+                mapped = ModalityPrompts(words, layers, width, learned=modality.source == "learned")
+            self.prompts = Prompts(own, mapped)
+        self.bind = PromptIBind(bind.depth, width, backbone.heads, bind.external) if bind.depth else None
+        needs_projection = config.text.loss != "off" or "projected" in HEADS[config.heads]
+        self.projection = _projection(config, backbone) if needs_projection else None
+        self.heads = Heads(config.heads, width, self.projection.out_features if self.projection else None, ids)
+        self.identity_text: nn.Module | None = None  # set by training with the text loss ``identity``
+        self._baked: tuple[list[Tensor], list[Prefix]] | None = None
+
+    def forward(self, images: Tensor, present: Tensor | None = None) -> Output:
+        """Features of a batch.
+
+        Args:
+            images: normalised, ``(3, B, 3, H, W)``, modality first.
+            present: bool ``(3, B)``, which modalities a triplet has; None = all.
+        """
+        prompts, prefixes = self._baked or (self.prompts() if self.prompts is not None else None, None)
+        keep = self.bind is not None
+        tokens = self.backbone(images, prompts, self.config.prompts, keep, prefixes)
+        before, after = self._interact(tokens, present)
+        with torch.autocast(images.device.type, enabled=False):  # norm, projection and all that follows: float32
+            features = self.backbone.norm(after)
+            projected = z = None
+            if self.projection is not None:
+                if "projected" in HEADS[self.config.heads]:
+                    projected = self.projection(features)
+                if self.config.text.loss != "off":
+                    z = self.projection(self.backbone.norm(before) if self.config.text.z == "before" else features)
+        return Output(features, projected, z)
+
+    def embed(self, images: Tensor, present: Tensor | None = None) -> Tensor:
+        """The test feature: the three enhanced class tokens side by side, before BN, L2-normalised; ``(B, 3 D)``."""
+        return F.normalize(concatenate(self(images, present).features), dim=-1)
+
+    def bake(self) -> None:
+        """For inference: compute the prompts' keys and values once, since they do not depend on the image."""
+        if self.prompts is not None and self.config.prompts == "prefix":
+            with torch.no_grad():
+                prompts = self.prompts()
+                self._baked = prompts, self.backbone.prefixes(prompts)
+
+    def train(self, mode: bool = True) -> "DMPT":
+        """Training mode forgets what was baked."""
+        if mode:
+            self._baked = None
+        super().train(mode)
+        return self
+
+    def _interact(self, tokens: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Class tokens ``(3, B, D)`` before and after PromptIBind."""
+        before = tokens[:, :, 0]
+        if self.bind is None:
+            return before, before
+        start = self.backbone.leading + self.config.modality.length
+        return before, self.bind(tokens, slice(start, start + self.config.semantic.length), present)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The tensors that training moves, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def own_state(self) -> dict[str, Tensor]:
+        """All tensors but the frozen parameters, which the pretrained files hold."""
+        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in frozen}
+
+    def load_own_state(self, tensors: dict[str, Tensor], source: str) -> None:
+        """Load what ``own_state`` gave, strictly.
+
+        Raises:
+            UserError: a tensor is missing, unknown, or of another shape.
+        """
+        expected = self.own_state()
+        for name in [*expected, *tensors]:
+            if name not in tensors or name not in expected:
+                which = "lacks" if name not in tensors else "holds an unknown"
+                raise UserError(f"{source} {which} tensor {name}; it belongs to a model with other settings")
+            if tensors[name].shape != expected[name].shape:
+                raise UserError(
+                    f"{source}: {name} has shape {tuple(tensors[name].shape)}, the model wants "
+                    f"{tuple(expected[name].shape)}; it belongs to a model with other settings"
+                )
+        self.load_state_dict(tensors, strict=False)
+
+
+def _projection(config: Config, backbone: Backbone) -> nn.Linear:
+    """Image features to the text space: the tower's own, frozen, or one to train."""
+    if config.backbone.projection == "trained":
+        return nn.Linear(backbone.width, config.backbone.projection_dim, bias=False)
+    own = backbone.info.projection
+    if own is None:
+        raise UserError(
+            f"backbone {backbone.info.name} has no image projection into a text space; "
+            "set backbone.projection trained, or text.loss off and heads other than paper"
+        )
+    projection = nn.Linear(own.shape[1], own.shape[0], bias=False, device=own.device)
+    projection.weight = nn.Parameter(own.clone().float(), requires_grad=False)
+    return projection

@@ -1,0 +1,89 @@
+"""``dmpt params``: what is trained and what is in memory, component by component. No weights are needed."""
+
+import re
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmpt.config import Config, check
+from dmpt.model.backbone import Backbone
+from dmpt.model.network import DMPT
+from dmpt.model.prompts import MODALITY_COUNT
+from dmpt.model.text import word_width
+from dmpt.model.weights import build_vit
+
+COMPONENTS = {
+    r"backbone\.": "backbone, one copy for three streams",
+    r"projection\.": "image projection",
+    r"prompts\.semantic\.": "semantic prompts S",
+    r"prompts\.modality\.map\.": "modality prompts: mapping P",
+    r"prompts\.modality\.words": "modality prompts: words",
+    r"bind\..*\.external\.": "bind: external interaction",
+    r"bind\..*\.internal\.\d\.norm\.": "bind: LayerNorm of SA",
+    r"bind\..*\.internal\.\d\.(qkv|proj)\.": "bind: internal interaction SA",
+    r"heads\..*\.norm\.": "heads: batch norm",
+    r"heads\..*\.classifier\.": "heads: classifiers",
+    r"identity_text": "identity tokens of the text loss",
+}
+
+
+def count_parameters(config: Config, ids: int) -> dict[str, Any]:
+    """Components and totals.
+
+    The paper's ratio is trained / (three towers with projection + trained): it counts a tower per stream.
+
+    Args:
+        config: the settings.
+        ids: number of training identities.
+
+    Returns:
+        ``components`` (each with ``name``, ``shape``, ``count``, ``trained``), ``trained``, ``in_memory``, ``towers``
+        and ``paper_ratio`` in percent.
+
+    Raises:
+        UserError: settings contradict each other.
+    """
+    check(config)
+    vit, info = build_vit(config.backbone, config.data.size, load=False)
+    with torch.device("meta"):
+        words = torch.empty(MODALITY_COUNT, config.modality.length, word_width(config)) if config.modality.length else None
+        network = DMPT(config, Backbone(vit, info, config.backbone.tune), ids, words)
+    tensors: list[tuple[str, Tensor, bool]] = [(n, p, p.requires_grad) for n, p in network.named_parameters()]
+    tensors += [(n, b, False) for n, b in network.named_buffers() if b.is_floating_point()]
+    if config.text.loss == "identity":
+        shape = MODALITY_COUNT, ids, config.text.tokens, word_width(config, text=True)
+        tensors.append(("identity_text", torch.empty(shape, device="meta"), True))
+    components = _components(tensors)
+    trained = sum(c["count"] for c in components if c["trained"])
+    tower = sum(p.numel() for p in network.backbone.parameters())
+    tower += 0 if info.projection is None else info.projection.numel()
+    towers = 3 * tower
+    return {
+        "components": components,
+        "trained": trained,
+        "in_memory": sum(c["count"] for c in components),
+        "towers": towers,
+        "paper_ratio": 100 * trained / (towers + trained),
+    }
+
+
+def _components(tensors: list[tuple[str, Tensor, bool]]) -> list[dict[str, Any]]:
+    """Tensors grouped by what they belong to."""
+    groups: dict[tuple[str, bool], list[Tensor]] = {}
+    for name, tensor, trained in tensors:
+        what = next(label for pattern, label in COMPONENTS.items() if re.match(pattern, name))
+        groups.setdefault((what, trained), []).append(tensor)
+    return [
+        {"name": what, "shape": _shapes(group), "count": sum(t.numel() for t in group), "trained": trained}
+        for (what, trained), group in groups.items()
+    ]
+
+
+def _shapes(group: list[Tensor]) -> str:
+    """``12 x (768, 512), 12 x (768,)``; of many different shapes the three that hold most."""
+    counted = Counter(tuple(t.shape) for t in group)
+    largest = sorted(counted, key=lambda s: -counted[s] * torch.Size(s).numel())
+    shown = [f"{counted[s]} x {tuple(s)}" if counted[s] > 1 else f"{tuple(s)}" for s in largest[:3]]
+    return ", ".join(shown) + (", ..." if len(largest) > 3 else "")

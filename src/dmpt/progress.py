@@ -1,0 +1,34 @@
+"""One way to show long work: a bar with the time that is left, on standard error, only where a person watches."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+console = Console(stderr=True, highlight=False)
+
+
+def bar() -> Progress:
+    """A progress display whose tasks may carry a ``note``; silent when standard error is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """``items``, with a bar that says ``what``."""
+    with bar() as display:
+        task = display.add_task(what, total=total, note="")
+        for item in items:
+            yield item
+            display.advance(task)

@@ -1,0 +1,252 @@
+"""mAP, CMC and mINP of a query set against a gallery, without sorting any indices.
+
+All three numbers follow from the ranks of the matches alone. So each row of scores is sorted by value only (numpy does
+that with vector instructions, several times faster than an argsort) and the few matches are looked up in it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dmpt.errors import UserError
+from dmpt.retrieval.protocols import PROTOCOLS, Labels, Protocol
+
+Features = npt.NDArray[np.float32]
+
+CMC_RANKS = 50
+CHUNK_BYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The numbers of one evaluation; all rates are percent in [0, 100], means over the valid queries.
+
+    Attributes:
+        mAP: mean of the average precision, rectangle rule: over the hits, hits so far / rank, then their mean.
+        mINP: mean of (number of matches / rank of the last match), the cost of finding the hardest match.
+        cmc: entry k-1 is the share of queries with a match among the first k items, k up to 50. A gallery of fewer
+            items repeats its last value, which is 100.
+        queries: number of queries.
+        valid_queries: queries with at least one match that is not ignored; the others count in no mean.
+        gallery: number of gallery items.
+        protocol: the rule by which gallery items were ignored, a key of ``PROTOCOLS``.
+        average_precision: of each query in percent, float64 (Q,); NaN for a query that is not valid.
+    """
+
+    mAP: float
+    mINP: float
+    cmc: tuple[float, ...]
+    queries: int
+    valid_queries: int
+    gallery: int
+    protocol: str
+    average_precision: npt.NDArray[np.float64] = field(repr=False, compare=False)
+
+    @property
+    def rank1(self) -> float:
+        """CMC at rank 1, percent."""
+        return self.cmc[0]
+
+    @property
+    def rank5(self) -> float:
+        """CMC at rank 5, percent."""
+        return self.cmc[4]
+
+    @property
+    def rank10(self) -> float:
+        """CMC at rank 10, percent."""
+        return self.cmc[9]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the per-query array, in types that JSON knows."""
+        return {
+            "protocol": self.protocol,
+            "mAP": self.mAP,
+            "rank1": self.rank1,
+            "rank5": self.rank5,
+            "rank10": self.rank10,
+            "mINP": self.mINP,
+            "cmc": list(self.cmc),
+            "queries": self.queries,
+            "valid_queries": self.valid_queries,
+            "gallery": self.gallery,
+        }
+
+
+def evaluate(
+    query: Features,
+    gallery: Features,
+    query_labels: Labels,
+    gallery_labels: Labels,
+    protocol: str,
+    chunk: int | None = None,
+) -> Metrics:
+    """Rank the gallery for every query and measure where the matches are.
+
+    A gallery item is ranked by its dot product with the query, highest first, after the items the protocol ignores
+    are taken out; equal scores are ordered by gallery index, lower first, and bitwise equal gallery features always
+    score equal. A match is a remaining item of the query's identity. Nothing is re-ranked.
+
+    Args:
+        query: float32 (Q, D), already L2-normalised, so that the dot product is the cosine.
+        gallery: float32 (G, D), likewise.
+        query_labels: Q labels.
+        gallery_labels: G labels.
+        protocol: a key of ``PROTOCOLS``: "same_camera", "same_scene" or "none".
+        chunk: queries ranked at once; None fits ``CHUNK_BYTES``. It bounds the memory beside the features. BLAS may
+            round a product differently in another chunk size; that is its only influence on the result.
+
+    Returns:
+        The metrics, in percent.
+
+    Raises:
+        UserError: empty or mismatched features or labels, values that are not finite, an unknown protocol or one that
+            needs absent scenes, or no query with a match.
+    """
+    query, gallery = np.asarray(query, dtype=np.float32), np.asarray(gallery, dtype=np.float32)
+    rule = _rule(protocol)
+    _check(query, gallery, query_labels, gallery_labels, chunk)
+    precision, inverse_penalty = np.full(len(query), np.nan), np.full(len(query), np.nan)
+    first = np.full(len(query), len(gallery) + 1, dtype=np.int64)
+    copies, originals = _copies(gallery)
+    for rows, scores in similarities(query, gallery, chunk or chunk_rows(len(gallery))):
+        if copies:
+            scores[:, copies] = scores[:, originals]
+        for index, row in enumerate(scores, start=rows.start):
+            # One query at a time: its masks stay in the processor's cache, and cost no memory per chunk.
+            labels = query_labels[index : index + 1]
+            ignored = rule(labels, gallery_labels)[0]
+            row[ignored] = -np.inf  # below every finite score: out of all counts
+            matches = np.flatnonzero((gallery_labels.pids == labels.pids) & ~ignored)
+            if matches.size:
+                ranks = match_ranks(row, matches)
+                precision[index] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
+                inverse_penalty[index] = len(ranks) / ranks[-1]
+                first[index] = ranks[0]
+    valid = int(np.count_nonzero(first <= len(gallery)))
+    if valid == 0:
+        raise _no_match(query_labels, gallery_labels, protocol)
+    hits = np.searchsorted(np.sort(first), np.arange(1, CMC_RANKS + 1), side="right")
+    return Metrics(
+        mAP=100 * float(np.nanmean(precision)),
+        mINP=100 * float(np.nanmean(inverse_penalty)),
+        cmc=tuple((100 * np.minimum(hits, valid) / valid).tolist()),
+        queries=len(query),
+        valid_queries=valid,
+        gallery=len(gallery),
+        protocol=protocol,
+        average_precision=100 * precision,
+    )
+
+
+def match_ranks(scores: Features, matches: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Ranks of some items of one ranked list, as a stable descending sort of all its items would give them.
+
+    Args:
+        scores: of the whole gallery, float32 (G,); -inf for ignored items.
+        matches: indices of the items asked for, int64 (P,), with finite scores.
+
+    Returns:
+        Their ranks in ascending order, from 1, int64 (P,).
+    """
+    wanted = scores[matches]
+    ordered = np.sort(scores)
+    upper = np.searchsorted(ordered, wanted, side="right")
+    ranks = len(scores) - upper + 1
+    # An equal score at a lower index goes first. Ties are rare, so they are counted one by one.
+    for tied in np.flatnonzero(upper - np.searchsorted(ordered, wanted, side="left") > 1):
+        ranks[tied] += np.count_nonzero(scores[: matches[tied]] == wanted[tied])
+    ranks.sort()
+    return ranks
+
+
+def similarities(query: Features, gallery: Features, chunk: int) -> Iterator[tuple[slice, Features]]:
+    """Dot products of query and gallery, some queries at a time.
+
+    Args:
+        query: float32 (Q, D).
+        gallery: float32 (G, D).
+        chunk: queries at a time, at least 1.
+
+    Yields:
+        The rows of the query and their scores, float32 (rows, G); the next step overwrites the scores.
+    """
+    buffer = np.empty((min(chunk, len(query)), len(gallery)), dtype=np.float32)
+    for start in range(0, len(query), chunk):
+        rows = slice(start, min(start + chunk, len(query)))
+        yield rows, np.matmul(query[rows], gallery.T, out=buffer[: rows.stop - start])
+
+
+def chunk_rows(gallery: int) -> int:
+    """Queries ranked at once against so many gallery items, at least 1."""
+    return max(1, CHUNK_BYTES // chunk_bytes(1, gallery))
+
+
+def chunk_bytes(rows: int, gallery: int) -> int:
+    """Memory that ``evaluate`` takes beside the features for so many queries at once, in bytes."""
+    return rows * gallery * np.dtype(np.float32).itemsize
+
+
+def _copies(features: Features) -> tuple[list[int], list[int]]:
+    """Rows of ``features`` (N, D) that repeat an earlier row bit by bit, and that earlier row of each.
+
+    BLAS sums the edges of a matrix in another order than its middle. Copies of one image would get scores that differ
+    in the last bit, and their order would depend on the machine; so they are given the score of the first.
+    """
+    seen: dict[int, int] = {}
+    pairs = [(row, seen.setdefault(hash(values.tobytes()), row)) for row, values in enumerate(features)]
+    equal = [(row, first) for row, first in pairs if row != first and np.array_equal(features[row], features[first])]
+    return [row for row, _ in equal], [first for _, first in equal]
+
+
+def _rule(protocol: str) -> Protocol:
+    """Look a protocol up by name."""
+    if protocol not in PROTOCOLS:
+        raise UserError(f"unknown protocol '{protocol}'; choose one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[protocol]
+
+
+def _check(query: Features, gallery: Features, query_labels: Labels, gallery_labels: Labels, chunk: int | None) -> None:
+    """Refuse what cannot be ranked: shapes first, then values."""
+    if chunk is not None and chunk < 1:
+        raise UserError(f"chunk is {chunk}; rank at least 1 query at a time, or leave it out")
+    sides = (("query", query, query_labels), ("gallery", gallery, gallery_labels))
+    for side, features, labels in sides:
+        if features.ndim != 2:
+            raise UserError(f"{side} features have shape {features.shape}; give one row per item, (items, width)")
+        if len(features) == 0:
+            raise UserError(f"the {side} is empty; check its folder and file names")
+        if len(features) != len(labels):
+            raise UserError(
+                f"{len(features)} {side} features but {len(labels)} {side} labels; give one label per feature row"
+            )
+    if query.shape[1] != gallery.shape[1]:
+        raise UserError(
+            f"query features are {query.shape[1]} wide, gallery features {gallery.shape[1]}; "
+            "extract both with the same model and the same modalities"
+        )
+    for side, features, _ in sides:
+        # A squared norm is finite only if the row is, and then so is every product; it needs no mask of all values.
+        bad = np.flatnonzero(~np.isfinite(np.einsum("nd,nd->n", features, features)))
+        if bad.size:
+            raise UserError(
+                f"{len(bad)} of {len(features)} {side} features hold NaN, infinity or values too large to square, "
+                f"the first in row {bad[0]} (from 0); look at that image, or extract in float32"
+            )
+
+
+def _no_match(query_labels: Labels, gallery_labels: Labels, protocol: str) -> UserError:
+    """Say why no query has a match."""
+    pids = np.unique(query_labels.pids)
+    if not np.isin(pids, gallery_labels.pids).any():
+        return UserError(
+            f"no query has a match: none of the {len(pids)} query identities is in the gallery; "
+            "take query and gallery from the same split"
+        )
+    return UserError(
+        f"no query has a match: protocol '{protocol}' ignores every gallery item of each query's identity, for "
+        "instance because each identity is seen by one camera only; check the labels, or use protocol 'none'"
+    )

@@ -1,0 +1,1 @@
+"""Images made by rule, for the demonstration and the tests."""

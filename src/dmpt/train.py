@@ -1,0 +1,420 @@
+"""``dmpt train``: the recipe of section 4.2, one readable loop.
+
+Processes. The sampler yields global batches. Each process runs the frozen backbone on its share; features are
+gathered with their gradients, and every process computes heads, batch normalisation and losses on the global batch.
+Gradients are averaged at the end. So two processes do what one does.
+"""
+
+import json
+import math
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed.nn.functional as distributed
+from accelerate import Accelerator
+from torch import Tensor
+
+from dmpt import adapter, run
+from dmpt.config import Config, check
+from dmpt.data.check import keep_readable
+from dmpt.data.datasets import load_dataset
+from dmpt.data.loader import Batch, TripletDataset, train_batches
+from dmpt.data.manifest import Record, fingerprint, pid_to_label
+from dmpt.data.sampler import PKSampler, shard
+from dmpt.data.transforms import TrainTransform
+from dmpt.errors import UserError
+from dmpt.evaluate import PRECISIONS, retrieve, test_records
+from dmpt.losses import TextTargets, objective
+from dmpt.model.backbone import Backbone
+from dmpt.model.network import DMPT, Output
+from dmpt.model.prompts import MODALITY_COUNT, modality_words
+from dmpt.model.text import OBJECTS, IdentityText, check_matches, text_file
+from dmpt.model.weights import build_vit
+from dmpt.progress import bar, console
+from dmpt.retrieval.metrics import Metrics
+
+SATURATED = 0.01
+"""The text loss counts as saturated when it first falls below this."""
+
+
+def learning_rate(done: float, config: Config) -> float:
+    """Linear warm-up, then cosine.
+
+    Args:
+        done: share of the run that is done, in [0, 1).
+        config: its peak and shares.
+    """
+    recipe = config.train
+    if done < recipe.warmup:
+        factor = recipe.warmup_from + (1 - recipe.warmup_from) * done / recipe.warmup
+    else:
+        angle = math.pi * (done - recipe.warmup) / (1 - recipe.warmup) if recipe.warmup < 1 else 0.0
+        factor = recipe.final + (1 - recipe.final) * (1 + math.cos(angle)) / 2
+    return recipe.lr * factor
+
+
+def hold_out(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """Training and validation triplets, split by identity.
+
+    Only identities seen by two or more cameras can be validated; of these the given share is drawn, at least two.
+
+    Raises:
+        UserError: too few identities are seen by two cameras.
+    """
+    cameras: dict[int, set[int]] = {}
+    for record in records:
+        cameras.setdefault(record.pid, set()).add(record.camera)
+    able = sorted(pid for pid, seen in cameras.items() if len(seen) > 1)
+    count = max(2, round(share * len(able)))
+    if len(able) < count:
+        raise UserError(
+            f"train.select val needs identities seen by two or more cameras, and {len(able)} are; set train.select last"
+        )
+    order = torch.randperm(len(able), generator=torch.Generator().manual_seed(seed)).tolist()
+    held = {able[i] for i in order[:count]}
+    return [r for r in records if r.pid not in held], [r for r in records if r.pid in held]
+
+
+def build(config: Config, ids: int, object_word: str) -> tuple[DMPT, TextTargets | None]:
+    """The network on its pretrained backbone, and what the fixed prompts give the text loss.
+
+    Raises:
+        UserError: weights or words are missing, or do not fit.
+    """
+    torch.manual_seed(config.train.seed)
+    vit, info = build_vit(config.backbone, config.data.size)
+    backbone = Backbone(vit, info, config.backbone.tune)
+    source, with_text = config.modality.source, config.text.loss != "off"
+    worded = config.modality.length > 0 and source not in ("learned", "random")
+    file = text_file(config.text) if worded or with_text else None
+    words = None
+    if config.modality.length:
+        chosen = None
+        if worded:
+            assert file is not None
+            chosen = list((file.attributes if source == "attribute" else file.words).values())
+        words = modality_words(config.modality, chosen)
+    network = DMPT(config, backbone, ids, words)
+    targets = None
+    if with_text:
+        assert file is not None
+        assert network.projection is not None
+        check_matches(file, info, config.backbone.projection, network.projection.out_features)
+        positive = torch.tensor([m * len(OBJECTS) + OBJECTS.index(object_word) for m in range(MODALITY_COUNT)])
+        targets = TextTargets(file.features, positive, file.scale)
+        if config.text.loss == "identity":
+            network.identity_text = IdentityText(config.text, ids, object_word)
+    return network, targets
+
+
+def gather(output: Output, accelerator: Accelerator) -> Output:
+    """The global batch's output, with gradients; the identity for one process."""
+    if accelerator.num_processes == 1:
+        return output
+
+    def whole(part: Tensor | None) -> Tensor | None:
+        return None if part is None else torch.cat(distributed.all_gather(part.contiguous()), dim=1)
+
+    features = whole(output.features)
+    assert features is not None
+    return Output(features, whole(output.projected), whole(output.z))
+
+
+class Trainer:
+    """One training run.
+
+    Args:
+        config: the settings.
+        out: run folder.
+        resume: go on with the run in ``out``, if it has saved anything.
+        skip_broken: leave out triplets with unreadable images, counted and listed.
+
+    Raises:
+        UserError: settings, data, weights or the folder are not as they must be.
+    """
+
+    def __init__(self, config: Config, out: Path, resume: bool = False, skip_broken: bool = False):
+        check(config)
+        precision = config.train.precision
+        if precision == "fp16" and not torch.cuda.is_available():
+            raise UserError("train.precision fp16 needs a GPU: its gradients overflow on a CPU; set bf16 or fp32")
+        self.accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+        self.out, self.main = out, self.accelerator.is_main_process
+        if config.data.root is None:
+            raise UserError("no data: give --data.root, the folder that holds train_* and test")
+        self.dataset = load_dataset(config.data.layout, config.data.root)
+        self.train_records, skipped = keep_readable(self.dataset.train, config.data.value_range, skip_broken)
+        self.validation: tuple[Sequence[Record], Sequence[Record]] | None = None
+        if config.train.select == "val":
+            self.train_records, held = hold_out(self.train_records, config.train.val_share, config.train.seed)
+            self.validation = held, held
+        elif config.train.select == "test":
+            self.validation, more = test_records(self.dataset, config.data, skip_broken)
+            skipped += more
+        self.labels = pid_to_label(self.train_records)
+        self.sampler = PKSampler(
+            [self.labels[r.pid] for r in self.train_records],
+            config.train.ids,
+            config.train.instances,
+            config.train.seed,
+        )
+        self.network, self.text = build(config, len(self.labels), self.dataset.object)
+        info = self.network.backbone.info
+        data = replace(config.data, mean=config.data.mean or info.mean, std=config.data.std or info.std)
+        self.config = replace(config, data=data)
+        self.network.config = self.config
+        self.network.to(self.accelerator.device).train()
+        if precision != "fp32":
+            self.network.backbone.keep_in(PRECISIONS[precision])
+        self.trained = self.network.trained()
+        self.optimizer = self.accelerator.prepare(
+            torch.optim.Adam(self.trained.values(), lr=config.train.lr, weight_decay=config.train.weight_decay)
+        )
+        print_of_data = fingerprint(self.train_records)
+        self.who = run.identity(self.config, print_of_data, len(self.labels), self.accelerator.num_processes)
+        self.card = adapter.Card(
+            config=self.config,
+            ids=len(self.labels),
+            backbone_sha256=info.sha256,
+            object=self.dataset.object,
+            data={
+                "name": self.dataset.name,
+                "fingerprint": print_of_data,
+                "triplets": len(self.train_records),
+                "skipped": skipped,
+            },
+        )
+        self.progress = run.Progress()
+        # Made last: what fails above leaves no folder behind.
+        going_on = run.open_run(out, self.config, resume) if self.main else (out / run.STATE).exists()
+        self.accelerator.wait_for_everyone()
+        if going_on:
+            self.progress = run.load_state(out, self.network, self.optimizer.optimizer, self.who)
+        self._say(resume, going_on, skipped)
+
+    def _say(self, resume: bool, going_on: bool, skipped: list[str]) -> None:
+        """What this run is, before it starts."""
+        config, count = self.config, sum(p.numel() for p in self.trained.values())
+        lines = [
+            f"{self.dataset.name}: {len(self.train_records)} triplets of {len(self.labels)} identities",
+            f"{self.network.backbone.info.name}, {config.backbone.tune}; {count:,} trained parameters",
+        ]
+        if config.modality.length:
+            lines.append(f"modality prompts from {config.modality.source}")
+        projection = f", {config.backbone.projection} projection" if self.text else ""
+        lines.append(f"text loss {config.text.loss}{projection}")
+        if skipped:
+            lines.append(f"skipped {len(skipped)} triplets with unreadable images: {', '.join(skipped)}")
+        if self.validation is not None:
+            queries = len(self.validation[0])
+            lines.append(f"selecting by mAP on {config.train.select}: {queries} queries")
+        if config.train.accumulate > 1:
+            lines.append(
+                f"train.accumulate {config.train.accumulate}: the optimiser sees more triplets per step, "
+                f"but triplet and centre loss still see {config.train.ids} x {config.train.instances} at a time"
+            )
+        if resume:
+            lines.append(f"going on after step {self.progress.step}" if going_on else "nothing saved yet: starting anew")
+        if self.main:
+            console.print("\n".join(lines))
+
+    def fit(self) -> None:
+        """Train to the end, or to Ctrl-C, which saves and leaves.
+
+        Raises:
+            UserError: a loss is not finite, or a file cannot be written.
+            KeyboardInterrupt: the user stopped the run; its state is saved.
+        """
+        recipe, progress = self.config.train, self.progress
+        epochs = [self.sampler.epoch(e) for e in range(recipe.epochs)]
+        with Log(self.out, recipe.tensorboard, self.main) as log, bar() as display, _interrupts() as stopping:
+            total = sum(len(batches) for batches in epochs)
+            task = display.add_task("training", total=total, completed=progress.step, note="")
+            saved = progress.step
+            for epoch in range(progress.epoch, recipe.epochs):
+                count, started, first = len(epochs[epoch]), time.perf_counter(), progress.position
+                for batch in self._batches(epochs[epoch], epoch):
+                    line = self._step(batch, count)
+                    log.write(line)
+                    note = " ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
+                    display.update(task, completed=progress.step, note=f"lr {line['lr']:.1e} {note}")
+                    if progress.position == count:
+                        seconds = (time.perf_counter() - started) * count / (count - first)
+                        log.write(self._epoch_line(seconds))
+                        self._select(log)
+                        progress.epoch, progress.position = epoch + 1, 0
+                    whole = progress.position % recipe.accumulate == 0  # no gradient is waiting for its step
+                    if whole and (stopping() or progress.step - saved >= recipe.save_every):
+                        self._save()
+                        saved = progress.step
+                        if stopping():
+                            raise KeyboardInterrupt
+            self._save()
+
+    def _batches(self, batches: list[list[int]], epoch: int) -> Iterator[Batch]:
+        """This process's share of the rest of an epoch."""
+        data, accelerator = self.config.data, self.accelerator
+        assert data.mean is not None
+        assert data.std is not None
+        transform = TrainTransform(data, data.mean, data.std, self.config.train.seed)
+        labels = [self.labels[r.pid] for r in self.train_records]
+        dataset = TripletDataset(self.train_records, transform, data.value_range, labels)
+        own = [shard(batch, accelerator.process_index, accelerator.num_processes) for batch in batches]
+        return train_batches(dataset, own, epoch, start=self.progress.position, workers=data.workers)
+
+    def _step(self, batch: Batch, count: int) -> dict[str, Any]:
+        """One batch forward and backward, and the optimiser's step when enough batches have been seen."""
+        recipe, progress, accelerator = self.config.train, self.progress, self.accelerator
+        done = (progress.epoch + progress.position / count) / recipe.epochs
+        lr = learning_rate(done, self.config)
+        started = progress.position - progress.position % recipe.accumulate
+        group = min(recipe.accumulate, count - started)
+        with accelerator.autocast():
+            output = self.network(batch.images.to(accelerator.device, non_blocking=True))
+            identity = self.network.identity_text
+            texts = identity() if identity is not None else None
+        output = gather(output, accelerator)
+        labels = accelerator.gather(batch.labels.to(accelerator.device))  # shards are contiguous: the global order
+        heads = self.network.heads(output.features, output.projected)
+        terms = objective(self.config, output, heads, labels, self.text, texts)
+        losses = {name: float(term.detach()) for name, term in terms.items()}
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                raise UserError(
+                    f"loss term {name} is {value} at step {progress.step + 1} (lr {lr:.2e}); the run stopped and what "
+                    "was saved is intact; lower train.lr, set train.clip, or use train.precision fp32"
+                )
+        accelerator.backward(torch.stack(list(terms.values())).sum() / group)
+        progress.step += 1
+        progress.position += 1
+        line = {"step": progress.step, "epoch": progress.epoch, "lr": lr, "loss": sum(losses.values())}
+        if progress.position == started + group:
+            line["grad_norm"] = self._update(lr)
+        if progress.saturated is None and losses.get("text", 1.0) < SATURATED:
+            progress.saturated = progress.step
+            line["text_saturated"] = True
+        return {**line, "losses": losses}
+
+    def _update(self, lr: float) -> float:
+        """The optimiser's step; returns the gradient's norm before clipping."""
+        if self.accelerator.num_processes > 1:
+            for parameter in self.trained.values():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        norm = self.accelerator.clip_grad_norm_(self.trained.values(), self.config.train.clip or math.inf)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(norm)
+
+    def _epoch_line(self, seconds: float) -> dict[str, Any]:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        if torch.cuda.is_available():
+            peak = torch.cuda.max_memory_allocated()
+        return {
+            "step": self.progress.step,
+            "epoch": self.progress.epoch,
+            "epoch_seconds": round(seconds, 2),
+            "peak_memory_bytes": peak,
+        }
+
+    def _select(self, log: "Log") -> None:
+        """At the end of an epoch: evaluate where asked to, and keep the best."""
+        recipe, progress = self.config.train, self.progress
+        last = progress.epoch + 1 == recipe.epochs
+        if self.validation is None or not (last or (progress.epoch + 1) % recipe.eval_every == 0):
+            return
+        if self.main:
+            metrics = self._evaluate()
+            log.write({"step": progress.step, "epoch": progress.epoch, recipe.select: metrics.to_dict()})
+            console.print(
+                f"epoch {progress.epoch + 1}: {recipe.select} mAP {metrics.mAP:.1f}, rank-1 {metrics.rank1:.1f} "
+                f"({metrics.valid_queries} of {metrics.queries} queries valid)"
+            )
+            if progress.best is None or metrics.mAP > progress.best:
+                progress.best, progress.best_step = metrics.mAP, progress.step
+                self._save_adapter("best")
+        self.accelerator.wait_for_everyone()
+
+    def _evaluate(self) -> Metrics:
+        assert self.validation is not None
+        precision = self.config.train.precision
+        metrics = retrieve(self.network, self.config.data, *self.validation, self.dataset.protocol, precision)
+        self.network.train()
+        return metrics
+
+    def _save(self) -> None:
+        """State and last adapter; each is replaced in one rename."""
+        if self.main:
+            run.save_state(self.out, self.network, self.optimizer.optimizer, self.progress, self.who)
+            self._save_adapter("last")
+        self.accelerator.wait_for_everyone()
+
+    def _save_adapter(self, which: str) -> None:
+        progress = self.progress
+        metrics = {"step": progress.step, "text_saturated_at": progress.saturated}
+        if progress.best is not None:
+            metrics |= {f"best_{self.config.train.select}_mAP": progress.best, "best_step": progress.best_step}
+        adapter.save_tensors(self.out / which, self.network, progress.step)
+        adapter.save_card(self.out / which, replace(self.card, metrics=metrics))
+
+
+class Log:
+    """``metrics.jsonl``, a line per step and evaluation, and TensorBoard where asked for."""
+
+    def __init__(self, out: Path, tensorboard: bool, main: bool):
+        self.file = (out / run.LOG).open("a", encoding="utf-8") if main else None
+        self.events = None
+        if tensorboard and main:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise UserError("train.tensorboard needs TensorBoard: pip install 'dmpt[track]'") from error
+            self.events = SummaryWriter(str(out / "tensorboard"))
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line, at once."""
+        if self.file is not None:
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+        if self.events is not None:
+            for name, value in run.flatten(line).items():
+                if isinstance(value, (int, float)) and name != "step":
+                    self.events.add_scalar(name, value, line["step"])
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.file is not None:
+            self.file.close()
+        if self.events is not None:
+            self.events.close()
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C asks for a stop after the step in progress; a second one stops at once."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
