@@ -4,7 +4,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -35,6 +35,33 @@ def median_ratio(a: Callable[[], object], b: Callable[[], object], repeats: int)
         statistics.median(x for x, _ in pairs),
         statistics.median(y for _, y in pairs),
     )
+
+
+def rounds(variants: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each of several callables, in rounds: every round runs all, and begins with another one.
+
+    All run once untimed before.
+    """
+    for call in variants.values():
+        call()
+    order = list(variants)
+    times: dict[str, list[float]] = {name: [] for name in order}
+    for _ in range(repeats):
+        for name in order:
+            times[name].append(seconds(variants[name]))
+        order.append(order.pop(0))
+    return times
+
+
+def beside(times: Mapping[str, list[float]], name: str, others: Iterable[str]) -> float:
+    """Median over the rounds of a callable's time / that of another; of several others the fastest counts."""
+    return max(statistics.median(a / b for a, b in zip(times[name], times[other], strict=True)) for other in others)
+
+
+def table(times: Mapping[str, list[float]]) -> None:
+    """Print the median of each callable."""
+    for name, taken in times.items():
+        print(f"{name:60}{statistics.median(taken):10.3f} s")
 
 
 def seconds(call: Callable[[], object]) -> float:

@@ -1,8 +1,10 @@
 """Image towers from every format, strictly; nothing in a weights file is ever run."""
 
+import contextlib
 import hashlib
 import os
 import pickle
+import random
 import socket
 import zipfile
 from pathlib import Path
@@ -285,6 +287,9 @@ def test_dinov2_in_its_own_names(name: str, tmp_path: Path) -> None:
         ({"name": "vit_base_patch16_siglip_224", "overrides": {}}, SIZE, "class token and standard pre-norm blocks"),
         ({"name": "deit_tiny_distilled_patch16_224", "overrides": {}}, SIZE, "standard pre-norm blocks"),
         ({"overrides": {**OVERRIDES, "gated": True}}, SIZE, "timm refuses it"),
+        ({"overrides": {**OVERRIDES, "num_heads": 0}}, SIZE, "timm refuses it"),
+        ({"overrides": {**OVERRIDES, "act_layer": "nonsense"}}, SIZE, "timm refuses it"),
+        ({"overrides": {**OVERRIDES, "depth": 0}}, SIZE, "standard pre-norm blocks"),
         ({"overrides": {**OVERRIDES, "scale_attn_norm": True}}, SIZE, "standard pre-norm blocks"),
         ({"overrides": {"checkpoint_path": "x.pt"}}, SIZE, "checkpoint_path is not part of an architecture"),
         ({"blocks": 4}, SIZE, "has 3; set it lower"),
@@ -405,3 +410,21 @@ def test_a_local_file_needs_no_network(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     build_vit(backbone(save(clip(), tmp_path, "timm")), SIZE)
+
+
+def test_random_damage_never_escapes_as_another_error(tmp_path: Path) -> None:
+    """Bytes of an archive's pickle changed at random: read, or refused in one line."""
+    good = save_archive(clip(), tmp_path / "good")
+    with zipfile.ZipFile(good) as source:
+        content = {name: source.read(name) for name in source.namelist()}
+    (script,) = [name for name in content if name.endswith("/data.pkl")]
+    dice = random.Random(0)
+    for _ in range(60):
+        damaged = bytearray(content[script])
+        for _ in range(3):
+            damaged[dice.randrange(len(damaged))] = dice.randrange(256)
+        with zipfile.ZipFile(tmp_path / "damaged", "w") as target:
+            for name, data in content.items():
+                target.writestr(name, bytes(damaged) if name == script else data)
+        with contextlib.suppress(UserError):
+            read_tensors(tmp_path / "damaged")

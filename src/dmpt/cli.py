@@ -5,13 +5,13 @@ import json
 import os
 import re
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from dmpt import __version__
 from dmpt.config import Config
@@ -51,13 +51,6 @@ def _nearest(wrong: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]}?" if near else "; --help lists them all"
 
 
-def positive(text: str) -> int:
-    """A whole number above 0."""
-    if not text.isdigit() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
 def _with_settings(parser: Parser) -> None:
     parser.add_argument("--config", action="config", help="YAML file of settings; later flags override it.")
     parser.add_class_arguments(Config)
@@ -85,7 +78,9 @@ def train(arguments: Namespace) -> None:
         trainer.fit()
     except KeyboardInterrupt:
         if trainer.main:
-            sys.stderr.write(f"stopped after step {trainer.progress.step}, saved; go on with the same command and --resume\n")
+            sys.stderr.write(
+                f"stopped after step {trainer.progress.step}, saved; go on with the same command and --resume\n"
+            )
         raise
     if trainer.main:
         sys.stderr.write(f"done: {out}; next: dmpt evaluate {out}\n")
@@ -99,7 +94,7 @@ def add_evaluate(parser: Parser) -> None:
     parser.add_argument("--backbone.weights", type=str, default=None, help="Weights file, when it has moved.")
     parser.add_argument("--which", choices=["last", "best"], default=None, help="Default: the one training selected.")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default=None, help="Default: as in training.")
-    parser.add_argument("--batch-size", type=positive, default=64, help="Triplets per pass.")
+    parser.add_argument("--batch-size", type=PositiveInt, default=64, help="Triplets per pass.")
     parser.add_argument("--skip-broken", action="store_true", help="Leave out triplets with unreadable images.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
 
@@ -123,8 +118,8 @@ def evaluate(arguments: Namespace) -> None:
         return
     provenance = result["provenance"]
     _table(
-        f"{provenance['data']}, protocol {result['protocol']}: {result['valid_queries']} of {result['queries']} queries "
-        f"valid, gallery {result['gallery']}",
+        f"{provenance['data']}, protocol {result['protocol']}: {result['valid_queries']} of {result['queries']} "
+        f"queries valid, gallery {result['gallery']}",
         ["mAP", "rank-1", "rank-5", "rank-10", "mINP"],
         [[f"{result[key]:.1f}" for key in ("mAP", "rank1", "rank5", "rank10", "mINP")]],
     )
@@ -137,7 +132,9 @@ def evaluate(arguments: Namespace) -> None:
 def add_params(parser: Parser) -> None:
     """Count parameters: component, shape, frozen or trained. Needs no weights."""
     _with_settings(parser)
-    parser.add_argument("--ids", type=positive, default=None, help="Training identities; default: the data set's own.")
+    parser.add_argument(
+        "--ids", type=PositiveInt, default=None, help="Training identities; default: the data set's own."
+    )
     parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
@@ -152,7 +149,10 @@ def params(arguments: Namespace) -> None:
     if arguments.json:
         print(json.dumps(result, indent=2))
         return
-    rows = [[c["name"], c["shape"], f"{c['count']:,}", "trained" if c["trained"] else "frozen"] for c in result["components"]]
+    rows = [
+        [c["name"], c["shape"], f"{c['count']:,}", "trained" if c["trained"] else "frozen"]
+        for c in result["components"]
+    ]
     _table(f"{config.backbone.name}, {ids} identities", ["component", "shape", "count", ""], rows)
     print(f"trained    {result['trained']:>13,}")
     print(f"in memory  {result['in_memory']:>13,}")
@@ -180,8 +180,7 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         table.add_column(column, justify="right" if rows and rows[0][number][:1].isdigit() else "left")
     for row in rows:
         table.add_row(*row)
-    console = Console()
-    console.print(table if console.is_terminal else table, soft_wrap=not console.is_terminal)
+    Console().print(table)
 
 
 VERBS: dict[str, tuple[Callable[[Parser], None], Callable[[Namespace], None]]] = {

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from dmpt import adapter
 from dmpt.config import DataConfig
-from dmpt.data.datasets import load_dataset
 from dmpt.data.check import keep_readable
+from dmpt.data.datasets import load_dataset
 from dmpt.data.manifest import Dataset, Record, fingerprint
 from dmpt.environment import environment
 from dmpt.errors import UserError
@@ -67,10 +67,8 @@ def adapter_folder(run: Path, which: str | None = None) -> Path:
     """
     if (run / adapter.CARD).exists():
         return run
-    if which is not None:
-        candidates = [run / which]
-    else:
-        candidates = [run / "best", run / "last"]  # best exists only where training was told to select it
+    # best exists only where training was told to select it
+    candidates = [run / which] if which is not None else [run / "best", run / "last"]
     for folder in candidates:
         if (folder / adapter.TENSORS).exists():
             return folder
@@ -122,6 +120,7 @@ def evaluate(
         "skipped": skipped,
         "provenance": {
             "adapter": str(folder),
+            "which": folder.name,
             "step": adapter.saved_step(folder),
             "seed": card.config.train.seed,
             "selected": card.config.train.select,

@@ -8,7 +8,7 @@ from pathlib import Path
 from dmpt.errors import UserError
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it.
 
     Args:
@@ -45,4 +45,4 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         UserError: as ``write_atomically``.
     """
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

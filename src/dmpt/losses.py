@@ -121,6 +121,10 @@ class TextTargets:
     positive: Tensor
     scale: float
 
+    def to(self, device: torch.device) -> "TextTargets":
+        """On another device."""
+        return TextTargets(self.features.to(device), self.positive.to(device), self.scale)
+
 
 def objective(
     config: Config,

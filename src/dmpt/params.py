@@ -11,7 +11,7 @@ from dmpt.config import Config, check
 from dmpt.model.backbone import Backbone
 from dmpt.model.network import DMPT
 from dmpt.model.prompts import MODALITY_COUNT
-from dmpt.model.text import word_width
+from dmpt.model.text_tower import architecture_of
 from dmpt.model.weights import build_vit
 
 COMPONENTS = {
@@ -47,13 +47,15 @@ def count_parameters(config: Config, ids: int) -> dict[str, Any]:
     """
     check(config)
     vit, info = build_vit(config.backbone, config.data.size, load=False)
+    text_width = architecture_of(config.text.tower)["text_cfg"].get("width", 512)
+    width = config.modality.width if config.modality.source in ("learned", "random") else text_width
     with torch.device("meta"):
-        words = torch.empty(MODALITY_COUNT, config.modality.length, word_width(config)) if config.modality.length else None
+        words = torch.empty(MODALITY_COUNT, config.modality.length, width)
         network = DMPT(config, Backbone(vit, info, config.backbone.tune), ids, words)
     tensors: list[tuple[str, Tensor, bool]] = [(n, p, p.requires_grad) for n, p in network.named_parameters()]
     tensors += [(n, b, False) for n, b in network.named_buffers() if b.is_floating_point()]
     if config.text.loss == "identity":
-        shape = MODALITY_COUNT, ids, config.text.tokens, word_width(config, text=True)
+        shape = MODALITY_COUNT, ids, config.text.tokens, text_width
         tensors.append(("identity_text", torch.empty(shape, device="meta"), True))
     components = _components(tensors)
     trained = sum(c["count"] for c in components if c["trained"])

@@ -1,10 +1,10 @@
 """A run folder: resolved config, log, resume state, last and best adapter, environment.
 
-    config.yaml        the settings, all of them
-    environment.json   versions, commit, command
-    metrics.jsonl      one line per step and per evaluation
-    state.safetensors  everything that resuming needs, in one file and so in one rename; tensors only
-    last/, best/       adapters (``dmpt.adapter``)
+config.yaml        the settings, all of them
+environment.json   versions, commit, command
+metrics.jsonl      one line per step and per evaluation
+state.safetensors  everything that resuming needs, in one file and so in one rename; tensors only
+last/, best/       adapters (``dmpt.adapter``)
 """
 
 import json
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import yaml
 from safetensors import safe_open
-from torch import Tensor
 
 from dmpt.adapter import read_tensors_file, write_tensors
 from dmpt.config import Config

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed.nn.functional as distributed
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from dmpt import adapter, run
@@ -110,7 +111,7 @@ def build(config: Config, ids: int, object_word: str) -> tuple[DMPT, TextTargets
         assert network.projection is not None
         check_matches(file, info, config.backbone.projection, network.projection.out_features)
         positive = torch.tensor([m * len(OBJECTS) + OBJECTS.index(object_word) for m in range(MODALITY_COUNT)])
-        targets = TextTargets(file.features, positive, file.scale)
+        targets = TextTargets(file.features, positive, file.logit_scale)
         if config.text.loss == "identity":
             network.identity_text = IdentityText(config.text, ids, object_word)
     return network, targets
@@ -122,7 +123,7 @@ def gather(output: Output, accelerator: Accelerator) -> Output:
         return output
 
     def whole(part: Tensor | None) -> Tensor | None:
-        return None if part is None else torch.cat(distributed.all_gather(part.contiguous()), dim=1)
+        return None if part is None else torch.cat(distributed.all_gather(part.contiguous()), dim=1)  # type: ignore[no-untyped-call]
 
     features = whole(output.features)
     assert features is not None
@@ -147,6 +148,7 @@ class Trainer:
         precision = config.train.precision
         if precision == "fp16" and not torch.cuda.is_available():
             raise UserError("train.precision fp16 needs a GPU: its gradients overflow on a CPU; set bf16 or fp32")
+        AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
         self.accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
         self.out, self.main = out, self.accelerator.is_main_process
         if config.data.root is None:
@@ -173,6 +175,8 @@ class Trainer:
         self.config = replace(config, data=data)
         self.network.config = self.config
         self.network.to(self.accelerator.device).train()
+        if self.text is not None:
+            self.text = self.text.to(self.accelerator.device)
         if precision != "fp32":
             self.network.backbone.keep_in(PRECISIONS[precision])
         self.trained = self.network.trained()
@@ -223,7 +227,9 @@ class Trainer:
                 f"but triplet and centre loss still see {config.train.ids} x {config.train.instances} at a time"
             )
         if resume:
-            lines.append(f"going on after step {self.progress.step}" if going_on else "nothing saved yet: starting anew")
+            lines.append(
+                f"going on after step {self.progress.step}" if going_on else "nothing saved yet: starting anew"
+            )
         if self.main:
             console.print("\n".join(lines))
 
@@ -362,7 +368,7 @@ class Trainer:
 
     def _save_adapter(self, which: str) -> None:
         progress = self.progress
-        metrics = {"step": progress.step, "text_saturated_at": progress.saturated}
+        metrics: dict[str, Any] = {"step": progress.step, "text_saturated_at": progress.saturated}
         if progress.best is not None:
             metrics |= {f"best_{self.config.train.select}_mAP": progress.best, "best_step": progress.best_step}
         adapter.save_tensors(self.out / which, self.network, progress.step)

@@ -21,4 +21,5 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return scores.softmax(dim=-1).to(v.dtype) @ v
+    out: Tensor = scores.softmax(dim=-1).to(v.dtype) @ v
+    return out

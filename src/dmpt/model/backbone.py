@@ -9,15 +9,16 @@ Prompts as prefixes. In a pre-norm block the key and value of a prompt do not de
 makes of the prompt itself is thrown away (the dashes of Eq. 7-9) in every layer but the last. So there a prompt needs
 no query, no output projection and no MLP: its key and value are computed once per layer and modality and joined to
 the images' keys and values. This equals inserting tokens, up to rounding. In the last layer the prompts' own outputs
-are used by the interaction layers (Eq. 10), and they are computed in full.
+are used by the interaction layers (Eq. 10), and they are computed; only their queries, keys and values, which do not
+depend on the image either, once per modality.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dmpt.model.attention import attend
@@ -57,7 +58,8 @@ class Backbone(nn.Module):
     @property
     def heads(self) -> int:
         """Attention heads of a block."""
-        return int(self.vit.blocks[0].attn.num_heads)
+        block: Any = self.vit.blocks[0]
+        return int(block.attn.num_heads)
 
     @property
     def leading(self) -> int:
@@ -84,7 +86,8 @@ class Backbone(nn.Module):
         m, b = images.shape[:2]
         weight = self.vit.patch_embed.proj.weight
         x = self.vit.patch_embed(images.flatten(0, 1).to(weight.dtype))
-        return self.vit.norm_pre(self.vit._pos_embed(x)).unflatten(0, (m, b))
+        tokens: Tensor = self.vit.norm_pre(self.vit._pos_embed(x))
+        return tokens.view(m, b, *tokens.shape[1:])
 
     def prefixes(self, prompts: Sequence[Tensor]) -> list[Prefix]:
         """Keys and values of every layer's prompts.
@@ -120,13 +123,15 @@ class Backbone(nn.Module):
                 x = self._block(block, x)
                 continue
             keep = keep_prompts and layer == self.depth - 1
-            if form == "prefix" and not keep:
-                prefix = prefixes[layer] if prefixes is not None else self._prefix(block, prompts[layer])
-                x = self._block(block, x, prefix)
-            else:
+            if form == "token":
                 x = self._block(block, self._insert(x, prompts[layer]))
                 if not keep:
                     x = self._remove(x, prompts[layer].shape[1])
+            elif keep:
+                x = self._block(block, x, prompts=prompts[layer])
+            else:
+                prefix = prefixes[layer] if prefixes is not None else self._prefix(block, prompts[layer])
+                x = self._block(block, x, prefix)
         return x
 
     def norm(self, cls: Tensor) -> Tensor:
@@ -141,20 +146,26 @@ class Backbone(nn.Module):
     def _remove(self, x: Tensor, count: int) -> Tensor:
         return torch.cat([x[:, :, : self.leading], x[:, :, self.leading + count :]], dim=2)
 
-    def _prefix(self, block: Block, prompts: Tensor) -> Prefix:
+    def _prefix(self, block: Any, prompts: Tensor) -> Prefix:
         attn = block.attn
         y = block.norm1(prompts.to(block.norm1.weight.dtype))
         bias = None if attn.qkv.bias is None else attn.qkv.bias[self.width :]
         kv = F.linear(y, attn.qkv.weight[self.width :], bias)  # the queries' third is not needed
-        k, v = kv.unflatten(-1, (2, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (M, h, P, D / h)
+        k, v = kv.view(*kv.shape[:2], 2, attn.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (M, h, P, D / h)
         return attn.k_norm(k), v
 
-    def _block(self, block: Block, x: Tensor, prefix: Prefix | None = None) -> Tensor:
-        """timm's ``Block.forward`` on ``(M, B, N, D)``, whose attention may also see a prefix."""
+    def _block(self, block: Any, x: Tensor, prefix: Prefix | None = None, prompts: Tensor | None = None) -> Tensor:
+        """Timm's ``Block.forward`` on ``(M, B, N, D)``, whose attention may also see a prefix.
+
+        Or prompts enter it and stay, ``(M, B, N + P, D)``; their queries, keys and values are computed once.
+        """
         attn = block.attn
+        qkv = attn.qkv(block.norm1(x))
+        if prompts is not None:
+            x = self._insert(x, prompts)
+            qkv = self._insert(qkv, attn.qkv(block.norm1(prompts.to(block.norm1.weight.dtype))))
         m, b, n, d = x.shape
-        qkv = attn.qkv(block.norm1(x)).view(m, b, n, 3, attn.num_heads, d // attn.num_heads)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each (M, B, h, N, D / h)
+        q, k, v = qkv.view(m, b, n, 3, attn.num_heads, -1).permute(3, 0, 1, 4, 2, 5)  # each (M, B, h, N, D / h)
         q, k = attn.q_norm(q), attn.k_norm(k)
         if prefix is not None:
             # Expanded, not repeated: a prefix exists once per modality, and its gradient is summed there.

@@ -43,7 +43,8 @@ class ExternalInteraction(nn.Module):
         bind = self.key(bind)  # Eq. 13
         query = torch.stack([linear(s) for linear, s in zip(self.query, semantic, strict=True)])
         scores = query @ bind.transpose(-1, -2) / math.sqrt(query.shape[-1])
-        return semantic + scores.softmax(dim=-1).to(bind.dtype) @ bind  # Eq. 14
+        enriched: Tensor = semantic + scores.softmax(dim=-1).to(bind.dtype) @ bind  # Eq. 14
+        return enriched
 
 
 class InternalInteraction(nn.Module):
@@ -71,15 +72,34 @@ class InternalInteraction(nn.Module):
         Returns:
             ``(B, queries, D)``.
         """
-        width = x.shape[-1]
         y = self.norm(x.to(self.norm.weight.dtype)).to(x.dtype)
-        weight_q, weight_kv = self.qkv.weight.split([width, 2 * width])
-        bias_q, bias_kv = self.qkv.bias.split([width, 2 * width])
-        q = F.linear(y[:, :queries], weight_q, bias_q)
-        k, v = F.linear(y, weight_kv, bias_kv).chunk(2, dim=-1)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        out = attend(q, k, v).transpose(1, 2).flatten(2)
-        return x[:, :queries] + self.proj(out)
+        attended = self._first(y) if queries == 1 else self._attend(y, queries)
+        out: Tensor = x[:, :queries] + self.proj(attended)
+        return out
+
+    def _attend(self, y: Tensor, queries: int | None) -> Tensor:
+        width = y.shape[-1]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q = F.linear(y[:, :queries], weight[:width], bias[:width])
+        k, v = F.linear(y, weight[width:], bias[width:]).chunk(2, dim=-1)
+        q, k, v = (t.view(*t.shape[:2], self.heads, -1).transpose(1, 2) for t in (q, k, v))
+        return attend(q, k, v).transpose(1, 2).flatten(2)
+
+    def _first(self, y: Tensor) -> Tensor:
+        """``_attend`` with one query, where no token needs a key or value: the same sums in another order.
+
+        Per head q · (W_k y + b_k) = (W_kᵀ q) · y + q · b_k, and Σ a (W_v y + b_v) = W_v (Σ a y) + b_v.
+        """
+        batch, _, width = y.shape
+        w_q, w_k, w_v = self.qkv.weight.view(3, width, width)
+        b_q, b_k, b_v = self.qkv.bias.view(3, self.heads, -1)
+        q = F.linear(y[:, 0], w_q).view(batch, self.heads, -1) + b_q
+        q = q * q.shape[-1] ** -0.5
+        asked = torch.einsum("bhd,hde->bhe", q, w_k.view(self.heads, -1, width))
+        scores = asked @ y.transpose(-1, -2) + (q * b_k).sum(dim=-1, keepdim=True)  # (B, h, N)
+        seen = scores.softmax(dim=-1).to(y.dtype) @ y  # (B, h, D)
+        out = torch.einsum("bhe,hde->bhd", seen, w_v.view(self.heads, -1, width)) + b_v
+        return out.flatten(1)[:, None]
 
 
 class InteractionLayer(nn.Module):
@@ -121,4 +141,5 @@ class PromptIBind(nn.Module):
         """
         for layer in self.layers[:-1]:
             tokens = layer(tokens, semantic, present)
-        return self.layers[-1](tokens, semantic, present, queries=1)[:, :, 0]
+        cls: Tensor = self.layers[-1](tokens, semantic, present, queries=1)
+        return cls[:, :, 0]

@@ -143,6 +143,7 @@ class DMPT(nn.Module):
                     f"{tuple(expected[name].shape)}; it belongs to a model with other settings"
                 )
         self.load_state_dict(tensors, strict=False)
+        self._baked = None
 
 
 def _projection(config: Config, backbone: Backbone) -> nn.Linear:

@@ -149,8 +149,9 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a state dict; save the model's state dict")
     tensors = {str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)}
-    others = {str(name): str(value)[:100] for name, value in content.items() if not isinstance(value, Tensor)}
-    return tensors, {**others, "container": "torch"}
+    others = {str(name): value for name, value in content.items() if not isinstance(value, Tensor)}
+    said = {name: str(v) if isinstance(v, str | int | float) else type(v).__name__ for name, v in others.items()}
+    return tensors, {**said, "container": "torch"}
 
 
 def _read_zip(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -163,12 +164,13 @@ def _read_zip(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             root = script[0].removesuffix("/constants.pkl")
             with archive.open(f"{root}/data.pkl") as file:
                 module = _ScriptUnpickler(file, archive, f"{root}/data", path).load()
+            found = dict(_walk(module, ""))
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can fail in any way
         raise _cut_short(path) from error
-    # A causal mask is kept as a tensor attribute by some exporters; it is not a weight.
-    tensors = {name: tensor for name, tensor in _walk(module, "") if name.split(".")[-1] != "attn_mask"}
+    # Tracing keeps a causal mask like a weight, which it is not.
+    tensors = {name: tensor for name, tensor in found.items() if name.split(".")[-1] != "attn_mask"}
     return tensors, {"container": "torchscript"}
 
 

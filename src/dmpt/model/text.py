@@ -193,7 +193,7 @@ class IdentityText(nn.Module):
     saved nor switched to training, but follows ``.to(device)``.
 
     Args:
-        config: tower, weights and number of tokens.
+        config: tower, weights and number of tokens; a ready ``file`` does not replace the tower here.
         identities: N of Eq. 5.
         thing: the object word.
 

@@ -132,10 +132,16 @@ def _create(config: BackboneConfig, size: tuple[int, int], load: bool) -> Any:  
     try:
         with torch.device("cpu" if load else "meta"):
             vit: Any = timm.create_model(name, pretrained=False, img_size=size, **config.overrides)
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"{where} with overrides {config.overrides}: timm refuses it ({error})") from error
+    except Exception as error:  # an impossible override can fail anywhere in timm
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{where} with overrides {config.overrides}: timm refuses it ({reason})") from error
     plain = type(vit) is VisionTransformer and vit.has_class_token and isinstance(vit.patch_embed, PatchEmbed)
-    if not (plain and isinstance(vit.norm, nn.LayerNorm) and all(_is_standard(block) for block in vit.blocks)):
+    if not (
+        plain
+        and len(vit.blocks)
+        and isinstance(vit.norm, nn.LayerNorm)
+        and all(_is_standard(block) for block in vit.blocks)
+    ):
         raise UserError(f"{where}: must be a timm VisionTransformer with a class token and standard pre-norm blocks")
     patch = vit.patch_embed.patch_size
     if any(pixels % step for pixels, step in zip(size, patch, strict=True)):

@@ -1,0 +1,80 @@
+"""Small training runs on the toy set, in this process and as a command."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dmpt.config import (
+    BackboneConfig,
+    BindConfig,
+    Config,
+    DataConfig,
+    ModalityConfig,
+    SemanticConfig,
+    TextConfig,
+    TrainConfig,
+)
+from dmpt.synthetic.toy import write_toy_set
+from dmpt.train import Trainer
+
+TOWER = {"embed_dim": 48, "depth": 2, "num_heads": 3}
+
+
+def toy(root: Path, **changes: Any) -> Path:
+    """A toy set of 8 training and 4 test identities, 6 triplets each, 32x16 pixels."""
+    settings: dict[str, Any] = {"train_ids": 8, "test_ids": 4, "images": 6, "cameras": 2, "size": (32, 16)}
+    write_toy_set(root, **(settings | changes))
+    return root
+
+
+def settings(root: Path, **train: Any) -> Config:
+    """All components but the text side, in small."""
+    recipe: dict[str, Any] = {"epochs": 3, "ids": 4, "instances": 2, "save_every": 2}
+    return Config(
+        data=DataConfig(root=str(root), size=(32, 16), pad=2, workers=0),
+        backbone=BackboneConfig(name="vit_small_patch16_224", weights="random", overrides=dict(TOWER)),
+        semantic=SemanticConfig(length=3),
+        modality=ModalityConfig(source="learned", width=16),
+        bind=BindConfig(depth=1),
+        text=TextConfig(loss="off"),
+        train=TrainConfig(**(recipe | train)),
+    )
+
+
+def with_(config: Config, **sections: dict[str, Any]) -> Config:
+    """``config`` with some settings changed: ``with_(c, train={"lr": 1.0})``."""
+    return replace(config, **{name: replace(getattr(config, name), **values) for name, values in sections.items()})
+
+
+def fit(config: Config, out: Path, **options: Any) -> Trainer:
+    """Train in this process."""
+    trainer = Trainer(config, out, **options)
+    trainer.fit()
+    return trainer
+
+
+def flags(config: Config) -> list[str]:
+    """The command line of a configuration."""
+    from dataclasses import asdict
+
+    from dmpt.run import flatten
+
+    def text(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value)
+
+    return [f"--{key}={text(value)}" for key, value in flatten(asdict(config)).items()]
+
+
+def dmpt(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "dmpt.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+def log(out: Path) -> list[dict[str, Any]]:
+    """``metrics.jsonl`` without what a clock says."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("epoch_seconds", "peak_memory_bytes")} for line in lines]

@@ -1,0 +1,112 @@
+"""Small towers and networks, with values far enough from their initial ones that every part matters."""
+
+import copy
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dmpt.config import BackboneConfig, Config, check, from_dict
+from dmpt.losses import TextTargets
+from dmpt.model.backbone import Backbone
+from dmpt.model.network import DMPT
+from dmpt.model.prompts import modality_words
+from dmpt.model.weights import build_vit
+
+TEXT_WIDTH = 12
+WORD_WIDTH = 20
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "clip": ("vit_base_patch16_clip_quickgelu_224.openai", {"num_classes": TEXT_WIDTH}),  # norm_pre, QuickGELU
+    "imagenet": ("vit_base_patch16_224.augreg_in21k", {}),
+    "dino": ("vit_small_patch14_dinov2.lvd142m", {}),  # LayerScale
+    "registers": ("vit_small_patch14_reg4_dinov2.lvd142m", {}),
+    "qk_norm": ("vit_base_patch16_224.augreg_in21k", {"qk_norm": True, "qkv_bias": False}),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Where a test file imports it: at these sizes threads only wait for each other, for minutes on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@functools.cache
+def _backbone(kind: str, depth: int, tune: Any, norm: Any) -> Backbone:
+    architecture, overrides = KINDS[kind]
+    shape = {"embed_dim": 32, "depth": depth, "num_heads": 4, **overrides}
+    patch = 14 if "patch14" in architecture else 16
+    config = BackboneConfig(name=architecture, weights="random", norm=norm, overrides=shape)
+    torch.manual_seed(0)
+    vit, info = build_vit(config, (3 * patch, 2 * patch))
+    with torch.no_grad():  # at timm's initial values LayerScale hides the blocks and attention is uniform
+        for name, value in vit.named_parameters():
+            spread = 0.5 if name.endswith("gamma") else 0.2 if value.ndim > 1 else 0.1
+            value.add_(torch.randn_like(value) * spread)
+    return Backbone(vit, info, tune)
+
+
+def small_backbone(kind: str = "clip", depth: int = 2, tune: str = "frozen", norm: str = "tower") -> Backbone:
+    """A tower of width 32 with 4 heads, 6 patches and random weights."""
+    return copy.deepcopy(_backbone(kind, depth, tune, norm))
+
+
+def small_words(seed: int = 0) -> list[Tensor]:
+    """Made-up word embeddings, as many as the phrases have tokens."""
+    generator = seeded(seed)
+    return [torch.randn(tokens, WORD_WIDTH, generator=generator) for tokens in (3, 5, 5)]
+
+
+def small_config(**settings: Any) -> Config:
+    """Settings by section, e.g. ``semantic={"length": 2}``; checked as the command line's are."""
+    short: dict[str, dict[str, Any]] = {"semantic": {"length": 5}, "modality": {"width": WORD_WIDTH}}
+    config = from_dict(settings | {name: own | settings.get(name, {}) for name, own in short.items()})
+    check(config)
+    return config
+
+
+def small_network(kind: str = "clip", depth: int = 2, ids: int = 4, **settings: Any) -> DMPT:
+    """A network at its real initial values; towers other than CLIP get a projection to train."""
+    projection = {"projection": "tower" if kind == "clip" else "trained", "projection_dim": TEXT_WIDTH}
+    config = small_config(**settings | {"backbone": projection | settings.get("backbone", {})})
+    torch.manual_seed(0)
+    words = modality_words(config.modality, small_words()) if config.modality.length else None
+    return DMPT(config, small_backbone(kind, depth, config.backbone.tune, config.backbone.norm), ids, words)
+
+
+def redraw(module: nn.Module, generator: torch.Generator, std: float = 0.02) -> None:
+    """Set every trained tensor to N(0, std²): zero-initialised layers would hide what stands before them."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+
+
+def small_images(backbone: Backbone, batch: int = 2, seed: int = 1) -> Tensor:
+    """Normalised triplets ``(3, B, 3, H, W)`` of the tower's size, in its precision."""
+    size = backbone.vit.patch_embed.img_size
+    weight = backbone.vit.patch_embed.proj.weight
+    return torch.randn(3, batch, 3, *size, generator=seeded(seed)).to(weight.dtype)
+
+
+def small_targets(seed: int = 2) -> TextTargets:
+    """Made-up features of the six fixed prompts, for persons."""
+    return TextTargets(torch.randn(6, TEXT_WIDTH, generator=seeded(seed)), torch.tensor([0, 2, 4]), 10.0)
+
+
+def error_of(value: Tensor, reference: Tensor) -> float:
+    """Largest difference as a share of the reference's largest value."""
+    assert value.shape == reference.shape
+    if reference.numel() == 0:
+        return 0.0
+    value, reference = value.detach().double(), reference.detach().double()
+    return float((value - reference).abs().max() / reference.abs().max().clamp(min=torch.finfo(torch.float64).tiny))

@@ -1,0 +1,362 @@
+"""Training: the recipe, the run folder, interruption and resumption."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import dmpt.run as run_module
+from dmpt.config import Config, TrainConfig
+from dmpt.data.datasets import load_dataset
+from dmpt.data.manifest import Record
+from dmpt.errors import UserError
+from dmpt.train import Trainer, hold_out, learning_rate
+from runs import dmpt, fit, flags, log, settings, toy, with_
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy(tmp_path_factory.mktemp("toy"))
+
+
+def same_state(a: Path, b: Path) -> bool:
+    left, right = load_file(a / "state.safetensors"), load_file(b / "state.safetensors")
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_learning_rate_warms_up_linearly_then_falls_as_a_cosine() -> None:
+    config = Config(train=TrainConfig(lr=2e-3))
+    assert learning_rate(0.0, config) == pytest.approx(2e-4)
+    assert learning_rate(1 / 12, config) == pytest.approx((2e-4 + 2e-3) / 2)
+    assert learning_rate(1 / 6, config) == pytest.approx(2e-3)
+    assert learning_rate(1 / 6 + 5 / 12, config) == pytest.approx(2e-3 * (1 + 1e-3) / 2)
+    assert learning_rate(1 - 1e-9, config) == pytest.approx(2e-6, rel=1e-3)
+    assert learning_rate(0.5, Config(train=TrainConfig(warmup=1.0))) == pytest.approx(1e-3 * 0.55)
+
+
+def test_a_run_folder_holds_what_it_promises(data: Path, tmp_path: Path) -> None:
+    trainer = fit(settings(data), tmp_path / "run")
+    out = tmp_path / "run"
+    names = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    assert names == {
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "state.safetensors",
+        "last/adapter.safetensors",
+        "last/config.json",
+    }
+    lines = [line for line in log(out) if "losses" in line]
+    assert [line["step"] for line in lines] == list(range(1, trainer.progress.step + 1))
+    assert all(set(line["losses"]) == {"ce", "triplet", "centre"} for line in lines)
+    assert lines[-1]["loss"] == pytest.approx(sum(lines[-1]["losses"].values()))
+    environment = json.loads((out / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__
+    adapter = load_file(out / "last" / "adapter.safetensors")
+    assert not any(name.startswith("backbone.") for name in adapter)
+    moved = trainer.network.own_state()
+    assert all(torch.equal(adapter[name], moved[name]) for name in adapter)
+
+
+def test_the_frozen_backbone_does_not_move_and_what_is_trained_does(data: Path, tmp_path: Path) -> None:
+    trainer = Trainer(settings(data), tmp_path / "run")
+    before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
+    trainer.fit()
+    for name, parameter in trainer.network.named_parameters():
+        assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
+
+
+def test_interrupted_and_resumed_equals_unbroken(data: Path, tmp_path: Path) -> None:
+    config = settings(data, epochs=2, save_every=1, select="val", val_share=0.5, ids=2)
+    fit(config, tmp_path / "whole")
+    steps = len([line for line in log(tmp_path / "whole") if "losses" in line])
+    for stop in (1, steps // 2, steps - 1):
+        out = tmp_path / f"broken{stop}"
+        trainer = Trainer(config, out)
+        step, calls = trainer._step, 0
+
+        def dying(*arguments: object, limit: int = stop, inner: object = step) -> object:
+            nonlocal calls
+            if calls == limit:
+                raise RuntimeError("killed")
+            calls += 1
+            return inner(*arguments)  # type: ignore[operator]
+
+        trainer._step = dying  # type: ignore[assignment, method-assign]
+        with pytest.raises(RuntimeError, match="killed"):
+            trainer.fit()
+        fit(config, out, resume=True)
+        assert same_state(tmp_path / "whole", out)
+        assert log(tmp_path / "whole") == log(out)
+
+
+@pytest.mark.long
+def test_kill_9_at_random_moments_loses_nothing(data: Path, tmp_path: Path) -> None:
+    config = settings(data, epochs=10, save_every=3)
+    fit(config, tmp_path / "whole")
+    out, chance = tmp_path / "killed", random.Random(0)
+    command = [sys.executable, "-m", "dmpt.cli", "train", *flags(config), f"--out={out}", "--resume"]
+    kills = 0
+    for _ in range(4):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 120
+        seen = (out / "metrics.jsonl").read_text().count("\n") if (out / "metrics.jsonl").exists() else 0
+        while process.poll() is None and time.monotonic() < until:
+            path = out / "metrics.jsonl"
+            if path.exists() and path.read_text().count("\n") > seen + 2:
+                break
+            time.sleep(0.02)
+        time.sleep(chance.random() * 0.3)
+        if process.poll() is None:
+            kills += 1
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert kills >= 2
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert same_state(tmp_path / "whole", out)
+    assert log(tmp_path / "whole") == log(out)
+
+
+@pytest.mark.long
+def test_ctrl_c_saves_says_so_and_resumes_to_the_same_end(data: Path, tmp_path: Path) -> None:
+    config = settings(data, epochs=30, save_every=1000)
+    out = tmp_path / "stopped"
+    command = [sys.executable, "-m", "dmpt.cli", "train", *flags(config), f"--out={out}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (out / "metrics.jsonl").exists() or (out / "metrics.jsonl").read_text().count("\n") < 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "saved; go on with the same command and --resume" in stderr
+    assert "Traceback" not in stderr
+    finished = dmpt("train", *flags(config), f"--out={out}", "--resume")
+    assert finished.returncode == 0, finished.stderr
+    assert [x["step"] for x in log(out) if "losses" in x] == list(
+        range(1, 1 + len([x for x in log(out) if "losses" in x]))
+    )
+
+
+def test_the_number_of_workers_changes_nothing(data: Path, tmp_path: Path) -> None:
+    config = settings(data, epochs=1)
+    fit(config, tmp_path / "none")
+    fit(with_(config, data={"workers": 2}), tmp_path / "two")
+    assert same_state(tmp_path / "none", tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"train": {"lr": 0.5}}, "train.lr was 0.001, now it is 0.5"),
+        ({"semantic": {"length": 2}}, "semantic.length was 3, now it is 2"),
+    ],
+)
+def test_resume_refuses_changed_settings(
+    data: Path, tmp_path: Path, change: dict[str, dict[str, float]], said: str
+) -> None:
+    config = settings(data, epochs=1)
+    fit(config, tmp_path / "run")
+    with pytest.raises(UserError, match=said):
+        Trainer(with_(config, **change), tmp_path / "run", resume=True)
+
+
+def test_resume_refuses_changed_data_and_identities(data: Path, tmp_path: Path) -> None:
+    config = settings(data, epochs=1)
+    fit(config, tmp_path / "run")
+    for changes in ({"images": 5}, {"train_ids": 7}):
+        other = toy(tmp_path / str(changes), **changes)
+        with pytest.raises(UserError, match=r"cannot resume .*(training data|number of identities) was"):
+            Trainer(with_(config, data={"root": str(other)}), tmp_path / "run", resume=True)
+
+
+def test_a_used_folder_is_an_error_unless_resumed(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "precious.txt").write_text("mine")
+    with pytest.raises(UserError, match="is in use; give another folder, or --resume"):
+        Trainer(settings(data), tmp_path / "used")
+    assert [p.name for p in (tmp_path / "used").iterdir()] == ["precious.txt"]
+    with pytest.raises(UserError, match="is a file"):
+        Trainer(settings(data), tmp_path / "used" / "precious.txt")
+
+
+def test_resume_without_a_saved_state_starts_anew(data: Path, tmp_path: Path) -> None:
+    config = settings(data, epochs=1)
+    fit(config, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "last" / "adapter.safetensors").exists()
+
+
+def test_a_damaged_state_is_named(data: Path, tmp_path: Path) -> None:
+    config = settings(data, epochs=1)
+    fit(config, tmp_path / "run")
+    state = tmp_path / "run" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"state.safetensors is damaged"):
+        Trainer(config, tmp_path / "run", resume=True)
+
+
+def test_disk_full_leaves_the_previous_save_whole(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings(data, epochs=1)
+    fit(config, tmp_path / "run")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()}
+    trainer = Trainer(config, tmp_path / "run", resume=True)
+
+    def full(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dmpt.adapter.save_file", full)
+    with pytest.raises(UserError, match="No space left on device; what was there is untouched"):
+        trainer._save()
+    after = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()}
+    assert after == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(data: Path, tmp_path: Path) -> None:
+    config = with_(settings(data, lr=1e-3), loss={"triplet": float("inf")})
+    with pytest.raises(UserError, match="loss term triplet is inf at step 1"):
+        fit(config, tmp_path / "run")
+
+
+def test_fp16_is_refused_on_a_cpu(data: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match=r"train\.precision fp16 needs a GPU"):
+        Trainer(settings(data, precision="fp16"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_bf16_trains_and_holds_frozen_weights_in_bf16(data: Path, tmp_path: Path) -> None:
+    trainer = fit(settings(data, precision="bf16"), tmp_path / "run")
+    assert {p.dtype for p in trainer.network.backbone.vit.blocks.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in trainer.trained.values()} == {torch.float32}
+    losses = [line["loss"] for line in log(tmp_path / "run") if "loss" in line]
+    assert losses[-1] < losses[0]
+
+
+def test_accumulation_steps_once_per_group_and_warns(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trainer = fit(settings(data, epochs=1, accumulate=2, ids=4), tmp_path / "run")
+    lines = [line for line in log(tmp_path / "run") if "losses" in line]
+    assert len(lines) % 2 == 1  # the last group is shorter
+    assert ["grad_norm" in line for line in lines] == [i % 2 == 1 or i == len(lines) - 1 for i in range(len(lines))]
+    adam = next(iter(trainer.optimizer.optimizer.state.values()))
+    assert int(adam["step"]) == (len(lines) + 1) // 2
+    assert "still see 4 x 2 at a time" in capfd.readouterr().err
+
+
+def test_clipping_limits_the_gradient(data: Path, tmp_path: Path) -> None:
+    trainer = Trainer(settings(data, epochs=1, clip=1e-4), tmp_path / "run")
+    norms = []
+    step = trainer.optimizer.step
+
+    def spy() -> None:
+        norms.append(torch.cat([p.grad.flatten() for p in trainer.trained.values() if p.grad is not None]).norm())
+        step()
+
+    trainer.optimizer.step = spy  # type: ignore[method-assign]
+    trainer.fit()
+    assert norms
+    assert all(norm <= 1.001e-4 for norm in norms)
+
+
+def test_validation_holds_out_identities_of_two_cameras_and_keeps_the_best(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trainer = fit(settings(data, select="val", val_share=0.25, ids=2, epochs=4), tmp_path / "run")
+    assert trainer.validation is not None
+    held = {r.pid for r in trainer.validation[0]}
+    assert len(held) == 2
+    assert not held & {r.pid for r in trainer.train_records}
+    scores = [line["val"]["mAP"] for line in log(tmp_path / "run") if "val" in line]
+    assert len(scores) == 4
+    assert trainer.progress.best == max(scores)
+    assert "queries valid" in capfd.readouterr().err
+    from dmpt.adapter import saved_step
+
+    assert saved_step(tmp_path / "run" / "best") == trainer.progress.best_step
+
+
+def test_selecting_on_the_test_set_goes_by_that_name(data: Path, tmp_path: Path) -> None:
+    fit(settings(data, select="test", epochs=1), tmp_path / "run")
+    assert any("test" in line for line in log(tmp_path / "run"))
+    assert (tmp_path / "run" / "best" / "adapter.safetensors").exists()
+
+
+def test_hold_out_needs_two_cameras() -> None:
+    one = [Record({"rgb": Path(f"{pid}")}, pid, 1) for pid in range(9)]
+    with pytest.raises(UserError, match="two or more cameras, and 0 are"):
+        hold_out(one, 0.2, 0)
+    two = one + [Record({"rgb": Path(f"{pid}b")}, pid, 2) for pid in range(6)]
+    train, held = hold_out(two, 0.5, 0)
+    assert len({r.pid for r in held}) == 3
+    assert {r.pid for r in held} <= set(range(6))
+    assert len(train) + len(held) == len(two)
+    assert hold_out(two, 0.5, 0) == (train, held)
+
+
+def test_skip_broken_leaves_triplets_out_and_lists_them(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = toy(tmp_path / "data")
+    victim = sorted((data / "train_8" / "TI").iterdir())[3]
+    victim.write_bytes(b"")
+    with pytest.raises(UserError, match=rf"{victim.name} is empty .*--skip-broken"):
+        Trainer(settings(data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    trainer = Trainer(settings(data, epochs=1), tmp_path / "run", skip_broken=True)
+    assert len(trainer.train_records) == len(load_dataset("rgbnt201", data).train) - 1
+    said = capfd.readouterr().err.replace("\n", "")
+    assert "skipped 1" in said
+    assert victim.name in said
+
+
+def test_full_fine_tuning_moves_the_backbone(data: Path, tmp_path: Path) -> None:
+    config = with_(
+        settings(data, epochs=1),
+        backbone={"tune": "full"},
+        semantic={"length": 0},
+        modality={"length": 0},
+        bind={"depth": 0},
+    )
+    trainer = Trainer(config, tmp_path / "run")
+    before = trainer.network.backbone.vit.blocks[0].mlp.fc1.weight.detach().clone()
+    trainer.fit()
+    assert not torch.equal(before, trainer.network.backbone.vit.blocks[0].mlp.fc1.weight)
+    assert any(name.startswith("backbone.") for name in load_file(tmp_path / "run" / "last" / "adapter.safetensors"))
+
+
+def test_two_processes_do_what_one_does(data: Path, tmp_path: Path) -> None:
+    config = settings(data, epochs=2)
+    fit(config, tmp_path / "one")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+    launch += ["--mixed_precision=no", "--dynamo_backend=no", "-m", "dmpt.cli"]
+    command = [*launch, "train", *flags(config), f"--out={tmp_path / 'two'}"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert finished.returncode == 0, finished.stderr
+    one, two = (load_file(tmp_path / name / "last" / "adapter.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=2e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+    losses = [[x["loss"] for x in log(tmp_path / name) if "loss" in x] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_settings_that_change_no_number_may_change_on_resume() -> None:
+    config = Config(train=replace(TrainConfig(), save_every=7))
+    for name in run_module.HARMLESS:
+        assert name in run_module.flatten(json.loads(json.dumps(_plain(config))))
+        assert name not in run_module.identity(config, "", 1, 1)["settings"]
+
+
+def _plain(config: Config) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return asdict(config)
