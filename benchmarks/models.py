@@ -53,7 +53,8 @@ class Case:
 
     def __str__(self) -> str:
         height, width = self.size
-        return f"{self.name}, {height}x{width}, {self.triplets} triplets, {self.precision}"
+        threads = torch.get_num_threads()
+        return f"{self.name}, {height}x{width}, {self.triplets} triplets, {self.precision}, {threads} threads"
 
     def dmpt(self, depth: int = 1, form: Literal["prefix", "token"] = "prefix") -> Config:
         """The method; the learning rate is small, so that no repetition leaves the range of the first."""

@@ -2,10 +2,8 @@
 
 import copy
 import functools
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -25,15 +23,6 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "registers": ("vit_small_patch14_reg4_dinov2.lvd142m", {}),
     "qk_norm": ("vit_base_patch16_224.augreg_in21k", {"qk_norm": True, "qkv_bias": False}),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Where a test file imports it: at these sizes threads only wait for each other, for minutes on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from dmpt.model.bind import ExternalInteraction, InteractionLayer, InternalInteraction, PromptIBind
-from small import one_thread as one_thread
 from small import redraw, seeded
 
 WIDTH, HEADS, BATCH, SEMANTIC, PATCHES = 8, 2, 3, 2, 3

@@ -25,7 +25,6 @@ from dmpt.losses import (
 )
 from dmpt.model.network import Output
 from small import TEXT_WIDTH, seeded, small_config, small_targets
-from small import one_thread as one_thread
 
 IDS, WIDTH = 5, 7
 Reduction = Literal["mean", "sum"]
@@ -137,7 +136,7 @@ spreads = st.sampled_from([0.01, 1.0, 5.0])
 some = settings(max_examples=30, deadline=None, derandomize=True)
 
 
-def near(value: float) -> Any:
+def near(value: Any) -> Any:
     return pytest.approx(value, rel=1e-10, abs=1e-12)
 
 
@@ -279,7 +278,7 @@ def test_the_order_of_the_batch_changes_nothing(labels: Tensor, seed: int, data:
         ]
         return [value.item() for value in values]
 
-    assert terms(order) == near(terms(torch.arange(count)))  # type: ignore[arg-type]
+    assert terms(order) == near(terms(torch.arange(count)))
 
 
 @some
@@ -352,7 +351,7 @@ def literal_terms(text: str) -> dict[str, float]:
 @pytest.mark.parametrize("text", ["modality", "identity", "literal"])
 def test_the_objective_is_equation_17(text: str) -> None:
     terms, expected = terms_of(text={"loss": text}), literal_terms(text)
-    assert terms == near(expected)  # type: ignore[arg-type]
+    assert terms == near(expected)
     assert sum(terms.values()) == near(sum(expected.values()))
 
 
@@ -360,13 +359,13 @@ def test_the_objective_is_equation_17(text: str) -> None:
 def test_each_weight_scales_its_own_term(name: str) -> None:
     expected = literal_terms("modality")
     expected[name] *= 2.5
-    assert terms_of(loss={name: 2.5}) == near(expected)  # type: ignore[arg-type]
+    assert terms_of(loss={name: 2.5}) == near(expected)
 
 
 @pytest.mark.parametrize("name", ["ce", "triplet", "centre", "text"])
 def test_a_term_of_weight_0_is_absent(name: str) -> None:
     expected = {term: value for term, value in literal_terms("modality").items() if term != name}
-    assert terms_of(loss={name: 0}) == near(expected)  # type: ignore[arg-type]
+    assert terms_of(loss={name: 0}) == near(expected)
 
 
 def test_the_text_term_is_absent_when_off() -> None:

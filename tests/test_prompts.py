@@ -14,7 +14,6 @@ from dmpt.model.backbone import Backbone
 from dmpt.model.network import DMPT
 from dmpt.model.prompts import ModalityPrompts, Prompts, SemanticPrompts, modality_words, pool
 from small import KINDS, WORD_WIDTH, error_of, redraw, seeded, small_backbone, small_images, small_network, small_words
-from small import one_thread as one_thread
 
 FORMS = ("prefix", "token")
 OFF: dict[str, Any] = {"bind": {"depth": 0}, "heads": "paper"}
@@ -67,9 +66,9 @@ LENGTHS = [(1, 0), (0, 1), (5, 1), (5, 3)]  # (S, M)
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_both_forms_are_equations_7_to_10(kind: str, form: Any, keep: bool, lengths: tuple[int, int]) -> None:
-    settings = {"semantic": {"length": lengths[0]}, "modality": {"length": lengths[1]}}
     for depth, share in product((1, 3), (False, True) if lengths[0] else (False,)):
-        network = redrawn(kind, depth, **OFF, **settings | {"semantic": {"length": lengths[0], "share": share}})
+        semantic, modality = {"length": lengths[0], "share": share}, {"length": lengths[1]}
+        network = redrawn(kind, depth, semantic=semantic, modality=modality, **OFF)
         assert network.prompts is not None
         images = small_images(network.backbone)
         expected = literal_tokens(network, images, keep)
@@ -181,8 +180,9 @@ def test_prefix_is_token_in_outputs_and_gradients(kind: str, settings: dict[str,
 @pytest.mark.parametrize("k", [0, 1, 2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_prefix_is_token_at_every_depth(kind: str, k: int, depth: int) -> None:
-    settings = {"bind": {"depth": k}, "modality": {"length": 3, "source": "permuted"}}
-    assert_forms_agree(redrawn(kind, depth, double=False, heads="paper", **settings).eval())
+    permuted = {"length": 3, "source": "permuted"}
+    network = redrawn(kind, depth, double=False, heads="paper", bind={"depth": k}, modality=permuted)
+    assert_forms_agree(network.eval())
 
 
 @pytest.mark.parametrize("k", [0, 1])
@@ -205,7 +205,7 @@ def test_baking_changes_nothing_and_training_forgets_it(kind: str, k: int) -> No
     network.bake()
     assert torch.equal(network(images).features, expected)
     network.train()
-    redraw(network.prompts, seeded(8))
+    redraw(network, seeded(8))
     network.eval()
     assert not torch.equal(network(images).features, expected)
 

@@ -333,6 +333,7 @@ def test_full_fine_tuning_moves_the_backbone(data: Path, tmp_path: Path) -> None
     assert any(name.startswith("backbone.") for name in load_file(tmp_path / "run" / "last" / "adapter.safetensors"))
 
 
+@pytest.mark.long
 def test_two_processes_do_what_one_does(data: Path, tmp_path: Path) -> None:
     config = settings(data, epochs=2)
     fit(config, tmp_path / "one")

@@ -1,6 +1,7 @@
 """The command ``dmpt``: one verb per function. Heavy imports are inside the verbs, so ``dmpt --help`` is instant."""
 
 import difflib
+import itertools
 import json
 import os
 import re
@@ -21,12 +22,21 @@ from dmpt.errors import UserError
 class Parser(ArgumentParser):
     """Ends with one line and exit code 2, and names the nearest setting when one is unknown."""
 
+    file: str | None = None  # the YAML that was given, for the message when it cannot be parsed
+
+    def parse_args(self, args: Sequence[str], **options: Any) -> Namespace:  # type: ignore[override]
+        """Parse, and remember the file."""
+        given = dict(itertools.pairwise(args))
+        self.file = given.get("--config")
+        parsed: Namespace = super().parse_args(list(args), **options)
+        return parsed
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what was wrong and end."""
         text = " ".join(str(message).split())
         unknown = re.search(r"[Uu]nrecognized arguments: --([\w.-]+)", text)
         in_group = re.search(r"Group '([\w.]+)' does not accept option '([\w.-]+)'", text)
-        key = re.search(r"[Kk]ey [\"']([\w.-]+)[\"'] is not expected|does not accept option '([\w.-]+)'", text)
+        key = re.search(r"[Oo]ption '([\w.-]+)' is not accepted|does not accept option '([\w.-]+)'", text)
         wrong = None
         if unknown:
             wrong = unknown[1]
@@ -36,6 +46,8 @@ class Parser(ArgumentParser):
             wrong = key[1] or key[2]
         if wrong is not None:
             text = f"unknown setting {wrong}" + _nearest(wrong, self._settings())
+        elif "parsing config" in text:
+            text = f"--config {self.file}: {text}"
         sys.stderr.write(f"{self.prog}: error: {text}\n")
         raise SystemExit(2)
 

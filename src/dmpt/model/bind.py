@@ -98,7 +98,7 @@ class InternalInteraction(nn.Module):
         asked = torch.einsum("bhd,hde->bhe", q, w_k.view(self.heads, -1, width))
         scores = asked @ y.transpose(-1, -2) + (q * b_k).sum(dim=-1, keepdim=True)  # (B, h, N)
         seen = scores.softmax(dim=-1).to(y.dtype) @ y  # (B, h, D)
-        out = torch.einsum("bhe,hde->bhd", seen, w_v.view(self.heads, -1, width)) + b_v
+        out: Tensor = torch.einsum("bhe,hde->bhd", seen, w_v.view(self.heads, -1, width)) + b_v
         return out.flatten(1)[:, None]
 
 

@@ -123,8 +123,9 @@ def _create(config: BackboneConfig, size: tuple[int, int], load: bool) -> Any:  
     """The named architecture with initial values, checked to be one that prompts can enter."""
     name = config.name
     where = f"backbone.name {name}"
-    if ":" in name or "/" in name or not timm.is_model(name):
-        known = timm.list_pretrained("vit_*") + timm.list_models("vit_*")
+    known = timm.list_pretrained("vit_*") + timm.list_models("vit_*")
+    # A name may stand without a tag; a tag that timm does not know is a mistake.
+    if ":" in name or "/" in name or not timm.is_model(name) or ("." in name and name not in known):
         near = difflib.get_close_matches(name, known, 3, cutoff=0.3)
         raise UserError(f"{where}: timm has no such model; near it are {', '.join(near) or 'none'}")
     if reserved := [key for key in config.overrides if key.startswith(_RESERVED)]:

@@ -1,0 +1,180 @@
+"""The command line: the issue's lines work as written, and mistakes end with one line and exit code 2."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dmpt.cli import main
+from dmpt.config import Config, check, from_dict
+from dmpt.errors import UserError
+from dmpt.run import flatten
+from runs import fit, settings, toy, with_
+
+CLIP, DINO = "vit_base_patch16_clip_quickgelu_224", "vit_small_patch14_dinov2"
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error."""
+    try:
+        main([str(a) for a in arguments])
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def one_line_error(result: tuple[int, str, str]) -> str:
+    code, out, err = result
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    return err
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_shipped_settings_are_parsed_and_agree(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "params", "--config", path, "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert set(result) >= {"trained", "in_memory", "paper_ratio", "components"}
+    assert set(result["components"][0]) == {"name", "shape", "count", "trained"}
+
+
+def test_every_setting_is_a_key_and_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "params", "--print_config")
+    assert code == 0
+    printed = yaml.safe_load(out)
+    known = flatten(asdict(Config()))
+    assert set(known) <= set(flatten(printed))
+    _, out, _ = run(capsys, "train", "--help")
+    for name in known:
+        assert f"--{name}" in out
+
+
+def test_flags_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("semantic: {length: 4}\nheads: paper\n")
+    _, out, _ = run(
+        capsys, "params", "--config", file, "--semantic.length", "8", "--data.size", "[112,64]", "--print_config"
+    )
+    printed = yaml.safe_load(out)
+    assert printed["semantic"]["length"] == 8
+    assert printed["heads"] == "paper"
+    assert printed["data"]["size"] == [112, 64]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--data.rot", "x", "--out", "o"], "unknown setting data.rot; did you mean data.root?"),
+        (["train", "--out", "o", "--length", "3"], "did you mean semantic.length?"),
+        (["train", "--config", "missing.yaml", "--out", "o"], "missing.yaml"),
+        (["train", "--heads", "papr", "--out", "o"], "papr"),
+        (["train", "--train.lr", "fast", "--out", "o"], "train.lr"),
+        (["train", "--data.root", "."], "out"),
+        (["train", "--out", "o"], "no data: give --data.root"),
+        (["traim"], "unknown verb traim; did you mean train?"),
+        (["evaluate", "nowhere"], "nowhere holds no trained adapter"),
+        (["evaluate", "nowhere", "--batch-size", "0"], "batch"),
+        (["params", "--data.size", "[250,128]"], "data.size"),
+        (
+            ["params", "--backbone.name", "vit_base_patch16_clip_quickgelu_224.opnai"],
+            "vit_base_patch16_clip_quickgelu_224.openai",
+        ),
+        (["params", "--backbone.blocks", "13"], "backbone.blocks"),
+        (["params", "--semantic.length", "0"], "bind.external exchanges semantic prompts"),
+        (["params", "--modality.source", "attribute", "--modality.length", "2"], "modality.length can be 1"),
+        (["params", "--train.ids", "1"], "train.ids is 1; it must be at least 2"),
+        (["params", "--data.flip", "1.5"], "data.flip is 1.5"),
+        (["params", "--data.value_range", "[5,5]"], "data.value_range"),
+        (["params", "--train.clip", "0"], "train.clip"),
+        (["params", "--train.lr", "0"], "train.lr is 0"),
+        (
+            ["params", "--backbone.name", "vit_small_patch14_dinov2", "--data.size", "[112,56]"],
+            "has no image projection",
+        ),
+    ],
+)
+def test_mistakes_end_with_one_line(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said in one_line_error(run(capsys, *arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_key_in_a_file_names_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.yaml"
+    for text, said in (
+        ("train: {epoch: 3}", "unknown setting train.epoch; did you mean train.epochs?"),
+        ("semantc: {length: 3}", "did you mean semantic"),
+        ("train: [", "config"),
+    ):
+        file.write_text(text)
+        assert said in one_line_error(run(capsys, "train", "--config", file, "--out", tmp_path / "o"))
+
+
+def test_help_is_instant_and_imports_nothing_heavy() -> None:
+    code = "import sys, dmpt.cli\ntry: dmpt.cli.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'timm', 'numpy'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "train" in done.stdout
+
+
+def test_importing_the_package_changes_no_global_state() -> None:
+    code = """
+import os, torch
+def state():
+    cudnn = torch.backends.cudnn
+    flags = cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
+    return flags, torch.get_num_threads(), torch.get_default_dtype(), torch.initial_seed(), dict(os.environ)
+import timm, accelerate, torchvision, open_clip
+before = state()
+import dmpt.train, dmpt.evaluate, dmpt.params, dmpt.demo
+assert state() == before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = toy(tmp_path / "data")
+    out = tmp_path / "runs" / "x"
+    trainer = fit(settings(data, epochs=1), out)
+    code, text, err = run(capsys, "evaluate", out, "--data.root", data, "--json")
+    assert code == 0, err
+    result = json.loads(text)
+    assert set(result) >= {"mAP", "rank1", "rank5", "rank10", "mINP", "queries", "valid_queries", "gallery", "protocol"}
+    assert 0 <= result["mAP"] <= 100
+    assert result["queries"] == result["gallery"] == 24
+    assert result["provenance"]["step"] == trainer.progress.step
+    assert json.loads((out / "metrics.json").read_text()) == result
+    code, text, _ = run(capsys, "evaluate", out)
+    assert code == 0
+    assert re.search(r"same_camera: 24 of 24", text)
+    assert f"{result['mAP']:.1f}" in text
+    (tmp_path / "empty").mkdir()
+    assert "train_" in one_line_error(run(capsys, "evaluate", out, "--data.root", tmp_path / "empty"))
+
+
+def test_settings_survive_a_trip_through_json(tmp_path: Path) -> None:
+    config = with_(settings(tmp_path), data={"mean": (0.1, 0.2, 0.3)})
+    assert from_dict(json.loads(json.dumps(asdict(config)))) == config
+    content = asdict(config)
+    content["train"]["epohcs"] = 3
+    with pytest.raises(UserError, match="epohcs"):
+        from_dict(content)
+    with pytest.raises(UserError, match="nonsense"):
+        from_dict({"nonsense": 1})
+
+
+def test_shipped_defaults_are_valid() -> None:
+    check(Config())
