@@ -126,7 +126,7 @@ def load_card(folder: Path) -> Card:
 
 
 def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = None) -> tuple[DMPT, Card]:
-    """The network of an adapter, in evaluation mode with its prompts baked, on the CPU.
+    """The network of an adapter, in evaluation mode, on the CPU.
 
     Args:
         folder: holds ``adapter.safetensors`` and ``config.json``.

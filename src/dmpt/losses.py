@@ -157,12 +157,18 @@ def objective(
         form = weights.centre_reduction, weights.centre_normalise
         terms["centre"] = weights.centre * centre(output.features, labels, *form)
     if config.text.loss != "off" and weights.text:
-        terms["text"] = weights.text * _text(config, output, labels, text, identity_texts)
+        identities = next(iter(heads.values()))[1].shape[1]
+        terms["text"] = weights.text * _text(config, output, labels, text, identity_texts, identities)
     return terms
 
 
 def _text(
-    config: Config, output: Output, labels: Tensor, text: TextTargets | None, identity_texts: Tensor | None
+    config: Config,
+    output: Output,
+    labels: Tensor,
+    text: TextTargets | None,
+    identity_texts: Tensor | None,
+    identities: int,
 ) -> Tensor:
     assert text is not None
     assert output.z is not None
@@ -170,5 +176,5 @@ def _text(
         assert identity_texts is not None
         return text_identity(output.z, identity_texts, labels, text.scale)
     if config.text.loss == "literal":
-        return text_literal(output.z, text.features[text.positive], int(labels.max()) + 1, text.scale)
+        return text_literal(output.z, text.features[text.positive], identities, text.scale)
     return text_modality(output.z, text.features, text.positive, text.scale)

@@ -62,41 +62,40 @@ class InternalInteraction(nn.Module):
         nn.init.zeros_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
-    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
         """Tokens ``(B, N, D)``, enhanced.
 
         Args:
             x: all tokens of one modality.
-            queries: only the first so many tokens are wanted; all are keys and values. None = all.
+            cls_only: only the class token's output is wanted; all tokens are keys and values.
 
         Returns:
-            ``(B, queries, D)``.
+            ``(B, N, D)``, or ``(B, 1, D)``.
         """
         y = self.norm(x.to(self.norm.weight.dtype)).to(x.dtype)
-        attended = self._first(y) if queries == 1 else self._attend(y, queries)
-        out: Tensor = x[:, :queries] + self.proj(attended)
+        if cls_only:
+            out: Tensor = x[:, :1] + self.proj(self._attend_cls(y))
+        else:
+            out = x + self.proj(self._attend_all(y))
         return out
 
-    def _attend(self, y: Tensor, queries: int | None) -> Tensor:
-        width = y.shape[-1]
-        weight, bias = self.qkv.weight, self.qkv.bias
-        q = F.linear(y[:, :queries], weight[:width], bias[:width])
-        k, v = F.linear(y, weight[width:], bias[width:]).chunk(2, dim=-1)
-        q, k, v = (t.view(*t.shape[:2], self.heads, -1).transpose(1, 2) for t in (q, k, v))
+    def _attend_all(self, y: Tensor) -> Tensor:
+        q, k, v = self.qkv(y).view(*y.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         return attend(q, k, v).transpose(1, 2).flatten(2)
 
-    def _first(self, y: Tensor) -> Tensor:
-        """``_attend`` with one query, where no token needs a key or value: the same sums in another order.
+    def _attend_cls(self, y: Tensor) -> Tensor:
+        """``_attend_all(y)[:, :1]``, where no token needs a key or value: the same sums in another order.
 
-        Per head q · (W_k y + b_k) = (W_kᵀ q) · y + q · b_k, and Σ a (W_v y + b_v) = W_v (Σ a y) + b_v.
+        Per head q · (W_k y + b_k) = (W_kᵀ q) · y + a constant that softmax cancels, and with weights a that sum to 1
+        Σ a (W_v y + b_v) = W_v (Σ a y) + b_v.
         """
         batch, _, width = y.shape
         w_q, w_k, w_v = self.qkv.weight.view(3, width, width)
-        b_q, b_k, b_v = self.qkv.bias.view(3, self.heads, -1)
+        b_q, _, b_v = self.qkv.bias.view(3, self.heads, -1)
         q = F.linear(y[:, 0], w_q).view(batch, self.heads, -1) + b_q
         q = q * q.shape[-1] ** -0.5
         asked = torch.einsum("bhd,hde->bhe", q, w_k.view(self.heads, -1, width))
-        scores = asked @ y.transpose(-1, -2) + (q * b_k).sum(dim=-1, keepdim=True)  # (B, h, N)
+        scores = asked @ y.transpose(-1, -2)  # (B, h, N)
         seen = scores.softmax(dim=-1).to(y.dtype) @ y  # (B, h, D)
         out: Tensor = torch.einsum("bhe,hde->bhd", seen, w_v.view(self.heads, -1, width)) + b_v
         return out.flatten(1)[:, None]
@@ -117,14 +116,14 @@ class InteractionLayer(nn.Module):
         self.internal = nn.ModuleList(InternalInteraction(width, heads) for _ in range(MODALITY_COUNT))
 
     def forward(
-        self, tokens: Tensor, semantic: slice, present: Tensor | None = None, queries: int | None = None
+        self, tokens: Tensor, semantic: slice, present: Tensor | None = None, cls_only: bool = False
     ) -> Tensor:
-        """Tokens ``(3, B, N, D)`` to ``(3, B, queries or N, D)``; ``semantic`` says where S stands."""
+        """Tokens ``(3, B, N, D)`` to ``(3, B, N or 1, D)``; ``semantic`` says where S stands."""
         if self.external is not None:
             enriched = self.external(tokens[:, :, semantic], present)
             before, after = tokens[:, :, : semantic.start], tokens[:, :, semantic.stop :]
             tokens = torch.cat([before, enriched.to(tokens.dtype), after], dim=2)
-        return torch.stack([layer(x, queries) for layer, x in zip(self.internal, tokens, strict=True)])
+        return torch.stack([layer(x, cls_only) for layer, x in zip(self.internal, tokens, strict=True)])
 
 
 class PromptIBind(nn.Module):
@@ -141,5 +140,5 @@ class PromptIBind(nn.Module):
         """
         for layer in self.layers[:-1]:
             tokens = layer(tokens, semantic, present)
-        cls: Tensor = self.layers[-1](tokens, semantic, present, queries=1)
+        cls: Tensor = self.layers[-1](tokens, semantic, present, cls_only=True)
         return cls[:, :, 0]

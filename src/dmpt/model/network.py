@@ -4,7 +4,9 @@ Order (DESIGN of the paper's Fig. 2): frozen blocks with prompts -> PromptIBind 
 token -> feature. With no prompts and no interaction layer the feature of each modality is the tower's own.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -108,6 +110,11 @@ class DMPT(nn.Module):
             self._baked = None
         super().train(mode)
         return self
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        """A change of device or precision forgets what was baked."""
+        self._baked = None
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _interact(self, tokens: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
         """Class tokens ``(3, B, D)`` before and after PromptIBind."""
