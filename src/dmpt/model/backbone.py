@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import LayerScale, VisionTransformer
 from torch import Tensor, nn
 
 from dmpt.model.attention import attend
@@ -75,9 +75,11 @@ class Backbone(nn.Module):
         """Hold frozen weights in the compute precision; the final norm stays in float32.
 
         Autocast keeps the half-precision copy of a weight only while it needs a gradient: it would cast frozen ones
-        again at every use.
+        again at every use. LayerScale (DINOv2) goes into the linear layer before it: a pass over all tokens less.
         """
         if self.frozen:
+            for block in self.vit.blocks:
+                _fold(block)
             self.vit.to(dtype)
             self.vit.norm.float()
 
@@ -178,3 +180,14 @@ class Backbone(nn.Module):
         x = x + block.ls1(attn.proj(attn.norm(y)))
         out: Tensor = x + block.ls2(block.mlp(block.norm2(x)))
         return out
+
+
+@torch.no_grad()
+def _fold(block: Any) -> None:
+    """Multiply a block's LayerScale into the weights whose output it scales."""
+    for name, linear in (("ls1", block.attn.proj), ("ls2", block.mlp.fc2)):
+        scale = getattr(block, name)
+        if isinstance(scale, LayerScale):
+            linear.weight.mul_(scale.gamma[:, None])
+            linear.bias.mul_(scale.gamma)
+            setattr(block, name, nn.Identity())

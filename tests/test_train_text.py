@@ -1,0 +1,133 @@
+"""Training with words and text losses, on a small CLIP in open_clip's names: image and text tower from one file."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clip_files import OVERRIDES, backbone, clip, save, save_config
+from dmpt import adapter
+from dmpt.config import Config, TextConfig
+from dmpt.errors import UserError
+from dmpt.evaluate import evaluate
+from dmpt.train import Trainer
+from runs import fit, log, settings, toy, with_
+
+
+@pytest.fixture
+def clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """The paper's setting on the small CLIP: words, modality loss, heads on the projections."""
+    monkeypatch.setenv("DMPT_CACHE", str(tmp_path / "cache"))
+    file = save(clip(), tmp_path, "safetensors")
+    config = settings(toy(tmp_path / "data"), epochs=2)
+    text = TextConfig(loss="modality", tower=save_config(tmp_path), weights=str(file))
+    from dataclasses import replace
+
+    config = replace(config, backbone=backbone(file), text=text, heads="paper")
+    return with_(config, modality={"source": "words", "length": 2})
+
+
+def losses(out: Path) -> list[dict[str, float]]:
+    return [line["losses"] for line in log(out) if "losses" in line]
+
+
+def test_words_and_modality_loss(clipped: Config, tmp_path: Path) -> None:
+    trainer = fit(clipped, tmp_path / "run")
+    terms = losses(tmp_path / "run")
+    assert set(terms[0]) == {"ce", "triplet", "centre", "text"}
+    assert terms[-1]["text"] < terms[0]["text"]
+    words = trainer.network.prompts.modality.words  # type: ignore[union-attr]
+    assert words.shape == (3, 2, 48)
+    assert not words.requires_grad
+    assert "projection.weight" not in trainer.trained
+    assert "projected" in trainer.network.heads.necks
+
+
+def test_the_adapter_needs_no_text_tower(clipped: Config, tmp_path: Path) -> None:
+    fit(clipped, tmp_path / "run")
+    here = evaluate(tmp_path / "run")
+    Path(clipped.text.tower).unlink()
+    for cached in (tmp_path / "cache").rglob("*.safetensors"):
+        cached.unlink()
+    assert evaluate(tmp_path / "run")["mAP"] == here["mAP"]
+
+
+def test_saturation_of_the_text_loss_is_marked_once(clipped: Config, tmp_path: Path) -> None:
+    easy = with_(clipped, loss={"text": 1e-4})  # scaled below the mark from the first step on
+    trainer = fit(easy, tmp_path / "run")
+    assert trainer.progress.saturated == 1
+    assert [line["step"] for line in log(tmp_path / "run") if line.get("text_saturated")] == [1]
+    assert adapter.load_card(tmp_path / "run" / "last").metrics["text_saturated_at"] == 1
+
+
+def test_the_literal_loss_is_a_constant_that_trains_nothing(clipped: Config, tmp_path: Path) -> None:
+    fit(with_(clipped, text={"loss": "literal"}), tmp_path / "literal")
+    fit(with_(clipped, text={"loss": "off"}), tmp_path / "off")
+    batch = 4 * 2
+    assert all(terms["text"] == pytest.approx(3 * batch / 8) for terms in losses(tmp_path / "literal"))
+    with_text, without = (load_file(tmp_path / name / "last" / "adapter.safetensors") for name in ("literal", "off"))
+    for name in without:
+        torch.testing.assert_close(with_text[name], without[name], rtol=1e-3, atol=1e-5)
+
+
+def test_identity_tokens_are_trained_resumed_and_left_out_of_the_adapter(clipped: Config, tmp_path: Path) -> None:
+    config = with_(clipped, text={"loss": "identity", "tokens": 2})
+    whole = fit(config, tmp_path / "whole")
+    assert whole.network.identity_text is not None
+    assert "identity_text.tokens" in whole.trained
+    state = load_file(tmp_path / "whole" / "state.safetensors")
+    assert state["model.identity_text.tokens"].shape == (3, 8, 2, 48)
+    assert not any("identity_text" in name for name in load_file(tmp_path / "whole" / "last" / "adapter.safetensors"))
+    again = Trainer(config, tmp_path / "whole", resume=True)
+    assert torch.equal(
+        again.network.own_state()["identity_text.tokens"], whole.network.own_state()["identity_text.tokens"]
+    )
+    evaluate(tmp_path / "whole")
+
+
+def test_a_tower_without_text_space_trains_its_projection_or_is_refused(clipped: Config, tmp_path: Path) -> None:
+    plain = with_(
+        clipped,
+        backbone={
+            "name": "vit_base_patch16_224.augreg_in21k",
+            "weights": "random",
+            "overrides": {k: v for k, v in OVERRIDES.items() if k != "num_classes"},
+        },
+    )
+    with pytest.raises(UserError, match="has no image projection"):
+        Trainer(plain, tmp_path / "run")
+    with pytest.raises(UserError, match="features are 32 wide, projected image features 512"):
+        Trainer(with_(plain, backbone={"projection": "trained"}), tmp_path / "run")
+    trainer = fit(with_(plain, backbone={"projection": "trained", "projection_dim": 32}), tmp_path / "run")
+    assert "projection.weight" in trainer.trained
+
+
+@pytest.mark.parametrize("source", ["attribute", "permuted", "random", "learned"])
+def test_other_sources_of_modality_prompts(clipped: Config, tmp_path: Path, source: Any) -> None:
+    trainer = fit(with_(clipped, modality={"source": source, "length": 1}, train={"epochs": 1}), tmp_path / "run")
+    assert trainer.network.prompts is not None
+    assert ("prompts.modality.words" in trainer.trained) == (source == "learned")
+
+
+def test_more_modality_prompts_than_words_is_an_error(clipped: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"modality\.length is 4, but the shortest modality phrase has 3 tokens"):
+        Trainer(with_(clipped, modality={"length": 4}), tmp_path / "run")
+
+
+def test_what_the_run_says_of_its_text_side(clipped: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Trainer(clipped, tmp_path / "a")
+    said = capfd.readouterr().err
+    assert "modality prompts from words" in said
+    assert "text loss modality, tower projection" in said
+    Trainer(with_(clipped, text={"loss": "off"}, modality={"source": "learned"}), tmp_path / "b")
+    said = capfd.readouterr().err
+    assert "modality prompts from learned" in said
+    assert "text loss off" in said
+
+
+def test_tensorboard_is_an_extra(clipped: Config, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    fit(with_(clipped, train={"tensorboard": True, "epochs": 1}), tmp_path / "run")
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
