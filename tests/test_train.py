@@ -17,8 +17,9 @@ import dmpt.run as run_module
 from dmpt.config import Config, TrainConfig
 from dmpt.data.datasets import load_dataset
 from dmpt.data.manifest import Record
+from dmpt.data.split import hold_out
 from dmpt.errors import UserError
-from dmpt.train import Trainer, hold_out, learning_rate
+from dmpt.train import Trainer, learning_rate
 from runs import dmpt, fit, flags, log, settings, toy, with_
 
 

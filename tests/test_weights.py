@@ -283,7 +283,7 @@ def test_dinov2_in_its_own_names(name: str, tmp_path: Path) -> None:
     [
         ({"name": "vit_base_patch16_clip_quickgelu.openai"}, SIZE, f"no such model; near it are {QUICK}"),
         ({"name": "hf-hub:timm/vit"}, SIZE, "no such model"),
-        ({"name": "vit_base_patch16_clip_224.nonsense"}, SIZE, "Invalid pretrained tag"),
+        ({"name": "vit_base_patch16_clip_224.nonsense"}, SIZE, "timm has no such model"),
         ({"name": "vit_base_patch16_siglip_224", "overrides": {}}, SIZE, "class token and standard pre-norm blocks"),
         ({"name": "deit_tiny_distilled_patch16_224", "overrides": {}}, SIZE, "standard pre-norm blocks"),
         ({"overrides": {**OVERRIDES, "gated": True}}, SIZE, "timm refuses it"),

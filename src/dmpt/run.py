@@ -8,9 +8,12 @@ last/, best/       adapters (``dmpt.adapter``)
 """
 
 import json
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -153,3 +156,54 @@ def _cut_log(path: Path, step: int) -> None:
         except ValueError:
             continue
     write_text(path, "".join(kept))
+
+
+class Log:
+    """``metrics.jsonl``, a line per step and evaluation, and TensorBoard where asked for."""
+
+    def __init__(self, out: Path, tensorboard: bool, main: bool):
+        self.file = (out / LOG).open("a", encoding="utf-8") if main else None
+        self.events = None
+        if tensorboard and main:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise UserError("train.tensorboard needs TensorBoard: pip install 'dmpt[track]'") from error
+            self.events = SummaryWriter(str(out / "tensorboard"))
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line, at once."""
+        if self.file is not None:
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+        if self.events is not None:
+            for name, value in flatten(line).items():
+                if isinstance(value, (int, float)) and name != "step":
+                    self.events.add_scalar(name, value, line["step"])
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.file is not None:
+            self.file.close()
+        if self.events is not None:
+            self.events.close()
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C asks for a stop after the step in progress; a second one stops at once."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)

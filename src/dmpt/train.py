@@ -5,17 +5,13 @@ gathered with their gradients, and every process computes heads, batch normalisa
 Gradients are averaged at the end. So two processes do what one does.
 """
 
-import json
 import math
 import resource
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -25,21 +21,19 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from dmpt import adapter, run
+from dmpt.build import build
 from dmpt.config import Config, check
 from dmpt.data.check import keep_readable
 from dmpt.data.datasets import load_dataset
 from dmpt.data.loader import Batch, TripletDataset, train_batches
 from dmpt.data.manifest import Record, fingerprint, pid_to_label
 from dmpt.data.sampler import PKSampler, shard
+from dmpt.data.split import hold_out
 from dmpt.data.transforms import TrainTransform
 from dmpt.errors import UserError
 from dmpt.evaluate import PRECISIONS, retrieve, test_records
-from dmpt.losses import TextTargets, objective
-from dmpt.model.backbone import Backbone
-from dmpt.model.network import DMPT, Output
-from dmpt.model.prompts import MODALITY_COUNT, modality_words
-from dmpt.model.text import OBJECTS, IdentityText, check_matches, text_file
-from dmpt.model.weights import build_vit
+from dmpt.losses import objective
+from dmpt.model.network import Output
 from dmpt.progress import bar, console
 from dmpt.retrieval.metrics import Metrics
 
@@ -61,60 +55,6 @@ def learning_rate(done: float, config: Config) -> float:
         angle = math.pi * (done - recipe.warmup) / (1 - recipe.warmup) if recipe.warmup < 1 else 0.0
         factor = recipe.final + (1 - recipe.final) * (1 + math.cos(angle)) / 2
     return recipe.lr * factor
-
-
-def hold_out(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Training and validation triplets, split by identity.
-
-    Only identities seen by two or more cameras can be validated; of these the given share is drawn, at least two.
-
-    Raises:
-        UserError: too few identities are seen by two cameras.
-    """
-    cameras: dict[int, set[int]] = {}
-    for record in records:
-        cameras.setdefault(record.pid, set()).add(record.camera)
-    able = sorted(pid for pid, seen in cameras.items() if len(seen) > 1)
-    count = max(2, round(share * len(able)))
-    if len(able) < count:
-        raise UserError(
-            f"train.select val needs identities seen by two or more cameras, and {len(able)} are; set train.select last"
-        )
-    order = torch.randperm(len(able), generator=torch.Generator().manual_seed(seed)).tolist()
-    held = {able[i] for i in order[:count]}
-    return [r for r in records if r.pid not in held], [r for r in records if r.pid in held]
-
-
-def build(config: Config, ids: int, object_word: str) -> tuple[DMPT, TextTargets | None]:
-    """The network on its pretrained backbone, and what the fixed prompts give the text loss.
-
-    Raises:
-        UserError: weights or words are missing, or do not fit.
-    """
-    torch.manual_seed(config.train.seed)
-    vit, info = build_vit(config.backbone, config.data.size)
-    backbone = Backbone(vit, info, config.backbone.tune)
-    source, with_text = config.modality.source, config.text.loss != "off"
-    worded = config.modality.length > 0 and source not in ("learned", "random")
-    file = text_file(config.text) if worded or with_text else None
-    words = None
-    if config.modality.length:
-        chosen = None
-        if worded:
-            assert file is not None
-            chosen = list((file.attributes if source == "attribute" else file.words).values())
-        words = modality_words(config.modality, chosen)
-    network = DMPT(config, backbone, ids, words)
-    targets = None
-    if with_text:
-        assert file is not None
-        assert network.projection is not None
-        check_matches(file, info, config.backbone.projection, network.projection.out_features)
-        positive = torch.tensor([m * len(OBJECTS) + OBJECTS.index(object_word) for m in range(MODALITY_COUNT)])
-        targets = TextTargets(file.features, positive, file.logit_scale)
-        if config.text.loss == "identity":
-            network.identity_text = IdentityText(config.text, ids, object_word)
-    return network, targets
 
 
 def gather(output: Output, accelerator: Accelerator) -> Output:
@@ -242,7 +182,7 @@ class Trainer:
         """
         recipe, progress = self.config.train, self.progress
         epochs = [self.sampler.epoch(e) for e in range(recipe.epochs)]
-        with Log(self.out, recipe.tensorboard, self.main) as log, bar() as display, _interrupts() as stopping:
+        with run.Log(self.out, recipe.tensorboard, self.main) as log, bar() as display, run.interrupts() as stopping:
             total = sum(len(batches) for batches in epochs)
             task = display.add_task("training", total=total, completed=progress.step, note="")
             saved = progress.step
@@ -334,7 +274,7 @@ class Trainer:
             "peak_memory_bytes": peak,
         }
 
-    def _select(self, log: "Log") -> None:
+    def _select(self, log: run.Log) -> None:
         """At the end of an epoch: evaluate where asked to, and keep the best."""
         recipe, progress = self.config.train, self.progress
         last = progress.epoch + 1 == recipe.epochs
@@ -373,54 +313,3 @@ class Trainer:
             metrics |= {f"best_{self.config.train.select}_mAP": progress.best, "best_step": progress.best_step}
         adapter.save_tensors(self.out / which, self.network, progress.step)
         adapter.save_card(self.out / which, replace(self.card, metrics=metrics))
-
-
-class Log:
-    """``metrics.jsonl``, a line per step and evaluation, and TensorBoard where asked for."""
-
-    def __init__(self, out: Path, tensorboard: bool, main: bool):
-        self.file = (out / run.LOG).open("a", encoding="utf-8") if main else None
-        self.events = None
-        if tensorboard and main:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise UserError("train.tensorboard needs TensorBoard: pip install 'dmpt[track]'") from error
-            self.events = SummaryWriter(str(out / "tensorboard"))
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Append one line, at once."""
-        if self.file is not None:
-            self.file.write(json.dumps(line) + "\n")
-            self.file.flush()
-        if self.events is not None:
-            for name, value in run.flatten(line).items():
-                if isinstance(value, (int, float)) and name != "step":
-                    self.events.add_scalar(name, value, line["step"])
-
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.file is not None:
-            self.file.close()
-        if self.events is not None:
-            self.events.close()
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C asks for a stop after the step in progress; a second one stops at once."""
-    asked = False
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import LayerScale, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dmpt.model.attention import attend
@@ -186,8 +186,8 @@ class Backbone(nn.Module):
 def _fold(block: Any) -> None:
     """Multiply a block's LayerScale into the weights whose output it scales."""
     for name, linear in (("ls1", block.attn.proj), ("ls2", block.mlp.fc2)):
-        scale = getattr(block, name)
-        if isinstance(scale, LayerScale):
-            linear.weight.mul_(scale.gamma[:, None])
-            linear.bias.mul_(scale.gamma)
+        gamma = getattr(getattr(block, name), "gamma", None)
+        if gamma is not None:
+            linear.weight.mul_(gamma[:, None])
+            linear.bias.mul_(gamma)
             setattr(block, name, nn.Identity())

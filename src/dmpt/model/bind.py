@@ -115,9 +115,7 @@ class InteractionLayer(nn.Module):
         self.external = ExternalInteraction(width) if external else None
         self.internal = nn.ModuleList(InternalInteraction(width, heads) for _ in range(MODALITY_COUNT))
 
-    def forward(
-        self, tokens: Tensor, semantic: slice, present: Tensor | None = None, cls_only: bool = False
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, semantic: slice, present: Tensor | None = None, cls_only: bool = False) -> Tensor:
         """Tokens ``(3, B, N, D)`` to ``(3, B, N or 1, D)``; ``semantic`` says where S stands."""
         if self.external is not None:
             enriched = self.external(tokens[:, :, semantic], present)

@@ -1,0 +1,43 @@
+"""From settings to a network on its pretrained backbone, with what the text side brings."""
+
+import torch
+
+from dmpt.config import Config
+from dmpt.losses import TextTargets
+from dmpt.model.backbone import Backbone
+from dmpt.model.network import DMPT
+from dmpt.model.prompts import MODALITY_COUNT, modality_words
+from dmpt.model.text import OBJECTS, IdentityText, check_matches, text_file
+from dmpt.model.weights import build_vit
+
+
+def build(config: Config, ids: int, object_word: str) -> tuple[DMPT, TextTargets | None]:
+    """The network on its pretrained backbone, and what the fixed prompts give the text loss.
+
+    Raises:
+        UserError: weights or words are missing, or do not fit.
+    """
+    torch.manual_seed(config.train.seed)
+    vit, info = build_vit(config.backbone, config.data.size)
+    backbone = Backbone(vit, info, config.backbone.tune)
+    source, with_text = config.modality.source, config.text.loss != "off"
+    worded = config.modality.length > 0 and source not in ("learned", "random")
+    file = text_file(config.text) if worded or with_text else None
+    words = None
+    if config.modality.length:
+        chosen = None
+        if worded:
+            assert file is not None
+            chosen = list((file.attributes if source == "attribute" else file.words).values())
+        words = modality_words(config.modality, chosen)
+    network = DMPT(config, backbone, ids, words)
+    targets = None
+    if with_text:
+        assert file is not None
+        assert network.projection is not None
+        check_matches(file, info, config.backbone.projection, network.projection.out_features)
+        positive = torch.tensor([m * len(OBJECTS) + OBJECTS.index(object_word) for m in range(MODALITY_COUNT)])
+        targets = TextTargets(file.features, positive, file.logit_scale)
+        if config.text.loss == "identity":
+            network.identity_text = IdentityText(config.text, ids, object_word)
+    return network, targets
