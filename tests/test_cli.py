@@ -8,13 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import timm
 import yaml
+from safetensors.torch import save_file
 
 from dmpt.cli import main
 from dmpt.config import Config, check, from_dict
 from dmpt.errors import UserError
 from dmpt.run import flatten
-from runs import fit, settings, toy, with_
+from dmpt.yaml12 import load
+from runs import dmpt, fit, settings, toy, with_
 
 CLIP, DINO = "vit_base_patch16_clip_quickgelu_224", "vit_small_patch14_dinov2"
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -98,6 +101,13 @@ def test_flags_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["params", "--data.value_range", "[5,5]"], "data.value_range"),
         (["params", "--train.clip", "0"], "train.clip"),
         (["params", "--train.lr", "0"], "train.lr is 0"),
+        (["params", "--train.weight_decay", "-1"], "train.weight_decay is -1"),
+        (["params", "--train.seed", "99999999999999999999"], "train.seed"),
+        (["params", "--data.std", "[0,0,0]"], "data.std"),
+        (["params", "--loss.ce", "-1"], "loss.ce is -1"),
+        (["params", "--loss.ce", "0", "--loss.triplet", "0", "--loss.centre", "0"], "are all 0"),
+        (["params", "--modality.length", "4"], "modality.length is 4"),
+        (["evaluate", "x", "--data.workers", "-1"], "data.workers"),
         (
             ["params", "--backbone.name", "vit_small_patch14_dinov2", "--data.size", "[112,56]"],
             "has no image projection",
@@ -121,6 +131,53 @@ def test_an_unknown_key_in_a_file_names_the_nearest(tmp_path: Path, capsys: pyte
     ):
         file.write_text(text)
         assert said in one_line_error(run(capsys, "train", "--config", file, "--out", tmp_path / "o"))
+
+
+@pytest.mark.parametrize("text", ["text: {loss: off}\ntrain: {lr: 1e-3}", '{"text": {"loss": "off"}}'])
+def test_off_is_a_word_and_not_a_truth_value(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(text)
+    code, out, err = run(capsys, "params", "--config", file, "--print_config")
+    assert code == 0, err
+    assert load(out)["text"]["loss"] == "off"
+    assert load(out)["train"]["lr"] == 1e-3
+
+
+@pytest.mark.parametrize("text", ["data: null", "data:", "text: off", "data: 3", "", "[1, 2]"])
+def test_a_file_that_is_no_mapping_of_settings(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(text)
+    one_line_error(run(capsys, "params", f"--config={file}"))
+
+
+def test_numbers_are_printed_even_if_they_cannot_be_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(settings(toy(tmp_path / "data"), epochs=0), tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").mkdir()  # cannot be replaced by a file
+    code, out, err = run(capsys, "evaluate", tmp_path / "run", "--json")
+    assert code == 2
+    assert "mAP" in json.loads(out)
+    assert "metrics.json" in err
+
+
+@pytest.mark.long
+def test_the_readmes_line_with_another_backbone_works_as_written(tmp_path: Path) -> None:
+    """On the toy set, with a file of DINOv2's names and shapes."""
+    data = toy(tmp_path / "data", train_ids=16, images=8)
+    file, out = tmp_path / "dinov2.safetensors", tmp_path / "runs" / "x"
+    vit = timm.create_model(DINO, pretrained=False, img_size=518)
+    save_file({name: tensor.half() for name, tensor in vit.state_dict().items()}, file)
+    root = Path(__file__).parents[1]
+    lines = re.search(r"dmpt (train [^`]*?--data\.size.*?--out runs/x)", (root / "README.md").read_text(), re.DOTALL)
+    assert lines is not None
+    config = "configs/rgbnt201.yaml"
+    places = {"DIR": str(data), "FILE": str(file), "runs/x": str(out), config: str(root / config)}
+    words = [places.get(word, word) for word in lines[1].replace("\\\n", " ").split()]
+    done = dmpt(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not used of the weights file: blocks.9, blocks.10, blocks.11, norm" in done.stderr.replace("\n", " ")
+    done = dmpt("evaluate", out, "--data.root", data, "--json")
+    assert done.returncode == 0, done.stderr
+    assert {"mAP", "rank1"} <= set(json.loads(done.stdout))
 
 
 def test_help_is_instant_and_imports_nothing_heavy() -> None:

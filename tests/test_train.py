@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import dmpt.run as run_module
+from dmpt.cli import main
 from dmpt.config import Config, TrainConfig
 from dmpt.data.datasets import load_dataset
 from dmpt.data.manifest import Record
 from dmpt.data.split import hold_out
 from dmpt.errors import UserError
+from dmpt.model.weights import build_vit
 from dmpt.train import Trainer, learning_rate
 from runs import dmpt, fit, flags, log, settings, toy, with_
 
@@ -189,6 +191,100 @@ def test_a_used_folder_is_an_error_unless_resumed(data: Path, tmp_path: Path) ->
         Trainer(settings(data), tmp_path / "used" / "precious.txt")
 
 
+def test_resume_touches_nothing_but_a_run(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "config.yaml").write_text("mine")
+    with pytest.raises(UserError, match="no run to resume"):
+        Trainer(settings(data), tmp_path / "project", resume=True)
+    assert (tmp_path / "project" / "config.yaml").read_text() == "mine"
+
+
+def test_killed_before_the_first_save_begins_again_without_double_steps(data: Path, tmp_path: Path) -> None:
+    config = settings(data, epochs=2, save_every=1000)
+    fit(config, tmp_path / "whole")
+    trainer = Trainer(config, tmp_path / "killed")
+    trainer._save = lambda: (_ for _ in ()).throw(RuntimeError("killed"))  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="killed"):
+        trainer.fit()
+    assert log(tmp_path / "killed")
+    with pytest.raises(UserError, match=r"train\.lr was 0\.001, now it is 0\.5"):
+        Trainer(with_(config, train={"lr": 0.5}), tmp_path / "killed", resume=True)
+    fit(config, tmp_path / "killed", resume=True)
+    assert log(tmp_path / "killed") == log(tmp_path / "whole")
+
+
+def test_resume_notices_other_weights_in_the_same_place(data: Path, tmp_path: Path) -> None:
+    config = settings(data, epochs=1)
+    file = tmp_path / "tower.safetensors"
+    vit, _ = build_vit(config.backbone, (32, 32))
+    save_file(vit.state_dict(), file)
+    config = with_(config, backbone={"weights": str(file)})
+    fit(config, tmp_path / "run")
+    file.rename(tmp_path / "moved.safetensors")
+    Trainer(with_(config, backbone={"weights": str(tmp_path / "moved.safetensors")}), tmp_path / "run", resume=True)
+    save_file({name: tensor + 1e-3 for name, tensor in vit.state_dict().items()}, file)
+    with pytest.raises(UserError, match="sha256 of the backbone's weights was"):
+        Trainer(config, tmp_path / "run", resume=True)
+
+
+def test_a_second_ctrl_c_does_not_claim_a_save(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def impatient(self: Trainer) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "_save", impatient)
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *flags(settings(data, save_every=1)), f"--out={tmp_path / 'run'}"])
+    assert stop.value.code == 130
+    said = capsys.readouterr().err
+    assert "what was saved before is kept" in said
+    assert "--resume" not in said
+
+
+def test_disk_full_while_logging_is_one_line(data: Path, tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    trainer = Trainer(settings(data), tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    (tmp_path / "run" / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: No space left .* what was saved is intact"):
+        trainer.fit()
+
+
+def test_selection_without_a_valid_query_is_refused_before_training(tmp_path: Path) -> None:
+    one_camera = toy(tmp_path / "data", cameras=1)
+    with pytest.raises(UserError, match="camera"):
+        Trainer(settings(one_camera, select="test"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"train_ids": 1}, "has 1 identities"), ({"train_ids": 3}, r"train\.ids asks for 4; set it to at most 3")],
+)
+def test_too_few_identities(tmp_path: Path, changes: dict[str, int], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Trainer(settings(toy(tmp_path / "data", **changes)), tmp_path / "run")
+
+
+def test_fewer_images_than_instances_are_filled_up(tmp_path: Path) -> None:
+    fit(settings(toy(tmp_path / "data", images=2), epochs=1, instances=4), tmp_path / "run")
+
+
+def test_what_the_weights_file_holds_in_vain_is_said(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = settings(data, epochs=0)
+    vit, _ = build_vit(config.backbone, (32, 32))
+    save_file(vit.state_dict(), tmp_path / "tower.safetensors")
+    shorter = {"weights": str(tmp_path / "tower.safetensors"), "blocks": 1, "norm": "plain"}
+    trainer = fit(with_(config, backbone=shorter), tmp_path / "run")
+    assert "not used of the weights file: blocks.1, norm" in capfd.readouterr().err
+    assert trainer.card.backbone_unused == ("blocks.1", "norm")
+
+
 def test_resume_without_a_saved_state_starts_anew(data: Path, tmp_path: Path) -> None:
     config = settings(data, epochs=1)
     fit(config, tmp_path / "run", resume=True)
@@ -221,10 +317,31 @@ def test_disk_full_leaves_the_previous_save_whole(data: Path, tmp_path: Path, mo
     assert after == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(data: Path, tmp_path: Path) -> None:
-    config = with_(settings(data, lr=1e-3), loss={"triplet": float("inf")})
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> dict[str, torch.Tensor]:
+        return {"ce": torch.tensor(1.0, requires_grad=True), "triplet": torch.tensor(float("inf"))}
+
+    monkeypatch.setattr("dmpt.train.objective", broken)
     with pytest.raises(UserError, match="loss term triplet is inf at step 1"):
-        fit(config, tmp_path / "run")
+        fit(settings(data), tmp_path / "run")
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(settings(data), tmp_path / "run")
+    before = {name: p.detach().clone() for name, p in trainer.trained.items()}
+
+    def explosive(*arguments: object) -> dict[str, torch.Tensor]:
+        parameter = next(iter(trainer.trained.values()))
+        return {"ce": (parameter - parameter.detach()).abs().sqrt().sum()}  # 0, with an infinite slope
+
+    monkeypatch.setattr("dmpt.train.objective", explosive)
+    with pytest.raises(UserError, match="the gradient is not finite at step 1"):
+        trainer.fit()
+    assert all(torch.equal(p, before[name]) for name, p in trainer.trained.items())
 
 
 def test_fp16_is_refused_on_a_cpu(data: Path, tmp_path: Path) -> None:
@@ -355,7 +472,7 @@ def test_settings_that_change_no_number_may_change_on_resume() -> None:
     config = Config(train=replace(TrainConfig(), save_every=7))
     for name in run_module.HARMLESS:
         assert name in run_module.flatten(json.loads(json.dumps(_plain(config))))
-        assert name not in run_module.identity(config, "", 1, 1)["settings"]
+        assert name not in run_module.settings(config)
 
 
 def _plain(config: Config) -> dict[str, object]:

@@ -4,7 +4,7 @@ The backbone is not in it, only its name and the sha256 of its weights. Everythi
 """
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Card:
         object: person or vehicle.
         data: name, fingerprint and size of the training set.
         metrics: what training reported last.
+        backbone_unused: what of the weights file is not used.
         licence: of the backbone's weights and of the data, as far as known.
     """
 
@@ -46,7 +47,8 @@ class Card:
     object: str
     data: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    licence: str = "the licences of the backbone's weights and of the training data apply"
+    backbone_unused: tuple[str, ...] = ()
+    licence: str = ""
 
 
 def save_card(folder: Path, card: Card) -> None:
@@ -119,10 +121,13 @@ def load_card(folder: Path) -> Card:
     if found != FORMAT:
         raise UserError(f"{path} has format {found!r}; this version of dmpt ({__version__}) reads {FORMAT!r}")
     try:
-        known = {name: content[name] for name in ("ids", "backbone_sha256", "object", "data", "metrics", "licence")}
-        return Card(config=from_dict(content["config"]), **known)
+        known = {f.name: content[f.name] for f in fields(Card) if f.name not in ("config", "backbone_unused")}
+        unused = tuple(content["backbone_unused"])
+        return Card(config=from_dict(content["config"]), backbone_unused=unused, **known)
     except KeyError as error:
         raise UserError(f"{path} lacks the key {error}; copy it again from where it was trained") from error
+    except (UserError, TypeError) as error:
+        raise UserError(f"{path}: {error}; copy it again from where it was trained") from error
 
 
 def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = None) -> tuple[DMPT, Card]:
@@ -158,6 +163,16 @@ def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = N
 
 
 def saved_step(folder: Path) -> int:
-    """The training step at which ``adapter.safetensors`` was saved."""
-    with safe_open(folder / TENSORS, framework="pt") as file:
-        return int(file.metadata()["step"])
+    """The training step at which ``adapter.safetensors`` was saved.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    path = folder / TENSORS
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int((file.metadata() or {})["step"])
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; give the run or adapter folder that training wrote") from error
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); copy it again from where it was trained") from error

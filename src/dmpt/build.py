@@ -11,8 +11,8 @@ from dmpt.model.text import OBJECTS, IdentityText, check_matches, text_file
 from dmpt.model.weights import build_vit
 
 
-def build(config: Config, ids: int, object_word: str) -> tuple[DMPT, TextTargets | None]:
-    """The network on its pretrained backbone, and what the fixed prompts give the text loss.
+def build(config: Config, ids: int, object_word: str) -> tuple[DMPT, TextTargets | None, str | None]:
+    """The network on its pretrained backbone, what the fixed prompts give the text loss, the text weights' sha256.
 
     Raises:
         UserError: weights or words are missing, or do not fit.
@@ -40,4 +40,4 @@ def build(config: Config, ids: int, object_word: str) -> tuple[DMPT, TextTargets
         targets = TextTargets(file.features, positive, file.logit_scale)
         if config.text.loss == "identity":
             network.identity_text = IdentityText(config.text, ids, object_word)
-    return network, targets
+    return network, targets, None if file is None else file.sha256

@@ -7,16 +7,20 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_loader
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from dmpt import __version__
 from dmpt.config import Config
 from dmpt.errors import UserError
+from dmpt.yaml12 import load
+
+SECTIONS = tuple(f.name for f in fields(Config) if is_dataclass(f.type))
 
 
 class Parser(ArgumentParser):
@@ -26,9 +30,12 @@ class Parser(ArgumentParser):
 
     def parse_args(self, args: Sequence[str], **options: Any) -> Namespace:  # type: ignore[override]
         """Parse, and remember the file."""
-        given = dict(itertools.pairwise(args))
-        self.file = given.get("--config")
+        given = [part for arg in args for part in arg.split("=", 1)]
+        self.file = dict(itertools.pairwise(given)).get("--config")
         parsed: Namespace = super().parse_args(list(args), **options)
+        for name in SECTIONS:
+            if name in parsed and not isinstance(parsed[name], Namespace):
+                self.error(f"{name} is a group of settings, not {parsed[name]!r}; write {name}: {{key: value}}")
         return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -82,13 +89,14 @@ def add_train(parser: Parser) -> None:
 
 def train(arguments: Namespace) -> None:
     """Run the verb ``train``."""
+    from dmpt.run import Stopped
     from dmpt.train import Trainer
 
     out = Path(arguments.out)
     trainer = Trainer(_config(arguments), out, arguments.resume, arguments.skip_broken)
     try:
         trainer.fit()
-    except KeyboardInterrupt:
+    except Stopped:
         if trainer.main:
             sys.stderr.write(
                 f"stopped after step {trainer.progress.step}, saved; go on with the same command and --resume\n"
@@ -102,7 +110,9 @@ def add_evaluate(parser: Parser) -> None:
     """Evaluate a run or adapter on the test split: mAP, CMC, mINP."""
     parser.add_argument("run", type=str, help="Run folder or adapter folder.")
     parser.add_argument("--data.root", type=str, default=None, help="Data folder; default: where training found it.")
-    parser.add_argument("--data.workers", type=int, default=None, help="Loader processes; default: as in training.")
+    parser.add_argument(
+        "--data.workers", type=NonNegativeInt, default=None, help="Loader processes; default: as in training."
+    )
     parser.add_argument("--backbone.weights", type=str, default=None, help="Weights file, when it has moved.")
     parser.add_argument("--which", choices=["last", "best"], default=None, help="Default: the one training selected.")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default=None, help="Default: as in training.")
@@ -114,6 +124,7 @@ def add_evaluate(parser: Parser) -> None:
 def evaluate(arguments: Namespace) -> None:
     """Run the verb ``evaluate``."""
     from dmpt.evaluate import evaluate as run
+    from dmpt.evaluate import save
 
     result = run(
         Path(arguments.run),
@@ -127,7 +138,12 @@ def evaluate(arguments: Namespace) -> None:
     )
     if arguments.json:
         print(json.dumps(result, indent=2))
-        return
+    else:
+        _show(result)
+    save(Path(arguments.run), result)  # last: a folder that cannot be written to loses no number
+
+
+def _show(result: dict[str, Any]) -> None:
     provenance = result["provenance"]
     _table(
         f"{provenance['data']}, protocol {result['protocol']}: {result['valid_queries']} of {result['queries']} "
@@ -136,7 +152,7 @@ def evaluate(arguments: Namespace) -> None:
         [[f"{result[key]:.1f}" for key in ("mAP", "rank1", "rank5", "rank10", "mINP")]],
     )
     if result["skipped"]:
-        print(f"skipped {len(result['skipped'])} broken files:", *result["skipped"], sep="\n  ")
+        print(f"skipped {len(result['skipped'])} broken triplets:", *result["skipped"], sep="\n  ")
     if provenance["selected"] == "test" and provenance["which"] == "best":
         print("selected on this very test set: an optimistic number")
 
@@ -206,7 +222,7 @@ HELP = "usage: dmpt VERB ...\n\n{verbs}\n\ndmpt VERB --help lists a verb's setti
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; exit code 0, 1 for a finding, 2 for what the user can mend, 130 after Ctrl-C."""
+    """The command line; exit code 0, 2 for what the user can mend, 130 after Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["--version"]:
         print(f"dmpt {__version__}")
@@ -219,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         near = difflib.get_close_matches(argv[0], VERBS, n=1)
         sys.stderr.write(f"dmpt: error: unknown verb {argv[0]}" + (f"; did you mean {near[0]}?\n" if near else "\n"))
         raise SystemExit(2)
+    set_loader("yaml", load, (yaml.YAMLError,))
     add, run = VERBS[argv[0]]
     parser = Parser(prog=f"dmpt {argv[0]}", description=add.__doc__)
     add(parser)
@@ -228,10 +245,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         sys.stderr.write(f"{parser.prog}: error: {error}\n")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if type(error) is KeyboardInterrupt:
+            sys.stderr.write(f"{parser.prog}: stopped; what was saved before is kept\n")
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # rights, a lost disk: nothing that a traceback would explain
+        where = f" {error.filename}:" if error.filename else ""
+        what = f"{where} {error.strerror or error}; check that it is there, and its rights"
+        sys.stderr.write(f"{parser.prog}: error:{what}\n")
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@ A reading of the paper where it is ambiguous is a named choice here; the first c
 equation numbers are the paper's.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import math
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from dmpt.errors import UserError
+
+Section = TypeVar("Section")
 
 
 @dataclass(frozen=True)
@@ -242,6 +245,11 @@ def check(config: Config) -> None:
         if not holds:
             raise UserError(message)
 
+    require(
+        not (modality.source in ("words", "permuted") and modality.length > 3),
+        f"modality.length is {modality.length}, but the shortest modality phrase has 3 tokens; "
+        "set modality.length to at most 3, or modality.source to learned or random",
+    )
     at_least: dict[str, tuple[float, float]] = {
         "data.size": (min(data.size), 1),
         "data.pad": (data.pad, 0),
@@ -254,6 +262,8 @@ def check(config: Config) -> None:
         "bind.depth": (bind.depth, 0),
         "text.tokens": (config.text.tokens, 1),
         "train.epochs": (train.epochs, 0),
+        "train.seed": (train.seed, 0),
+        "train.weight_decay": (train.weight_decay, 0),
         "train.ids": (train.ids, 2),
         "train.instances": (train.instances, 2),
         "train.accumulate": (train.accumulate, 1),
@@ -262,10 +272,26 @@ def check(config: Config) -> None:
     }
     for name, (value, least) in at_least.items():
         require(value >= least, f"{name} is {value}; it must be at least {least}")
-    shares = {"data.flip": data.flip, "data.erasing": data.erasing, "train.warmup": train.warmup}
-    for name, share in (shares | {"train.val_share": train.val_share, "loss.smoothing": config.loss.smoothing}).items():
+    shares = {
+        "data.flip": data.flip,
+        "data.erasing": data.erasing,
+        "loss.smoothing": config.loss.smoothing,
+        "train.warmup": train.warmup,
+        "train.warmup_from": train.warmup_from,
+        "train.final": train.final,
+        "train.val_share": train.val_share,
+    }
+    for name, share in shares.items():
         require(0 <= share <= 1, f"{name} is {share}; it must lie between 0 and 1")
-    require(train.lr > 0, f"train.lr is {train.lr}; it must be above 0")
+    weights = {name: getattr(config.loss, name) for name in ("ce", "triplet", "centre", "text")}
+    for name, weight in weights.items():
+        require(0 <= weight < math.inf, f"loss.{name} is {weight}; it must be 0 or more")
+    require(
+        any(weights[name] for name in ("ce", "triplet", "centre")), "loss.ce, triplet and centre are all 0; set one"
+    )
+    require(train.seed < 2**63, f"train.seed is {train.seed}; it must be below 2^63")
+    require(0 < train.lr < math.inf, f"train.lr is {train.lr}; it must be above 0")
+    require(data.std is None or min(data.std) > 0, f"data.std is {data.std}; each value must be above 0")
     require(train.clip is None or train.clip > 0, f"train.clip is {train.clip}; it must be above 0, or null for none")
     require(
         data.value_range[0] < data.value_range[1],
@@ -282,33 +308,27 @@ def check(config: Config) -> None:
     )
 
 
-def from_dict(content: dict[str, Any]) -> Config:
+def from_dict(content: Any) -> Config:
     """The settings of ``dataclasses.asdict(config)`` after a trip through JSON.
 
     Raises:
-        UserError: a key is unknown.
+        UserError: a key or a choice is unknown.
     """
-    sections = {
-        "data": DataConfig,
-        "backbone": BackboneConfig,
-        "semantic": SemanticConfig,
-        "modality": ModalityConfig,
-        "bind": BindConfig,
-        "text": TextConfig,
-        "loss": LossConfig,
-        "train": TrainConfig,
-    }
-    values: dict[str, Any] = {}
+    return _section(Config, content, "settings")
+
+
+def _section(kind: type[Section], content: Any, where: str) -> Section:
+    """One dataclass from a mapping, its choices checked, lists as tuples."""
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: must be a mapping, not {content!r}")
+    hints, values = get_type_hints(kind), {}
     for name, value in content.items():
-        try:
-            if name in sections:
-                plain = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
-                values[name] = sections[name](**plain)
-            else:
-                values[name] = value
-        except TypeError as error:
-            raise UserError(f"setting {name}: {error}; it was written by another version of dmpt") from error
-    try:
-        return Config(**values)
-    except TypeError as error:
-        raise UserError(f"settings: {error}; they were written by another version of dmpt") from error
+        hint = hints.get(name)
+        if hint is None:
+            raise UserError(f"{where}: unknown key {name}; it was written by another version of dmpt")
+        if isinstance(hint, type) and is_dataclass(hint):
+            value = _section(hint, value, f"{where}.{name}")
+        elif get_origin(hint) is Literal and value not in get_args(hint):
+            raise UserError(f"{where}.{name}: unknown choice {value!r}; it was written by another version of dmpt")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)

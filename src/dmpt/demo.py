@@ -17,7 +17,7 @@ from dmpt.config import (
     TrainConfig,
 )
 from dmpt.errors import UserError
-from dmpt.evaluate import evaluate
+from dmpt.evaluate import evaluate, save
 from dmpt.progress import console
 from dmpt.synthetic.toy import write_toy_set
 from dmpt.train import Trainer
@@ -62,6 +62,7 @@ def demo(out: Path, epochs: int = 12) -> None:
         run = out / name.split()[0]
         Trainer(configure(out / "data", length), run).fit()
         numbers[name] = evaluate(run)
+        save(run, numbers[name])
     for name, result in numbers.items():
         print(f"{name:<16} mAP {result['mAP']:5.1f}   rank-1 {result['rank1']:5.1f}   rank-5 {result['rank5']:5.1f}")
     print(

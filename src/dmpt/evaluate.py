@@ -47,10 +47,11 @@ def retrieve(
 
     gallery_features = features(gallery)
     query_features = gallery_features if query is gallery else features(query)
-    return score(query_features, gallery_features, _labels(query), _labels(gallery), protocol)
+    return score(query_features, gallery_features, labels_of(query), labels_of(gallery), protocol)
 
 
-def _labels(records: Sequence[Record]) -> Labels:
+def labels_of(records: Sequence[Record]) -> Labels:
+    """What the protocols look at."""
     scenes = None if any(r.scene is None for r in records) else np.array([r.scene for r in records])
     return Labels(np.array([r.pid for r in records]), np.array([r.camera for r in records]), scenes)
 
@@ -66,6 +67,8 @@ def adapter_folder(run: Path, which: str | None = None) -> Path:
         UserError: there is none.
     """
     if (run / adapter.CARD).exists():
+        if which not in (None, run.name):
+            raise UserError(f"{run} is an adapter itself; give its run folder to choose {which}")
         return run
     # best exists only where training was told to select it
     candidates = [run / which] if which is not None else [run / "best", run / "last"]
@@ -86,7 +89,7 @@ def evaluate(
     workers: int | None = None,
     skip_broken: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate an adapter on its data set's test split and write ``metrics.json`` beside it.
+    """Evaluate an adapter on its data set's test split.
 
     Args:
         run: run folder or adapter folder.
@@ -105,7 +108,10 @@ def evaluate(
         UserError: something is missing or does not fit.
     """
     folder = adapter_folder(run, which)
+    step = adapter.saved_step(folder)
     precision = precision or adapter.load_card(folder).config.train.precision
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("precision fp16 needs a GPU; use --precision bf16 or fp32")
     network, card = adapter.load(folder, weights, PRECISIONS[precision])
     data = card.config.data
     data = replace(data, root=root or data.root, workers=data.workers if workers is None else workers)
@@ -121,7 +127,7 @@ def evaluate(
         "provenance": {
             "adapter": str(folder),
             "which": folder.name,
-            "step": adapter.saved_step(folder),
+            "step": step,
             "seed": card.config.train.seed,
             "selected": card.config.train.select,
             "data": dataset.name,
@@ -131,8 +137,16 @@ def evaluate(
             **environment(),
         },
     }
-    write_text((folder.parent if folder != run else folder) / "metrics.json", json.dumps(result, indent=2) + "\n")
     return result
+
+
+def save(run: Path, result: dict[str, Any]) -> None:
+    """Write ``metrics.json`` into the folder that was evaluated.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_text(run / "metrics.json", json.dumps(result, indent=2) + "\n")
 
 
 def test_records(

@@ -10,7 +10,7 @@ last/, best/       adapters (``dmpt.adapter``)
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -26,11 +26,19 @@ from dmpt.environment import environment
 from dmpt.errors import UserError
 from dmpt.files import write_text
 from dmpt.model.network import DMPT
+from dmpt.yaml12 import load
 
-STATE = "state.safetensors"
-LOG = "metrics.jsonl"
-HARMLESS = ("data.root", "data.workers", "train.save_every", "train.tensorboard")
-"""Settings that change no number: a resumed run may have others."""
+STATE, LOG, CONFIG, ENVIRONMENT = "state.safetensors", "metrics.jsonl", "config.yaml", "environment.json"
+HARMLESS = (
+    "data.root",
+    "data.workers",
+    "backbone.weights",
+    "text.weights",
+    "text.file",
+    "train.save_every",
+    "train.tensorboard",
+)
+"""Settings that change no number by themselves: a resumed run may have others. What files hold is checked by hash."""
 
 
 @dataclass
@@ -67,31 +75,42 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def identity(config: Config, data: str, ids: int, world: int) -> dict[str, Any]:
-    """What a resumed run must share with the one it goes on with."""
-    settings = {key: value for key, value in flatten(asdict(config)).items() if key not in HARMLESS}
-    return {"settings": settings, "training data": data, "number of identities": ids, "number of processes": world}
+def settings(config: Config) -> dict[str, Any]:
+    """The settings that a resumed run must share with the one it goes on with."""
+    return {key: value for key, value in flatten(asdict(config)).items() if key not in HARMLESS}
 
 
-def open_run(out: Path, config: Config, resume: bool) -> bool:
-    """Prepare the folder.
-
-    Returns:
-        Whether there is a state to go on from.
+def check_folder(out: Path, resume: bool) -> None:
+    """Refuse a folder that is in use, before any work is done; nothing is written.
 
     Raises:
-        UserError: the folder is in use and ``resume`` is off.
+        UserError: ``out`` is a file, holds something and ``resume`` is off, or holds something that is no run.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; give a folder")
-    if out.exists() and any(out.iterdir()) and not resume:
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not resume:
         raise UserError(f"--out {out} is in use; give another folder, or --resume to go on with this run")
+    if not (out / CONFIG).exists() or not (out / ENVIRONMENT).exists():
+        raise UserError(f"--out {out} holds something, but no run to resume; give another folder")
+
+
+def open_run(out: Path, config: Config) -> None:
+    """Write what is known of the run; one that was killed before it saved anything begins again.
+
+    Raises:
+        UserError: the folder cannot be written, or its run began with other settings.
+    """
     if (out / STATE).exists():
-        return True
+        return
+    if (out / CONFIG).exists():
+        began = flatten(load((out / CONFIG).read_text(encoding="utf-8")))
+        _refuse_change({key: began.get(key) for key in settings(config)}, settings(config), out)
     plain = json.loads(json.dumps(asdict(config)))  # tuples as lists
-    write_text(out / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
-    write_text(out / "environment.json", json.dumps(environment(), indent=2) + "\n")
-    return False
+    write_text(out / CONFIG, yaml.safe_dump(plain, sort_keys=False))
+    write_text(out / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+    cut_log(out, 0)
 
 
 def save_state(
@@ -112,7 +131,7 @@ def save_state(
 
 
 def load_state(out: Path, network: DMPT, optimizer: torch.optim.Optimizer, who: dict[str, Any]) -> Progress:
-    """Put everything back, and cut the log to the step of the state.
+    """Put everything back.
 
     Raises:
         UserError: the run was made with other settings, data or identities, or the file is damaged.
@@ -121,7 +140,7 @@ def load_state(out: Path, network: DMPT, optimizer: torch.optim.Optimizer, who: 
     tensors = read_tensors_file(path)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    _refuse_change(json.loads(metadata["identity"]), json.loads(json.dumps(who)), out)
+    _refuse_change(flatten(json.loads(metadata["identity"])), flatten(who), out)
     progress = Progress(**json.loads(metadata["progress"]))
     model = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     network.load_own_state(model, str(path))
@@ -131,24 +150,12 @@ def load_state(out: Path, network: DMPT, optimizer: torch.optim.Optimizer, who: 
             _, key, parameter = name.split(".", 2)
             target = parameters[parameter]
             optimizer.state[target][key] = tensor if key == "step" else tensor.to(target.device)
-    _cut_log(out / LOG, progress.step)
     return progress
 
 
-def _refuse_change(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
-    for what, before in flatten(old).items():
-        now = flatten(new).get(what)
-        if now != before:
-            name = what.removeprefix("settings.")
-            raise UserError(
-                f"cannot resume {out}: {name} was {before}, now it is {now}; resume with what the run began with "
-                "(its config.yaml), or start another run"
-            )
-
-
-def _cut_log(path: Path, step: int) -> None:
+def cut_log(out: Path, step: int) -> None:
     """Drop lines after the saved step, which will be run again, and a line that a kill cut short."""
-    kept = []
+    path, kept = out / LOG, []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             if json.loads(line)["step"] <= step:
@@ -158,24 +165,51 @@ def _cut_log(path: Path, step: int) -> None:
     write_text(path, "".join(kept))
 
 
+def _refuse_change(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
+    for what, before in old.items():
+        now = new.get(what)
+        if now != before:
+            name = what.removeprefix("settings.")
+            raise UserError(
+                f"cannot resume {out}: {name} was {before}, now it is {now}; resume with what the run began with "
+                "(its config.yaml), or start another run"
+            )
+
+
+def summary_writer() -> Any:
+    """TensorBoard's writer.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("train.tensorboard needs TensorBoard: pip install 'dmpt[track]'") from error
+    return SummaryWriter
+
+
 class Log:
     """``metrics.jsonl``, a line per step and evaluation, and TensorBoard where asked for."""
 
-    def __init__(self, out: Path, tensorboard: bool, main: bool):
-        self.file = (out / LOG).open("a", encoding="utf-8") if main else None
+    def __init__(self, out: Path, tensorboard: bool, main: bool, step: int):
+        self.path = out / LOG
+        self.file = self.path.open("a", encoding="utf-8") if main else None
         self.events = None
         if tensorboard and main:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise UserError("train.tensorboard needs TensorBoard: pip install 'dmpt[track]'") from error
-            self.events = SummaryWriter(str(out / "tensorboard"))
+            self.events = summary_writer()(str(out / "tensorboard"), purge_step=step + 1)
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line, at once."""
         if self.file is not None:
-            self.file.write(json.dumps(line) + "\n")
-            self.file.flush()
+            try:
+                self.file.write(json.dumps(line) + "\n")
+                self.file.flush()
+            except OSError as error:
+                said = (
+                    f"cannot write {self.path}: {error.strerror}; what was saved is intact; free space, then --resume"
+                )
+                raise UserError(said) from error
         if self.events is not None:
             for name, value in flatten(line).items():
                 if isinstance(value, (int, float)) and name != "step":
@@ -186,9 +220,14 @@ class Log:
 
     def __exit__(self, *error: object) -> None:
         if self.file is not None:
-            self.file.close()
+            with suppress(OSError):  # a full disk has been reported already
+                self.file.close()
         if self.events is not None:
             self.events.close()
+
+
+class Stopped(KeyboardInterrupt):
+    """The user stopped the run, and its state is saved."""
 
 
 @contextmanager

@@ -24,18 +24,18 @@ from dmpt import adapter, run
 from dmpt.build import build
 from dmpt.config import Config, check
 from dmpt.data.check import keep_readable
-from dmpt.data.datasets import load_dataset
+from dmpt.data.datasets import DATASETS, load_dataset
 from dmpt.data.loader import Batch, TripletDataset, train_batches
 from dmpt.data.manifest import Record, fingerprint, pid_to_label
 from dmpt.data.sampler import PKSampler, shard
 from dmpt.data.split import hold_out
 from dmpt.data.transforms import TrainTransform
 from dmpt.errors import UserError
-from dmpt.evaluate import PRECISIONS, retrieve, test_records
+from dmpt.evaluate import PRECISIONS, labels_of, retrieve, test_records
 from dmpt.losses import objective
 from dmpt.model.network import Output
 from dmpt.progress import bar, console
-from dmpt.retrieval.metrics import Metrics
+from dmpt.retrieval.metrics import Metrics, count_valid
 
 SATURATED = 0.01
 """The text loss counts as saturated when it first falls below this."""
@@ -85,12 +85,16 @@ class Trainer:
 
     def __init__(self, config: Config, out: Path, resume: bool = False, skip_broken: bool = False):
         check(config)
+        run.check_folder(out, resume)
+        if config.train.tensorboard:
+            run.summary_writer()
         precision = config.train.precision
         if precision == "fp16" and not torch.cuda.is_available():
             raise UserError("train.precision fp16 needs a GPU: its gradients overflow on a CPU; set bf16 or fp32")
         AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
         self.accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
         self.out, self.main = out, self.accelerator.is_main_process
+        shard(range(config.train.ids * config.train.instances), 0, self.accelerator.num_processes)  # it must divide
         if config.data.root is None:
             raise UserError("no data: give --data.root, the folder that holds train_* and test")
         self.dataset = load_dataset(config.data.layout, config.data.root)
@@ -102,6 +106,7 @@ class Trainer:
         elif config.train.select == "test":
             self.validation, more = test_records(self.dataset, config.data, skip_broken)
             skipped += more
+        self.valid = None if self.validation is None else self._count_valid(*self.validation)
         self.labels = pid_to_label(self.train_records)
         self.sampler = PKSampler(
             [self.labels[r.pid] for r in self.train_records],
@@ -109,7 +114,7 @@ class Trainer:
             config.train.instances,
             config.train.seed,
         )
-        self.network, self.text = build(config, len(self.labels), self.dataset.object)
+        self.network, self.text, self.text_sha256 = build(config, len(self.labels), self.dataset.object)
         info = self.network.backbone.info
         data = replace(config.data, mean=config.data.mean or info.mean, std=config.data.std or info.std)
         self.config = replace(config, data=data)
@@ -124,7 +129,14 @@ class Trainer:
             torch.optim.Adam(self.trained.values(), lr=config.train.lr, weight_decay=config.train.weight_decay)
         )
         print_of_data = fingerprint(self.train_records)
-        self.who = run.identity(self.config, print_of_data, len(self.labels), self.accelerator.num_processes)
+        self.who = {
+            "settings": run.settings(self.config),
+            "training data": print_of_data,
+            "number of identities": len(self.labels),
+            "number of processes": self.accelerator.num_processes,
+            "sha256 of the backbone's weights": info.sha256,
+            "sha256 of the text tower's weights": self.text_sha256,
+        }
         self.card = adapter.Card(
             config=self.config,
             ids=len(self.labels),
@@ -136,13 +148,22 @@ class Trainer:
                 "triplets": len(self.train_records),
                 "skipped": skipped,
             },
+            backbone_unused=info.unused,
+            licence=f"backbone weights: {info.licence}; data: {DATASETS[config.data.layout].licence}",
         )
         self.progress = run.Progress()
         # Made last: what fails above leaves no folder behind.
-        going_on = run.open_run(out, self.config, resume) if self.main else (out / run.STATE).exists()
+        if self.main:
+            run.open_run(out, self.config)
         self.accelerator.wait_for_everyone()
+        going_on = (out / run.STATE).exists()
         if going_on:
             self.progress = run.load_state(out, self.network, self.optimizer.optimizer, self.who)
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(self.progress.scaler)
+            if self.main:
+                run.cut_log(out, self.progress.step)
+        self.accelerator.wait_for_everyone()
         self._say(resume, going_on, skipped)
 
     def _say(self, resume: bool, going_on: bool, skipped: list[str]) -> None:
@@ -157,10 +178,12 @@ class Trainer:
         projection = f", {config.backbone.projection} projection" if self.text else ""
         lines.append(f"text loss {config.text.loss}{projection}")
         if skipped:
-            lines.append(f"skipped {len(skipped)} triplets with unreadable images: {', '.join(skipped)}")
+            lines.append(f"skipped {len(skipped)} of the triplets, with unreadable images: {'; '.join(skipped)}")
+        if unused := self.network.backbone.info.unused:
+            lines.append(f"not used of the weights file: {', '.join(unused)}")
         if self.validation is not None:
             queries = len(self.validation[0])
-            lines.append(f"selecting by mAP on {config.train.select}: {queries} queries")
+            lines.append(f"selecting by mAP on {config.train.select}: {self.valid} of {queries} queries valid")
         if config.train.accumulate > 1:
             lines.append(
                 f"train.accumulate {config.train.accumulate}: the optimiser sees more triplets per step, "
@@ -178,11 +201,15 @@ class Trainer:
 
         Raises:
             UserError: a loss is not finite, or a file cannot be written.
-            KeyboardInterrupt: the user stopped the run; its state is saved.
+            run.Stopped: the user stopped the run; its state is saved.
         """
         recipe, progress = self.config.train, self.progress
         epochs = [self.sampler.epoch(e) for e in range(recipe.epochs)]
-        with run.Log(self.out, recipe.tensorboard, self.main) as log, bar() as display, run.interrupts() as stopping:
+        with (
+            run.Log(self.out, recipe.tensorboard, self.main, progress.step) as log,
+            bar() as display,
+            run.interrupts() as stopping,
+        ):
             total = sum(len(batches) for batches in epochs)
             task = display.add_task("training", total=total, completed=progress.step, note="")
             saved = progress.step
@@ -199,12 +226,20 @@ class Trainer:
                         self._select(log)
                         progress.epoch, progress.position = epoch + 1, 0
                     whole = progress.position % recipe.accumulate == 0  # no gradient is waiting for its step
-                    if whole and (stopping() or progress.step - saved >= recipe.save_every):
+                    stop = whole and self._anyone(stopping())
+                    if stop or (whole and progress.step - saved >= recipe.save_every):
                         self._save()
                         saved = progress.step
-                        if stopping():
-                            raise KeyboardInterrupt
+                    if stop:
+                        raise run.Stopped
             self._save()
+
+    def _anyone(self, flag: bool) -> bool:
+        """Whether any process says so: all must stop after the same step."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        votes = torch.tensor(float(flag), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(votes, "sum") > 0)
 
     def _batches(self, batches: list[list[int]], epoch: int) -> Iterator[Batch]:
         """This process's share of the rest of an epoch."""
@@ -245,7 +280,8 @@ class Trainer:
         line = {"step": progress.step, "epoch": progress.epoch, "lr": lr, "loss": sum(losses.values())}
         if progress.position == started + group:
             line["grad_norm"] = self._update(lr)
-        if progress.saturated is None and losses.get("text", 1.0) < SATURATED:
+        text = self.config.text.loss == "modality" and "text" in losses
+        if text and progress.saturated is None and losses["text"] / self.config.loss.text < SATURATED:
             progress.saturated = progress.step
             line["text_saturated"] = True
         return {**line, "losses": losses}
@@ -256,12 +292,17 @@ class Trainer:
             for parameter in self.trained.values():
                 if parameter.grad is not None:
                     parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
-        norm = self.accelerator.clip_grad_norm_(self.trained.values(), self.config.train.clip or math.inf)
+        norm = float(self.accelerator.clip_grad_norm_(self.trained.values(), self.config.train.clip or math.inf))
+        if not math.isfinite(norm) and self.accelerator.scaler is None:  # a scaler skips such a step by itself
+            raise UserError(
+                f"the gradient is not finite at step {self.progress.step} (lr {lr:.2e}); the run stopped and what was "
+                "saved is intact; lower train.lr, or use train.precision fp32"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return float(norm)
+        return norm if math.isfinite(norm) else 0.0  # JSON has no infinity
 
     def _epoch_line(self, seconds: float) -> dict[str, Any]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -292,6 +333,14 @@ class Trainer:
                 self._save_adapter("best")
         self.accelerator.wait_for_everyone()
 
+    def _count_valid(self, query: Sequence[Record], gallery: Sequence[Record]) -> int:
+        """Queries with a match, known before an epoch is spent.
+
+        Raises:
+            UserError: there is none.
+        """
+        return count_valid(labels_of(query), labels_of(gallery), self.dataset.protocol)
+
     def _evaluate(self) -> Metrics:
         assert self.validation is not None
         precision = self.config.train.precision
@@ -302,6 +351,8 @@ class Trainer:
     def _save(self) -> None:
         """State and last adapter; each is replaced in one rename."""
         if self.main:
+            if self.accelerator.scaler is not None:
+                self.progress.scaler = self.accelerator.scaler.state_dict()
             run.save_state(self.out, self.network, self.optimizer.optimizer, self.progress, self.who)
             self._save_adapter("last")
         self.accelerator.wait_for_everyone()

@@ -20,7 +20,7 @@ def keep_readable(
         skip: leave out triplets with an unreadable image instead of refusing them.
 
     Returns:
-        The readable triplets (``records`` itself when all are), and what was wrong with each of the others' files.
+        The readable triplets (``records`` itself when all are), and for each of the others what was wrong.
 
     Raises:
         UserError: a file does not decode and ``skip`` is off.
@@ -35,5 +35,9 @@ def keep_readable(
         raise UserError(f"{broken[0][1]}{more}, or leave such triplets out with --skip-broken")
     if not broken:
         return records, []
-    bad = {index for index, _ in broken}
-    return [record for index, record in enumerate(records) if index not in bad], [message for _, message in broken]
+    bad: dict[int, str] = {}
+    for index, message in broken:
+        bad[index] = f"{bad[index]}, {message}" if index in bad else message
+    if len(bad) == len(records):
+        raise UserError(f"none of {len(records)} triplets can be read: {broken[0][1]}")
+    return [record for index, record in enumerate(records) if index not in bad], list(bad.values())

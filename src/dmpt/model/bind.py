@@ -38,7 +38,7 @@ class ExternalInteraction(nn.Module):
         if present is None:
             bind = projected.mean(dim=0)  # Eq. 11, (B, S, D)
         else:
-            share = present.to(projected.dtype) / present.sum(dim=0)
+            share = present.to(projected.dtype) / present.sum(dim=0).clamp(min=1)
             bind = (projected * share[..., None, None]).sum(dim=0)
         bind = self.key(bind)  # Eq. 13
         query = torch.stack([linear(s) for linear, s in zip(self.query, semantic, strict=True)])

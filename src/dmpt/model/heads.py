@@ -5,11 +5,13 @@ The triplet loss sees the feature before batch normalisation, cross-entropy the 
 
 from torch import Tensor, nn
 
+from dmpt.data.manifest import MODALITIES
+
 HEADS: dict[str, tuple[str, ...]] = {
     "concat": ("concat",),
-    "modality": ("rgb", "nir", "tir"),
-    "concat+modality": ("concat", "rgb", "nir", "tir"),
-    "paper": ("concat", "rgb", "nir", "tir", "projected"),
+    "modality": MODALITIES,
+    "concat+modality": ("concat", *MODALITIES),
+    "paper": ("concat", *MODALITIES, "projected"),
 }
 
 
@@ -56,7 +58,7 @@ class Heads(nn.Module):
             features: ``(3, B, D)``.
             projected: ``(3, B, d)`` or None.
         """
-        sources = dict(zip(("rgb", "nir", "tir"), features, strict=True))
+        sources = dict(zip(MODALITIES, features, strict=True))
         sources["concat"] = concatenate(features)
         if projected is not None:
             sources["projected"] = concatenate(projected)

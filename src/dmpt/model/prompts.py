@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmpt.config import ModalityConfig
+from dmpt.data.manifest import MODALITIES
 from dmpt.errors import UserError
 
-MODALITY_COUNT = 3
+MODALITY_COUNT = len(MODALITIES)
 
 
 class SemanticPrompts(nn.Module):

@@ -5,6 +5,7 @@ that is missing, too many or of another shape is an error, and the few that may 
 """
 
 import difflib
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ class TowerInfo:
 
     Attributes:
         name: timm's name.
-        sha256: of the weights file; None for random weights.
+        sha256: of the weights file; of the tensors themselves where they are random; None on the meta device.
+        licence: of timm's weights of that name; other files have their own.
         source: ``backbone.weights`` as given.
         unused: tensors or groups of the file that the tower does not use.
         projection: of image features to CLIP's text space, (text width, width); None where the tower has none.
@@ -58,6 +60,7 @@ class TowerInfo:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     quick_gelu: bool
+    licence: str
 
 
 def build_vit(config: BackboneConfig, size: tuple[int, int], load: bool = True) -> tuple[VisionTransformer, TowerInfo]:
@@ -87,6 +90,8 @@ def build_vit(config: BackboneConfig, size: tuple[int, int], load: bool = True) 
         tensors, info = read_tensors(path)
         _check_activation(config, quick, path, info["container"] == "torchscript")
         digest = sha256(path)
+    elif load:  # another version of timm or torch may draw others
+        digest = hashlib.sha256(b"".join(t.numpy().tobytes() for t in vit.state_dict().values())).hexdigest()
     projects = isinstance(vit.head, nn.Linear) and is_projection(full_name, tensors)
     if tensors:
         unused = _load(vit, tensors, config, projects, path)
@@ -105,6 +110,7 @@ def build_vit(config: BackboneConfig, size: tuple[int, int], load: bool = True) 
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
         quick_gelu=quick,
+        licence=cfg.get("license") or "see where they come from",
     )
     return vit, info_of_tower
 

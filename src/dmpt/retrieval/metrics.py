@@ -142,6 +142,21 @@ def evaluate(
     )
 
 
+def count_valid(query: Labels, gallery: Labels, protocol: str) -> int:
+    """Queries with at least one match that is not ignored.
+
+    Raises:
+        UserError: there is none, or the protocol is unknown.
+    """
+    rule, valid = _rule(protocol), 0
+    for row in range(len(query.pids)):
+        one = query[row : row + 1]
+        valid += bool(((gallery.pids == one.pids) & ~rule(one, gallery)[0]).any())
+    if not valid:
+        raise _no_match(query, gallery, protocol)
+    return valid
+
+
 def match_ranks(scores: Features, matches: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Ranks of some items of one ranked list, as a stable descending sort of all its items would give them.
 
