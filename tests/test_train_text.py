@@ -1,5 +1,6 @@
 """Training with words and text losses, on a small CLIP in open_clip's names: image and text tower from one file."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ from safetensors.torch import load_file
 
 from clip_files import OVERRIDES, backbone, clip, save, save_config
 from dmpt import adapter
-from dmpt.config import Config, TextConfig
+from dmpt.config import Config, TextConfig, from_dict
 from dmpt.errors import UserError
 from dmpt.evaluate import evaluate
 from dmpt.train import Trainer
+from dmpt.yaml12 import load
 from runs import fit, log, settings, toy, with_
 
 
@@ -23,7 +25,6 @@ def clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     file = save(clip(), tmp_path, "safetensors")
     config = settings(toy(tmp_path / "data"), epochs=2)
     text = TextConfig(loss="modality", tower=save_config(tmp_path), weights=str(file))
-    from dataclasses import replace
 
     config = replace(config, backbone=backbone(file), text=text, heads="paper")
     return with_(config, modality={"source": "words", "length": 2})
@@ -135,3 +136,31 @@ def test_tensorboard_is_an_extra(clipped: Config, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     fit(with_(clipped, train={"tensorboard": True, "epochs": 1}), tmp_path / "run")
     assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_settings_move_every_trained_tensor_within_three_steps(
+    path: Path, clipped: Config, tmp_path: Path
+) -> None:
+    shipped = from_dict(load(path.read_text()))
+    tower: dict[str, Any] = {"overrides": OVERRIDES}
+    if shipped.backbone.projection == "trained":
+        bare = {name: value for name, value in OVERRIDES.items() if name != "num_classes"}
+        tower = {"overrides": bare, "weights": "random", "projection_dim": 32}
+    else:
+        tower["weights"] = clipped.backbone.weights
+    small = with_(
+        shipped,
+        data={"root": clipped.data.root, "size": (32, 16), "workers": 0},
+        backbone=tower,
+        text={"tower": clipped.text.tower, "weights": clipped.text.weights},
+        train={"epochs": 3, "ids": 8, "instances": 4, "weight_decay": 0.0},  # decay would look like a gradient
+    )
+    trainer = fit(small, tmp_path / "run")
+    assert trainer.progress.step == 3
+    moments = trainer.optimizer.optimizer.state
+    still = [name for name, p in trainer.trained.items() if not moments[p]["exp_avg_sq"].any()]
+    assert still == []
