@@ -80,11 +80,11 @@ def run(case: Case, repeats: int) -> tuple[Case, dict[str, list[float]], dict[st
         shared()
 
     paths = {f"{SHARED}, {path}": partial(on, path) for path in PATHS}
-    print("step, one of each")
-    once = rounds(paths, 1)
-    table(once)
-    fastest = min(once.values())[0]
-    near = {name: paths[name] for name, (taken,) in once.items() if taken < 1.5 * fastest}
+    print("step, median of 2")
+    first = rounds(paths, 2)
+    table(first)
+    fastest = min(min(taken) for taken in first.values())
+    near = {name: paths[name] for name, taken in first.items() if min(taken) < 1.5 * fastest}
     print(f"step, medians of {repeats}")
     times = rounds({"DMPT": dmpt, **near, THREE: three}, repeats)
     table(times)
@@ -109,20 +109,19 @@ def measure(case: Case, name: str) -> Memory:
 
 
 def verdict(case: Case, memory: dict[str, Memory]) -> None:
-    """What share of memory is really saved, beside the paper's claim."""
+    """Print what share of memory is really saved, beside the paper's claim."""
     saved = {
         f"{what}, {name.split(', ')[1]}": 1 - count(memory["DMPT"]) / count(memory[name])
         for what, count in (("gradients + optimiser", lambda m: m.state), ("peak", lambda m: m.peak))
         for name in (SHARED, THREE)
     }
-    print(f"{case}: saved " + ", ".join(f"{what} {share:.1%}" for what, share in saved.items()))
-    best = max(share for what, share in saved.items() if what.startswith("peak"))
-    state = max(share for what, share in saved.items() if what.startswith("gradients"))
-    print(
-        f"VERDICT paper 'saved up to 93.5 % of training memory': of gradients and optimiser {state:.1%}, "
-        f"{'as claimed' if state >= CLAIM - 0.005 else 'less'}; of all memory {best:.1%}, "
-        f"{'as claimed' if best >= CLAIM - 0.005 else 'not'}"
-    )
+    print(f"{case}, saved by DMPT")
+    print("VERDICT paper 'saved up to 93.5 % of training memory':", "; ".join(judge(*what) for what in saved.items()))
+
+
+def judge(what: str, saved: float) -> str:
+    """One part of the verdict."""
+    return f"{what} {saved:.1%} ({'holds' if saved >= CLAIM else 'within a point' if saved >= CLAIM - 0.01 else 'no'})"
 
 
 if __name__ == "__main__":

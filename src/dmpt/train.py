@@ -88,46 +88,55 @@ class Trainer:
         run.check_folder(out, resume)
         if config.train.tensorboard:
             run.summary_writer()
-        precision = config.train.precision
-        if precision == "fp16" and not torch.cuda.is_available():
+        self.precision = PRECISIONS[config.train.precision]
+        if config.train.precision == "fp16" and not torch.cuda.is_available():
             raise UserError("train.precision fp16 needs a GPU: its gradients overflow on a CPU; set bf16 or fp32")
         AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
-        self.accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+        mixed = "no" if config.train.precision == "fp32" else config.train.precision
+        self.accelerator = Accelerator(mixed_precision=mixed)
         self.out, self.main = out, self.accelerator.is_main_process
         shard(range(config.train.ids * config.train.instances), 0, self.accelerator.num_processes)  # it must divide
+        self._read_data(config, skip_broken)
+        self._build(config)
+        self.progress = run.Progress()
+        going_on = self._open()
+        self._say(resume, going_on)
+
+    def _read_data(self, config: Config, skip_broken: bool) -> None:
+        """Training triplets, their batches, and what is evaluated along the way."""
         if config.data.root is None:
             raise UserError("no data: give --data.root, the folder that holds train_* and test")
         self.dataset = load_dataset(config.data.layout, config.data.root)
-        self.train_records, skipped = keep_readable(self.dataset.train, config.data.value_range, skip_broken)
+        records, self.skipped = keep_readable(self.dataset.train, config.data.value_range, skip_broken)
         self.validation: tuple[Sequence[Record], Sequence[Record]] | None = None
+        self.valid = 0
         if config.train.select == "val":
-            self.train_records, held = hold_out(self.train_records, config.train.val_share, config.train.seed)
+            records, held = hold_out(records, config.train.val_share, config.train.seed)
             self.validation = held, held
         elif config.train.select == "test":
             self.validation, more = test_records(self.dataset, config.data, skip_broken)
-            skipped += more
-        self.valid = None if self.validation is None else self._count_valid(*self.validation)
-        self.labels = pid_to_label(self.train_records)
-        self.sampler = PKSampler(
-            [self.labels[r.pid] for r in self.train_records],
-            config.train.ids,
-            config.train.instances,
-            config.train.seed,
-        )
-        self.network, self.text, self.text_sha256 = build(config, len(self.labels), self.dataset.object)
+            self.skipped += more
+        if self.validation is not None:  # refused now, not after an epoch, when no query has a match
+            query, gallery = map(labels_of, self.validation)
+            self.valid = count_valid(query, gallery, self.dataset.protocol)
+        self.train_records = records
+        self.labels = pid_to_label(records)
+        classes = [self.labels[r.pid] for r in records]
+        self.sampler = PKSampler(classes, config.train.ids, config.train.instances, config.train.seed)
+
+    def _build(self, config: Config) -> None:
+        """Network and optimiser, on the device and in the precision of the run."""
+        self.network, text, text_sha256 = build(config, len(self.labels), self.dataset.object)
         info = self.network.backbone.info
         data = replace(config.data, mean=config.data.mean or info.mean, std=config.data.std or info.std)
-        self.config = replace(config, data=data)
-        self.network.config = self.config
+        self.config = self.network.config = replace(config, data=data)
         self.network.to(self.accelerator.device).train()
-        if self.text is not None:
-            self.text = self.text.to(self.accelerator.device)
-        if precision != "fp32":
-            self.network.backbone.keep_in(PRECISIONS[precision])
+        self.text = None if text is None else text.to(self.accelerator.device)
+        if self.precision != torch.float32:
+            self.network.backbone.keep_in(self.precision)
         self.trained = self.network.trained()
-        self.optimizer = self.accelerator.prepare(
-            torch.optim.Adam(self.trained.values(), lr=config.train.lr, weight_decay=config.train.weight_decay)
-        )
+        adam = torch.optim.Adam(self.trained.values(), lr=config.train.lr, weight_decay=config.train.weight_decay)
+        self.optimizer = self.accelerator.prepare(adam)
         print_of_data = fingerprint(self.train_records)
         self.who = {
             "settings": run.settings(self.config),
@@ -135,7 +144,7 @@ class Trainer:
             "number of identities": len(self.labels),
             "number of processes": self.accelerator.num_processes,
             "sha256 of the backbone's weights": info.sha256,
-            "sha256 of the text tower's weights": self.text_sha256,
+            "sha256 of the text tower's weights": text_sha256,
         }
         self.card = adapter.Card(
             config=self.config,
@@ -146,27 +155,29 @@ class Trainer:
                 "name": self.dataset.name,
                 "fingerprint": print_of_data,
                 "triplets": len(self.train_records),
-                "skipped": skipped,
+                "skipped": self.skipped,
             },
             backbone_unused=info.unused,
             licence=f"backbone weights: {info.licence}; data: {DATASETS[config.data.layout].licence}",
         )
-        self.progress = run.Progress()
-        # Made last: what fails above leaves no folder behind.
+
+    def _open(self) -> bool:
+        """The run folder, made last: what fails before leaves none behind. Returns whether there was a state in it."""
+        self.accelerator.wait_for_everyone()  # all have seen that the folder is free
         if self.main:
-            run.open_run(out, self.config)
+            run.open_run(self.out, self.config)
         self.accelerator.wait_for_everyone()
-        going_on = (out / run.STATE).exists()
+        going_on = (self.out / run.STATE).exists()
         if going_on:
-            self.progress = run.load_state(out, self.network, self.optimizer.optimizer, self.who)
+            self.progress = run.load_state(self.out, self.network, self.optimizer.optimizer, self.who)
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(self.progress.scaler)
             if self.main:
-                run.cut_log(out, self.progress.step)
+                run.cut_log(self.out, self.progress.step)
         self.accelerator.wait_for_everyone()
-        self._say(resume, going_on, skipped)
+        return going_on
 
-    def _say(self, resume: bool, going_on: bool, skipped: list[str]) -> None:
+    def _say(self, resume: bool, going_on: bool) -> None:
         """What this run is, before it starts."""
         config, count = self.config, sum(p.numel() for p in self.trained.values())
         lines = [
@@ -177,8 +188,8 @@ class Trainer:
             lines.append(f"modality prompts from {config.modality.source}")
         projection = f", {config.backbone.projection} projection" if self.text else ""
         lines.append(f"text loss {config.text.loss}{projection}")
-        if skipped:
-            lines.append(f"skipped {len(skipped)} of the triplets, with unreadable images: {'; '.join(skipped)}")
+        if self.skipped:
+            lines.append(f"skipped {len(self.skipped)} of the triplets, unreadable: {'; '.join(self.skipped)}")
         if unused := self.network.backbone.info.unused:
             lines.append(f"not used of the weights file: {', '.join(unused)}")
         if self.validation is not None:
@@ -332,14 +343,6 @@ class Trainer:
                 progress.best, progress.best_step = metrics.mAP, progress.step
                 self._save_adapter("best")
         self.accelerator.wait_for_everyone()
-
-    def _count_valid(self, query: Sequence[Record], gallery: Sequence[Record]) -> int:
-        """Queries with a match, known before an epoch is spent.
-
-        Raises:
-            UserError: there is none.
-        """
-        return count_valid(labels_of(query), labels_of(gallery), self.dataset.protocol)
 
     def _evaluate(self) -> Metrics:
         assert self.validation is not None
