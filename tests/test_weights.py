@@ -319,9 +319,12 @@ def test_random_weights_follow_the_seed() -> None:
     for _ in range(2):
         torch.manual_seed(3)
         towers.append(build_vit(backbone("random"), SIZE))
-    (one, info), (two, _) = towers
+    (one, info), (two, again) = towers
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
-    assert (info.sha256, info.source) == (None, "random")
+    assert info.source == "random"
+    assert info.sha256 == again.sha256
+    torch.manual_seed(4)
+    assert build_vit(backbone("random"), SIZE)[1].sha256 != info.sha256
     assert info.projection is not None
 
 
