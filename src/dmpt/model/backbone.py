@@ -126,14 +126,15 @@ class Backbone(nn.Module):
                 continue
             keep = keep_prompts and layer == self.depth - 1
             if form == "token":
-                x = self._block(block, self._insert(x, prompts[layer]))
-                if not keep:
-                    x = self._remove(x, prompts[layer].shape[1])
+                stale = prompts[layer].shape[1] if layer else 0  # the dashes of Eq. 7-9
+                x = self._block(block, self._insert(x, prompts[layer], stale))
             elif keep:
                 x = self._block(block, x, prompts=prompts[layer])
             else:
                 prefix = prefixes[layer] if prefixes is not None else self._prefix(block, prompts[layer])
                 x = self._block(block, x, prefix)
+        if prompts is not None and form == "token" and not keep_prompts:
+            x = self._insert(x, prompts[-1][:, :0], prompts[-1].shape[1])
         return x
 
     def norm(self, cls: Tensor) -> Tensor:
@@ -141,12 +142,10 @@ class Backbone(nn.Module):
         out: Tensor = self.vit.norm(cls.to(torch.promote_types(cls.dtype, torch.float32)))
         return out
 
-    def _insert(self, x: Tensor, prompts: Tensor) -> Tensor:
+    def _insert(self, x: Tensor, prompts: Tensor, stale: int = 0) -> Tensor:
+        """Prompts behind class token and registers, in the place of ``stale`` tokens of the layer before."""
         expanded = prompts.to(x.dtype)[:, None].expand(-1, x.shape[1], -1, -1)
-        return torch.cat([x[:, :, : self.leading], expanded, x[:, :, self.leading :]], dim=2)
-
-    def _remove(self, x: Tensor, count: int) -> Tensor:
-        return torch.cat([x[:, :, : self.leading], x[:, :, self.leading + count :]], dim=2)
+        return torch.cat([x[:, :, : self.leading], expanded, x[:, :, self.leading + stale :]], dim=2)
 
     def _prefix(self, block: Any, prompts: Tensor) -> Prefix:
         attn = block.attn
