@@ -80,7 +80,7 @@ def test_flags_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     [
         (["train", "--data.rot", "x", "--out", "o"], "unknown setting data.rot; did you mean data.root?"),
         (["train", "--out", "o", "--length", "3"], "did you mean semantic.length?"),
-        (["train", "--config", "missing.yaml", "--out", "o"], "missing.yaml"),
+        (["train", "--config", "missing.yaml", "--out", "o"], "missing.yaml does not exist"),
         (["train", "--heads", "papr", "--out", "o"], "papr"),
         (["train", "--train.lr", "fast", "--out", "o"], "train.lr"),
         (["train", "--data.root", "."], "out"),
@@ -89,6 +89,8 @@ def test_flags_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["evaluate", "nowhere"], "nowhere holds no trained adapter"),
         (["evaluate", "nowhere", "--batch-size", "0"], "batch"),
         (["params", "--data.size", "[250,128]"], "data.size"),
+        (["params", "--data.size", "[a,b]"], "data.size: expected a whole number. Got value: a"),
+        (["params", "--heads", "five"], "expected one of 'concat+modality', 'concat', 'modality', 'paper'"),
         (
             ["params", "--backbone.name", "vit_base_patch16_clip_quickgelu_224.opnai"],
             "vit_base_patch16_clip_quickgelu_224.openai",
@@ -127,7 +129,9 @@ def test_an_unknown_key_in_a_file_names_the_nearest(tmp_path: Path, capsys: pyte
     for text, said in (
         ("train: {epoch: 3}", "unknown setting train.epoch; did you mean train.epochs?"),
         ("semantc: {length: 3}", "did you mean semantic"),
-        ("train: [", "config"),
+        ("train: [", "line 1: no YAML"),
+        ("train:\n\tlr: 3", "line 2: no YAML"),
+        ("- train", "must hold settings"),
     ):
         file.write_text(text)
         assert said in one_line_error(run(capsys, "train", "--config", file, "--out", tmp_path / "o"))

@@ -84,7 +84,7 @@ def test_too_few_identities() -> None:
     with pytest.raises(UserError, match=r"has 3 identities, train\.ids asks for 4"):
         PKSampler([0, 0, 1, 2], 4, 2, 0)
     for labels in ([], [5, 5, 5]):
-        with pytest.raises(UserError, match=f"has {len(set(labels))} identities"):
+        with pytest.raises(UserError, match=f"identities in the training set: {len(set(labels))}"):
             PKSampler(labels, 2, 2, 0)
 
 

@@ -262,7 +262,10 @@ def test_selection_without_a_valid_query_is_refused_before_training(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"train_ids": 1}, "has 1 identities"), ({"train_ids": 3}, r"train\.ids asks for 4; set it to at most 3")],
+    [
+        ({"train_ids": 1}, "identities in the training set: 1"),
+        ({"train_ids": 3}, r"train\.ids asks for 4; set it to at most 3"),
+    ],
 )
 def test_too_few_identities(tmp_path: Path, changes: dict[str, int], said: str) -> None:
     with pytest.raises(UserError, match=said):

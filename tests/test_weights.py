@@ -124,6 +124,16 @@ def test_a_pickle_that_would_run_code_is_refused(kind: str, tmp_path: Path) -> N
     one_line(error)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_plain_pickle_is_refused_in_one_line(tmp_path: Path) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "weights.pt"
+    path.write_bytes(pickle.dumps({"x": _Payload(canary)}, 4))
+    with pytest.raises(UserError, match="holds more than tensors, or is damaged; nothing in it was run") as error:
+        read_tensors(path)
+    assert not canary.exists()
+    one_line(error)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("share", [0.5, 0.999])
 def test_truncated_files(kind: str, share: float, tmp_path: Path) -> None:

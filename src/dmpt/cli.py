@@ -20,6 +20,13 @@ from dmpt.config import Config
 from dmpt.errors import UserError
 from dmpt.yaml12 import load
 
+PLAIN = {
+    r'^Parser key "([\w.]+)":': r"\1:",
+    r"Expected a <class 'int'>\.": "expected a whole number.",
+    r"Expected a <class 'float'>\.": "expected a number.",
+    r"Expected a typing\.Literal\[(.*?)\]\.": r"expected one of \1.",
+}
+"""What the parser says of a wrong value, in words."""
 SECTIONS = tuple(f.name for f in fields(Config) if is_dataclass(f.type))
 
 
@@ -53,8 +60,17 @@ class Parser(ArgumentParser):
             wrong = key[1] or key[2]
         if wrong is not None:
             text = f"unknown setting {wrong}" + _nearest(wrong, self._settings())
-        elif "parsing config" in text:
-            text = f"--config {self.file}: {text}"
+        elif text.startswith("Problems parsing config:"):
+            where = re.search(r'in "<unicode string>", (line \d+)', text)
+            why = re.sub(r' in "<unicode string>".*', "", text.removeprefix("Problems parsing config:"))
+            text = f"--config {self.file}, {where[1] if where else 'as a whole'}: no YAML ({why.strip()})"
+        elif text.startswith("Unexpected config:"):
+            text = f"--config {self.file}: must hold settings, as in train: {{epochs: 60}}"
+        elif "File does not exist" in text and self.file is not None:
+            text = f"--config {self.file} does not exist; configs/ has examples"
+        else:
+            for jargon, plain in PLAIN.items():
+                text = re.sub(jargon, plain, text)
         sys.stderr.write(f"{self.prog}: error: {text}\n")
         raise SystemExit(2)
 
@@ -194,8 +210,11 @@ def add_demo(parser: Parser) -> None:
 
 def demo(arguments: Namespace) -> None:
     """Run the verb ``demo``."""
+    import torch
+
     from dmpt.demo import demo as run
 
+    torch.set_num_threads(1)  # faster on tensors this small, and gentle to a busy machine
     run(Path(arguments.out))
 
 

@@ -58,7 +58,8 @@ def demo(out: Path, epochs: int = 12) -> None:
     )
     write_toy_set(out / "data", train_ids=32, test_ids=16, images=8, cameras=2)
     numbers = {}
-    for name, length in (("before training", 0), ("after training", epochs)):
+    for number, (name, length) in enumerate((("before training", 0), ("after training", epochs)), start=1):
+        console.print(f"\n{number} of 2: {name}")
         run = out / name.split()[0]
         Trainer(configure(out / "data", length), run).fit()
         numbers[name] = evaluate(run)

@@ -234,6 +234,11 @@ class Trainer:
                     if progress.position == count:
                         seconds = (time.perf_counter() - started) * count / (count - first)
                         log.write(self._epoch_line(seconds))
+                        if self.main and not console.is_terminal:  # no bar there
+                            left = seconds * (recipe.epochs - epoch - 1) / 60
+                            console.print(
+                                f"epoch {epoch + 1} of {recipe.epochs}: {note}; about {left:.1f} minutes left"
+                            )
                         self._select(log)
                         progress.epoch, progress.position = epoch + 1, 0
                     whole = progress.position % recipe.accumulate == 0  # no gradient is waiting for its step

@@ -74,7 +74,8 @@ _RGBNT201_GRAMMAR = "PPPPPP_camC_T_NN (identity, camera, session, number; for ex
 def _read_rgbnt201(root: Path) -> tuple[Records, Records, Records]:
     """Read ``train_*/{RGB,NI,TI}`` and ``test/{RGB,NI,TI}``; every test image is both query and gallery."""
     if not root.is_dir():
-        raise UserError(f"there is no folder {root}; set data.root to the folder that holds train_171 and test")
+        what = f"{root} is a file" if root.exists() else f"there is no folder {root}"
+        raise UserError(f"{what}; set data.root to the folder that holds train_* (RGBNT201: train_171) and test")
     # The folder itself wins over its subfolders.
     trains = _train_folders(root) or [train for folder in _subfolders(root) for train in _train_folders(folder)]
     if not trains:
@@ -102,7 +103,7 @@ def _read_split(folder: Path) -> Records:
     missing = [folder / _RGBNT201_FOLDERS[m] / stem for stem in stems for m in files if stem not in files[m]]
     if missing:
         raise UserError(
-            f"{len(missing)} images are missing to complete the triplets of {folder}, the first is {missing[0]}.*; "
+            f"missing images: {len(missing)} of the triplets of {folder}, the first is {missing[0]}.*; "
             "restore them, or remove the images of the same name in the other modalities"
         )
     return tuple(_rgbnt201_record({m: found[stem] for m, found in files.items()}) for stem in stems)

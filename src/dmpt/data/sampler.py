@@ -41,7 +41,7 @@ class PKSampler:
         self._members = [members[label] for label in sorted(members)]
         count = len(self._members)
         if count < 2:
-            raise UserError(f"the training set has {count} identities; learning to tell them apart takes two or more")
+            raise UserError(f"identities in the training set: {count}; learning to tell them apart takes two or more")
         if count < ids:
             raise UserError(
                 f"the training set has {count} identities, train.ids asks for {ids}; set it to at most {count}"

@@ -32,7 +32,8 @@ def resolve(weights: str, timm_name: str) -> Path:
         return download(f"{owner}/{repo}", [file])
     path = Path(weights).expanduser()
     if not path.is_file():
-        raise UserError(f"{path}: no such weights file; give a local file, hub, or hub:OWNER/REPO/FILE")
+        what = "is a folder, not a weights file" if path.is_dir() else "no such weights file"
+        raise UserError(f"{path}: {what}; give a local file, hub, or hub:OWNER/REPO/FILE")
     return path
 
 

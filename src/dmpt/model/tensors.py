@@ -8,6 +8,7 @@ import collections
 import hashlib
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -136,11 +137,17 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of pickles that it is about to refuse
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no error type of its own
         if code := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
                 f"{path}: refused, loading it would run code ({code[1]}); save the state dict's tensors alone"
+            ) from error
+        if not zipfile.is_zipfile(path):
+            raise UserError(
+                f"{path}: is a pickle that holds more than tensors, or is damaged; nothing in it was run"
             ) from error
         raise _cut_short(path) from error
     for key in ("state_dict", "model"):
