@@ -75,11 +75,9 @@ class Backbone(nn.Module):
         """Hold frozen weights in the compute precision; the final norm stays in float32.
 
         Autocast keeps the half-precision copy of a weight only while it needs a gradient: it would cast frozen ones
-        again at every use. LayerScale (DINOv2) goes into the linear layer before it: a pass over all tokens less.
+        again at every use.
         """
         if self.frozen:
-            for block in self.vit.blocks:
-                _fold(block)
             self.vit.to(dtype)
             self.vit.norm.float()
 
@@ -179,14 +177,3 @@ class Backbone(nn.Module):
         x = x + block.ls1(attn.proj(attn.norm(y)))
         out: Tensor = x + block.ls2(block.mlp(block.norm2(x)))
         return out
-
-
-@torch.no_grad()
-def _fold(block: Any) -> None:
-    """Multiply a block's LayerScale into the weights whose output it scales."""
-    for name, linear in (("ls1", block.attn.proj), ("ls2", block.mlp.fc2)):
-        gamma = getattr(getattr(block, name), "gamma", None)
-        if gamma is not None:
-            linear.weight.mul_(gamma[:, None])
-            linear.bias.mul_(gamma)
-            setattr(block, name, nn.Identity())
