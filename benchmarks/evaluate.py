@@ -13,13 +13,13 @@ import numpy as np
 
 from dmpt.retrieval.metrics import Features, Metrics, chunk_bytes, chunk_rows, evaluate, similarities
 from dmpt.retrieval.protocols import Labels
-from goals import goal, machine, median_ratio, seconds
+from goals import goal, machine, median_ratio, seconds, status
 
 Data = tuple[Features, Features, Labels, Labels]
 Size = tuple[int, int, int]
 MARKET: Size = (3368, 15913, 2304)
 LARGE: Size = (20_000, 100_000, 2304)
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+CLEAR = Path("/proc/self/clear_refs")
 
 
 def main() -> None:
@@ -113,12 +113,6 @@ def cost(size: Size) -> tuple[float, int, str]:
         tracemalloc.start()
         took = seconds(lambda: market(data))
         return took, tracemalloc.get_traced_memory()[1], "peak of numpy's allocations"
-
-
-def status(key: str) -> int:
-    """One memory entry of this process, in bytes."""
-    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
-    return 1024 * int(line.split()[1])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import NamedTuple
+
+STATUS = Path("/proc/self/status")
 
 
 class Ratio(NamedTuple):
@@ -83,3 +86,9 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy"))
     return f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, {packages}"
+
+
+def status(key: str) -> int:
+    """One memory entry of this process, in bytes."""
+    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
+    return 1024 * int(line.split()[1])

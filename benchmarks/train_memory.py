@@ -13,8 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from evaluate import status
-from goals import beside, goal, machine, rounds, table
+from goals import beside, goal, machine, rounds, status, table
 from models import PATHS, Case, Path, Step, ThreeTowers, network
 
 LARGE = Case("vit_base_patch16_clip_quickgelu_224", (256, 128), 8, "fp32")
