@@ -61,8 +61,9 @@ def test_training_batches(toy: Dataset) -> None:
         assert batch.pids.tolist() == [toy.train[index].pid for index in indices]
         assert batch.labels.tolist() == [toy.train[index].pid - 1 for index in indices]
         assert batch.cameras.tolist() == [toy.train[index].camera for index in indices]
-        assert all(values.dtype == torch.int64 for values in batch[1:-1])
+        assert all(values.dtype == torch.int64 for values in batch[1:5])
         assert torch.equal(batch.present, torch.ones(3, 4, dtype=torch.bool))
+        assert torch.equal(batch.subset, batch.present)
         for m, modality in enumerate(MODALITIES):
             images = {modality: read_image(toy.train[indices[2]].paths[modality], FULL)}
             assert torch.equal(batch.images[m, 2], dataset.transform(images, 1, indices[2])[modality])

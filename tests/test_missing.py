@@ -1,6 +1,7 @@
 """Triplets that lack a modality: data, network, losses, training."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,16 @@ from dmpt.data.subset import drop, restrict
 from dmpt.data.transforms import TestTransform
 from dmpt.errors import UserError
 from dmpt.evaluate import evaluate
-from dmpt.losses import batch_hard_triplet, centre, cross_entropy, objective, text_identity, text_modality
+from dmpt.losses import (
+    batch_hard_triplet,
+    centre,
+    cross_entropy,
+    distillation,
+    objective,
+    text_identity,
+    text_modality,
+)
+from dmpt.model.bind import ExternalInteraction
 from dmpt.model.network import DMPT, Output
 from dmpt.model.shared import COMPLETE, SharedPart
 from dmpt.train import Trainer
@@ -31,6 +41,7 @@ WIDTH, IDS = 32, 4
 PRESENT = torch.tensor([[1, 1, 0, 0, 1, 1], [1, 0, 1, 0, 1, 1], [1, 0, 0, 1, 0, 1]], dtype=torch.bool)
 LABELS = torch.tensor([0, 0, 2, 2, 1, 1])
 DROPOUT: dict[str, Any] = {"dropout": 0.4}
+DROPPED: dict[str, Any] = {"dropout": 0.5, "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +108,17 @@ def test_batches_say_what_is_present_and_absent_images_are_zeros(data: Path) -> 
         assert one.present.any(dim=0).all()
         assert torch.equal(one.images[one.present], whole.images[one.present])  # what stays, stays as it was
     assert not all(batch.present.all() for batch in dropped)
+
+
+def test_whole_triplets_come_with_the_subset_that_dropout_leaves(data: Path) -> None:
+    whole, dropped, both = (batches_of(data, **form) for form in ({}, DROPPED, {**DROPPED, "whole": True}))
+    for one, left, batch in zip(whole, dropped, both, strict=True):
+        assert torch.equal(batch.images, one.images)
+        assert torch.equal(batch.present, one.present)
+        assert torch.equal(batch.subset, left.present)
+        assert torch.equal(one.subset, one.present)
+        assert torch.equal(left.subset, left.present)
+    assert not all(torch.equal(batch.subset, batch.present) for batch in both)
 
 
 # --- network ----------------------------------------------------------------------------------------------------------
@@ -174,6 +196,70 @@ def test_absent_images_are_not_computed() -> None:
     lone[2] = False
     network(small_images(network.backbone, batch=6), lone)
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("sections", [{}, {"missing": {**DROPOUT, "absent": "learned"}}, {"bind": {"depth": 2}}])
+def test_whole_and_subset_from_one_pass_are_those_of_two(sections: dict[str, Any]) -> None:
+    network = network_of(**sections).eval()
+    images = small_images(network.backbone, batch=6).double()
+    passes: list[int] = []
+    network.backbone.vit.patch_embed.register_forward_pre_hook(lambda *_: passes.append(1))
+    with torch.no_grad():
+        both = network(images, None, PRESENT)
+        assert passes == [1]
+        alone, left = network(images), network(images, PRESENT)
+    assert both.subset is not None
+    assert both.subset.present is PRESENT
+    for one, other in ((both, alone), (both.subset, left)):
+        seen = torch.ones_like(PRESENT) if one.present is None else PRESENT
+        assert error_of(one.features, other.features) < 1e-12
+        assert error_of(one.z[seen], other.z[seen]) < 1e-12
+        assert error_of(one.shared, other.shared) < 1e-12
+
+
+def test_learned_tokens_stand_for_the_absent_modality_in_the_bind() -> None:
+    plain, learned = (ExternalInteraction(WIDTH, absent=length).double() for length in (0, 5))
+    redraw(learned, seeded(1), std=0.3)
+    plain.load_state_dict({n: t for n, t in learned.state_dict().items() if n != "absent"})
+    semantic = torch.randn(3, 6, 5, WIDTH, generator=seeded(2)).double()
+    assert learned.absent is not None
+    filled = semantic.clone()
+    for m, b in (~PRESENT).nonzero().tolist():
+        filled[m, b] = learned.absent[m, 0]
+    poisoned = semantic.masked_fill(~PRESENT[..., None, None], torch.nan)
+    assert error_of(learned(poisoned, PRESENT), plain(filled)) < 1e-12
+    assert error_of(learned(semantic), plain(semantic)) < 1e-12
+    assert learned(semantic, PRESENT)[0, 2].sub(plain(semantic, PRESENT)[0, 2]).abs().max() > 0.1
+    learned(semantic).sum().backward()  # a complete share of a batch gives them a gradient too, of zero
+    assert learned.absent.grad is not None
+    assert not learned.absent.grad.any()
+
+
+def test_distillation_teaches_the_subset_what_the_whole_is_similar_to() -> None:
+    features = torch.randn(3, 6, WIDTH, generator=seeded(3)).double().requires_grad_()
+    shared = torch.randn(6, WIDTH, generator=seeded(4)).double().requires_grad_()
+    part = torch.randn(3, 6, WIDTH, generator=seeded(5)).double().masked_fill(~PRESENT[..., None], 0).requires_grad_()
+    whole, subset = Output(features), Output(part, shared=shared, present=PRESENT)
+    loss, expected, scale = distillation(whole, subset, 4.0), 0.0, 4.0
+
+    def similarity(of: Output, i: int, j: int) -> float:
+        seen = torch.ones_like(PRESENT) if of.present is None else of.present
+        common = [m for m in range(3) if seen[m, i] and seen[m, j]]
+        one, other = (of.features[common, x].flatten() if common else shared[x] for x in (i, j))
+        return F.cosine_similarity(one, other, dim=0).item()
+
+    for i in range(6):
+        others = [j for j in range(6) if j != i]
+        p, q = (torch.tensor([scale * similarity(view, i, j) for j in others]).softmax(0) for view in (whole, subset))
+        expected += float((p * (p / q).log()).sum()) / 6
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert distillation(whole, whole, 4.0).item() == pytest.approx(0, abs=1e-12)
+    loss.backward()
+    assert features.grad is None  # the whole is the teacher
+    for taught in (part, shared):
+        assert taught.grad is not None
+        assert taught.grad.isfinite().all()
+        assert taught.grad.any()
 
 
 def test_the_shared_part_is_the_mean_over_the_modalities_there_are() -> None:
@@ -351,6 +437,29 @@ def test_a_run_with_dropout_trains_everything(data: Path, tmp_path: Path) -> Non
     assert (saved["shared.variance"] >= 0).any()
 
 
+BOTH: dict[str, Any] = {"view": "both", "absent": "learned"}
+
+
+def test_a_run_that_sees_both_trains_everything_and_halves_the_terms(data: Path, tmp_path: Path) -> None:
+    config = with_(with_dropout(data, epochs=1, precision="bf16"), missing=BOTH)
+    trainer = Trainer(config, tmp_path / "run")
+    before = {name: p.detach().clone() for name, p in trainer.trained.items()}
+    trainer.fit()
+    assert any(name.endswith("absent") for name in before)
+    assert all(not torch.equal(p, before[name]) for name, p in trainer.trained.items())
+    lines = [x["losses"] for x in log(tmp_path / "run") if "losses" in x]
+    assert all(set(line) == {"ce", "triplet", "centre", "shared", "distil"} for line in lines)
+    ce = lines[0]["ce"]
+    assert ce == pytest.approx(2.08, abs=0.1)  # log 8: one view's worth of it, not two
+    assert evaluate(tmp_path / "run", without="rgb")["missing"]["cases"]["M(RGB)"]["mAP"] > 0
+
+
+def test_without_distillation_there_is_no_such_term(data: Path, tmp_path: Path) -> None:
+    config = with_(with_dropout(data, epochs=1), missing={"view": "both"}, loss={"distil": 0.0})
+    fit(config, tmp_path / "run")
+    assert all("distil" not in x["losses"] for x in log(tmp_path / "run") if "losses" in x)
+
+
 def test_bf16_trains_with_dropout_and_is_evaluated(data: Path, tmp_path: Path) -> None:
     fit(with_dropout(data, epochs=1, precision="bf16"), tmp_path / "run")
     assert evaluate(tmp_path / "run", without="rgb")["missing"]["cases"]["M(RGB)"]["mAP"] > 0
@@ -378,8 +487,10 @@ def test_interrupted_and_resumed_with_dropout_equals_unbroken(data: Path, tmp_pa
 
 
 @pytest.mark.long
-def test_two_processes_with_dropout_do_what_one_does(data: Path, tmp_path: Path) -> None:
-    same_in_two_processes(with_dropout(data, epochs=2), tmp_path, rtol=5e-3, atol=1e-4)
+@pytest.mark.parametrize("missing", [{}, BOTH])
+def test_two_processes_with_dropout_do_what_one_does(data: Path, tmp_path: Path, missing: dict[str, Any]) -> None:
+    config = with_(with_dropout(data, epochs=2), missing=missing)
+    same_in_two_processes(config, tmp_path, rtol=5e-3, atol=1e-4)
 
 
 def incomplete(layout: str, root: str, *settings: Any) -> Dataset:
@@ -451,12 +562,19 @@ def test_a_fixed_subset_reads_nothing_else(data: Path, tmp_path: Path, modalitie
         ('--data.modalities=["nir","rgb"]', "data.modalities is ['nir', 'rgb']; name at least one of rgb, nir, tir"),
         ("--data.modalities=[]", "data.modalities is []; name at least one"),
         ("--loss.shared=-1", "loss.shared is -1.0; it must be 0 or more"),
+        ("--loss.distil=-1", "loss.distil is -1.0; it must be 0 or more"),
+        ("--missing.view=both", "missing.view both compares a triplet with what modality dropout leaves of it"),
+        (
+            '--missing={"dropout": 0.3, "view": "both"} --bind.layers=[0]',
+            "set missing.dropout above 0 and bind.layers [], or missing.view subset",
+        ),
+        ("--missing.absent=learned --bind.depth=0", "missing.absent learned stands in the bind, but there is none"),
     ],
 )
 def test_settings_are_checked(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, said: str
 ) -> None:
-    refused("train", f"--data.root={data}", f"--out={tmp_path / 'run'}", setting)
+    refused("train", f"--data.root={data}", f"--out={tmp_path / 'run'}", *re.split(r" (?=--)", setting))
     assert said in capsys.readouterr().err.replace("\n", " ")
 
 

@@ -1,6 +1,7 @@
 """``dmpt study``: on toy data and a tiny random tower, run in this process."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -19,25 +20,21 @@ import yaml
 
 from dmpt.check_settings import check
 from dmpt.cli import main
-from dmpt.config import Config, from_dict
+from dmpt.config import Config
+from dmpt.data.datasets import load_dataset
 from dmpt.errors import UserError
 from dmpt.run import flatten
-from dmpt.study.board import execute, log_of
+from dmpt.study.board import THREADS, execute, launch, log_of
 from dmpt.study.data import Data, find_data
 from dmpt.study.definition import GRID, Study, find, slug, studies
 from dmpt.study.one_run import Task, work
 from dmpt.study.plan import Plan, best, estimate, make, open_tasks
-from dmpt.study.reading import KNOWN
 from dmpt.study.results import Result, read, read_all
-from dmpt.study.rows import runnable, settings_of
-from dmpt.study.run import dry_run, study
+from dmpt.study.rows import config_of, runnable, settings_of
+from dmpt.study.run import _with_data, dry_run, study
 from dmpt.study.table import write
 from dmpt.train import Trainer
 from runs import dmpt, settings, toy
-
-NEW = {"backbone.lora_rank", "semantic.first_layer"}
-"""Settings that a study may name before this version has them."""
-NEW_CHOICES = {("backbone.tune", "linear"), ("backbone.tune", "lora")}
 
 
 class Done:
@@ -102,7 +99,7 @@ class Place:
     def __init__(self, root: Path, data: Path, **changes: Any):
         self.study: Study = find(str(write_study(root / "depth.yaml", **changes)))
         self.base, self.root = settings(data, epochs=2), root
-        self.out, self.results = root / "runs", root / "results"
+        self.out, self.results = root / "runs", root / "results" / "depth"
         self.launch = Counted()
 
     def run(self, base: Config | None = None, **options: Any) -> Path:
@@ -133,7 +130,7 @@ def copy_of(place: Place, root: Path) -> Place:
     shutil.copytree(place.root, root, dirs_exist_ok=True)
     other = Place.__new__(Place)
     other.study, other.base, other.root = find(str(root / "depth.yaml")), place.base, root
-    other.out, other.results, other.launch = root / "runs", root / "results", Counted()
+    other.out, other.results, other.launch = root / "runs", root / "results" / "depth", Counted()
     return other
 
 
@@ -190,6 +187,84 @@ def test_results_are_not_run_again_even_without_their_runs(finished: Place, tmp_
     assert place.launch.names == []
 
 
+def test_what_another_study_has_run_is_taken_over(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    assert finished.base.data.root is not None
+    rows = [{"name": "base"}, {"name": "S = 2", "change": {"semantic.length": 2}}]
+    other = Place(tmp_path / "other", Path(finished.base.data.root), reference="base", rows=rows)
+    other.results = place.results.parent / "length"
+    other.run(seeds=3)
+    assert other.launch.names == ["base/seed-2", "s-2/seed-0", "s-2/seed-1", "s-2/seed-2"]
+    own, twin = (read(folder) for folder in (other.results / "toy/base/seed-0", place.results / "toy/one-layer/seed-0"))
+    assert own is not None
+    assert twin is not None
+    assert own.row == "base"
+    assert own.numbers["study"]["taken_from"] == "depth/toy/one-layer/seed-0"
+    assert own.numbers["mAP"] == twin.numbers["mAP"]
+    assert (own.queries()[1] == twin.queries()[1]).all()
+    other.run(seeds=3)
+    assert other.launch.names == []
+
+
+@pytest.mark.parametrize("changed", ["data_fingerprint", "backbone_sha256", "kind"])
+def test_a_run_on_other_data_weights_or_splits_is_no_twin(
+    finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    sha256 = read_all(finished.results)[0].numbers["study"]["backbone_sha256"]
+    monkeypatch.setattr("dmpt.study.twins.backbone_hash", lambda _: sha256)  # as of a file; toys have random weights
+    place = copy_of(finished, tmp_path / "c")
+    for result in read_all(place.results):
+        numbers = result.numbers | {"study": result.numbers["study"] | {changed: "choice"}}
+        (result.folder / "metrics.json").write_text(json.dumps(numbers))
+    place.results = place.results.parent / "again"
+    place.run(seeds=1, rows=["none"])
+    assert place.launch.names == ["none/seed-0"]
+
+
+def test_a_run_without_missing_modalities_is_no_twin_where_they_are_asked_for(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    place.study, place.results = replace(place.study, missing=True), place.results.parent / "again"
+    place.run(seeds=1, rows=["none"])
+    assert place.launch.names == ["none/seed-0"]
+
+
+def test_a_setting_younger_than_a_result_had_its_default(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    path = place.results / "toy/none/seed-0/config.yaml"
+    content = yaml.safe_load(path.read_text())
+    del content["missing"]["view"]
+    path.write_text(yaml.safe_dump(content))
+    place.run()
+    assert place.launch.names == []
+    content["missing"]["view"] = "both"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"missing.view was both, now it is subset"):
+        place.run()
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3")])
+def test_a_run_has_one_number_of_threads(
+    finished: Place, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    class Started:
+        stdin = io.StringIO()
+
+    def start(*_: Any, env: dict[str, str], **__: Any) -> Started:
+        seen.append(env)
+        return Started()
+
+    for name in THREADS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("dmpt.study.board.os.cpu_count", lambda: 2)
+    monkeypatch.setattr("dmpt.study.board.subprocess.Popen", start)
+    launch(replace(finished.plan().tests({})[0], jobs=2))
+    assert {seen[0][name] for name in THREADS} == {expected}
+
+
 def test_a_table_is_rebuilt_from_results_alone(finished: Place, tmp_path: Path) -> None:
     place = copy_of(finished, tmp_path)
     shutil.rmtree(place.out)
@@ -239,7 +314,8 @@ def stopped_after(steps: int) -> Iterator[None]:
 def test_other_settings_data_and_weights_are_refused(finished: Place, data: Path, tmp_path: Path) -> None:
     place = copy_of(finished, tmp_path)
     other = replace(place.base, train=replace(place.base.train, lr=0.5))
-    with pytest.raises(UserError, match=r"results/toy/none/seed-0: train.lr was 0.001, now it is 0.5; go on") as said:
+    said_of = r"depth/toy/none/seed-0: train.lr was 0.001, now it is 0.5; go on"
+    with pytest.raises(UserError, match=said_of) as said:
         place.run(other)
     assert "\n" not in str(said.value)
     elsewhere = toy(tmp_path / "elsewhere", train_ids=9)
@@ -444,22 +520,15 @@ def test_a_run_ends_with_its_parent(finished: Place, tmp_path: Path) -> None:
 # The files.
 
 
-def known_part(change: dict[str, Any]) -> bool:
-    tune = change.get("backbone.tune")
-    try:
-        from_dict({"backbone": {"tune": tune}} if tune else {})
-    except UserError:
-        return False
-    return set(change) <= set(KNOWN)
-
-
 def bases() -> dict[str, dict[str, Any]]:
-    return {name: find_data(name).settings for name in ("synthetic", "market_mm", "rgbnt201", "rgbnt100_vit")}
+    return {
+        name: find_data(name).settings for name in ("synthetic", "vehicles", "market_mm", "rgbnt201", "rgbnt100_vit")
+    }
 
 
 def test_shipped_studies() -> None:
     assert studies() == [
-        *("bind_depth", "comparison", "components", "efficiency", "missing"),
+        *("aspect", "bind_depth", "comparison", "components", "efficiency", "missing"),
         *("modality_length", "readings", "semantic_length"),
     ]
     assert [find(name).mirrors.split(" (")[0] for name in ("components", "bind_depth", "modality_length")] == [
@@ -476,26 +545,38 @@ def test_rows_of_a_shipped_study(name: str) -> None:
     """Each is valid, differs from the base in what it says alone, and no two are the same."""
     chosen = find(name)
     for on, base in bases().items():
-        known = []
         for row in chosen.rows:
             change = row.change | row.on.get(on, {})
-            if not known_part(change):
-                assert set(change) - set(KNOWN) <= NEW
-                with pytest.raises(UserError, match=f"row {row.name}: "):
-                    settings_of(chosen, row, on, base)
-                continue
-            known.append(row.name)
             config = settings_of(chosen, row, on, base)
             check(config)
             after = flatten(asdict(config))
             assert {key for key in after if after[key] != base[key]} == {k for k, v in change.items() if base[k] != v}
-        rows, left_out = runnable(chosen, on, base, known)
+        rows, left_out = runnable(chosen, on, base)
         assert (
             len({row.slug for row, _ in rows}) == len(rows) == len({json.dumps(asdict(c)) + str(r.lr) for r, c in rows})
         )
-        assert len(rows) + len(left_out) == len(known)
+        assert len(rows) + len(left_out) == len(chosen.rows)
         assert any(row.name in chosen.reference for row, _ in rows)
         assert len(rows) >= 3
+
+
+def test_vehicles_are_drawn_for_the_aspect_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DMPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("dmpt.demo.IMAGES", 4)
+    found = find_data("vehicles")
+    assert found.world is not None
+    drawn = replace(found, world=found.world | {"train_ids": 3, "test_ids": 2})
+    config = _with_data(drawn, config_of(drawn.settings))
+    assert config.data.layout == "msvr310"
+    assert config.data.root is not None
+    dataset = load_dataset("msvr310", config.data.root)
+    assert (dataset.object, dataset.protocol, len(dataset.train)) == ("vehicle", "same_scene", 12)
+    sizes = [settings_of(find("aspect"), row, "vehicles", drawn.settings).data.size for row in find("aspect").rows]
+    assert sizes == [(128, 64), (64, 128)] * 2
+    path = tmp_path / "world.yaml"
+    path.write_text("world: {train_ids: 3, test_ids: 2, colour: red}\n")
+    with pytest.raises(UserError, match="world: unknown key colour"):
+        find_data(str(path))
 
 
 def test_every_row_has_as_many_learning_rates() -> None:

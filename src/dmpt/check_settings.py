@@ -68,7 +68,7 @@ def check(config: Config) -> None:
     }
     for name, share in shares.items():
         require(0 <= share <= 1, f"{name} is {share}; it must lie between 0 and 1")
-    weights = {name: getattr(config.loss, name) for name in ("ce", "triplet", "centre", "text", "shared")}
+    weights = {name: getattr(config.loss, name) for name in ("ce", "triplet", "centre", "text", "shared", "distil")}
     for name, weight in weights.items():
         require(0 <= weight < math.inf, f"loss.{name} is {weight}; it must be 0 or more")
     require(
@@ -121,6 +121,16 @@ def check(config: Config) -> None:
         config.neck == "before" or not config.missing.with_shared,
         "neck is after, but the shared part is calibrated to features before batch norm; "
         "set neck before, or missing.shared false",
+    )
+    require(
+        config.missing.view == "subset" or (config.missing.dropout > 0 and not bind.layers),
+        "missing.view both compares a triplet with what modality dropout leaves of it, after one pass of the tower; "
+        "set missing.dropout above 0 and bind.layers [], or missing.view subset",
+    )
+    require(
+        config.missing.absent == "nothing" or (bind.depth > 0 and bind.external),
+        "missing.absent learned stands in the bind, but there is none; "
+        "set bind.depth above 0 and bind.external true, or missing.absent nothing",
     )
     require(
         not (modality.source == "attribute" and modality.length > 1),

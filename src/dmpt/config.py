@@ -182,6 +182,7 @@ class LossConfig:
         centre_normalise: L2-normalise features first.
         text: weight of the contrastive loss.
         shared: weight of cross-entropy and triplet of the shared part, where there is one.
+        distil: weight of distillation from the whole triplet, where training sees it (``missing.view: both``).
     """
 
     ce: float = 1.0
@@ -194,6 +195,7 @@ class LossConfig:
     centre_normalise: bool = False
     text: float = 1.0
     shared: float = 1.0
+    distil: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -204,10 +206,16 @@ class MissingConfig:
         dropout: probability with which training leaves out each modality of a triplet; one always stays.
         shared: train the shared part, by which items without a common modality are compared; null = where dropout is
             above 0.
+        view: what training sees of a triplet under dropout: the ``subset`` that is left; or ``both``, the whole triplet
+            too, from one pass of the tower and two of the interaction, and the subset is taught by the whole.
+        absent: what stands in the bind for a modality that a triplet lacks: ``nothing``, the bind is the mean over the
+            others; or ``learned`` tokens.
     """
 
     dropout: float = 0.0
     shared: bool | None = None
+    view: Literal["subset", "both"] = "subset"
+    absent: Literal["nothing", "learned"] = "nothing"
 
     @property
     def with_shared(self) -> bool:

@@ -17,7 +17,7 @@ from dmpt.files import cache_folder
 from dmpt.progress import bar, console
 from dmpt.report.demo import Row, demo_page
 from dmpt.shipped import folder
-from dmpt.synthetic.write import write_world
+from dmpt.synthetic.write import Kind, write_world
 from dmpt.train import Trainer
 from dmpt.verbs.parser import print_table
 from dmpt.yaml12 import load
@@ -93,8 +93,13 @@ def leave_out(full: Config, row: str) -> Config:
     return replace(alone, semantic=SemanticConfig(length=0), train=replace(full.train, epochs=0))
 
 
-def world(scale: Scale, seed: int = WORLD_SEED) -> Path:
-    """The folder of the demo's world, rendered once and kept in the cache.
+def world(scale: Scale, seed: int = WORLD_SEED, object: Kind = "person") -> Path:
+    """The folder of a world, rendered once and kept in the cache.
+
+    Args:
+        scale: its size.
+        seed: of the world.
+        object: persons or vehicles.
 
     Raises:
         UserError: the cache cannot be written.
@@ -102,7 +107,7 @@ def world(scale: Scale, seed: int = WORLD_SEED) -> Path:
     sources = sorted((Path(__file__).parent / "synthetic").glob("*.py"))
     drawn_by = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     key = hashlib.sha256(
-        json.dumps([scale.train_ids, scale.test_ids, IMAGES, CAMERAS, seed, drawn_by]).encode()
+        json.dumps([object, scale.train_ids, scale.test_ids, IMAGES, CAMERAS, seed, drawn_by]).encode()
     ).hexdigest()[:16]
     folder = cache_folder() / f"world-{key}"
     if folder.is_dir():
@@ -114,6 +119,7 @@ def world(scale: Scale, seed: int = WORLD_SEED) -> Path:
             fresh = Path(temporary) / "world"
             write_world(
                 fresh,
+                object=object,
                 train_ids=scale.train_ids,
                 test_ids=scale.test_ids,
                 images=IMAGES,

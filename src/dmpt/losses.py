@@ -16,6 +16,7 @@ from torch import Tensor
 from dmpt.config import Config, LossConfig
 from dmpt.model.heads import rows
 from dmpt.model.network import Output
+from dmpt.model.shared import similarity
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
@@ -177,6 +178,24 @@ def text_literal(z: Tensor, text: Tensor, identities: int, scale: float, present
     logits = (scale * cosine)[..., None].expand(-1, -1, identities)
     ratios = logits.softmax(dim=-1)[..., 0]
     return (ratios if present is None else ratios[present]).sum()
+
+
+def distillation(whole: Output, subset: Output, scale: float) -> Tensor:
+    """What a triplet is similar to with all its modalities, taught to what is left of it; not in the paper.
+
+    For each triplet the Kullback-Leibler divergence between two softmaxes over the others of the batch: of cosines
+    times ``scale`` between whole triplets, which get no gradient, and between subsets, compared as retrieval compares
+    them. Mean over the batch.
+
+    Args:
+        whole: output of the triplets.
+        subset: of what is left of each.
+        scale: what cosines are multiplied by.
+    """
+    logits = [scale * similarity(view.features, view.present, view.shared)[0] for view in (whole, subset)]
+    itself = torch.eye(len(logits[0]), dtype=torch.bool, device=logits[0].device)
+    teacher, student = (x[~itself].view(len(x), -1).log_softmax(dim=-1) for x in logits)
+    return F.kl_div(student, teacher.detach(), log_target=True, reduction="batchmean")
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,12 @@ def gather(output: Output, present: Tensor, accelerator: Accelerator) -> Output:
     features = whole(output.features)
     assert features is not None
     mask = accelerator.gather(present.T.contiguous()).T
-    return Output(
-        features, whole(output.projected), whole(output.z), whole(output.shared, 0), None if mask.all() else mask
-    )
+    subset = output.subset
+    if subset is not None:
+        assert subset.present is not None
+        subset = gather(subset, subset.present, accelerator)
+    mask = None if mask.all() else mask
+    return Output(features, whole(output.projected), whole(output.z), whole(output.shared, 0), mask, subset=subset)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:

@@ -33,7 +33,8 @@ from dmpt.data.subset import restrict
 from dmpt.data.transforms import TrainTransform
 from dmpt.errors import UserError
 from dmpt.evaluate import PRECISIONS, retrieve, test_records
-from dmpt.losses import objective
+from dmpt.losses import distillation, objective
+from dmpt.model.network import Output
 from dmpt.processes import average_gradients, gather
 from dmpt.progress import bar, console
 from dmpt.retrieval.metrics import Metrics, count_valid
@@ -256,8 +257,9 @@ class Trainer:
         assert data.std is not None
         transform = TrainTransform(data, data.mean, data.std, self.config.train.seed)
         labels = [self.labels[r.pid] for r in self.train_records]
-        dropout, seed = self.config.missing.dropout, self.config.train.seed
-        dataset = TripletDataset(self.train_records, transform, data.value_range, labels, dropout, seed)
+        missing, seed = self.config.missing, self.config.train.seed
+        leave_out = missing.dropout, seed, missing.view == "both"
+        dataset = TripletDataset(self.train_records, transform, data.value_range, labels, *leave_out)
         own = [shard(batch, accelerator.process_index, accelerator.num_processes) for batch in batches]
         return train_batches(dataset, own, epoch, start=self.progress.position, workers=data.workers)
 
@@ -270,15 +272,19 @@ class Trainer:
         group = min(recipe.accumulate, count - started)
         with accelerator.autocast():
             images = batch.images.to(accelerator.device, non_blocking=True)
-            output = self.network(images, None if batch.present.all() else batch.present)
+            subset = batch.subset.to(accelerator.device) if self.config.missing.view == "both" else None
+            output = self.network(images, None if batch.present.all() else batch.present, subset)
             identity = self.network.identity_text
             texts = identity() if identity is not None else None
         output = gather(output, batch.present.to(accelerator.device), accelerator)
         labels = accelerator.gather(batch.labels.to(accelerator.device))  # shards are contiguous: the global order
-        heads = self.network.heads(output.features, output.projected, output.shared, output.present)
-        if self.network.shared is not None and output.shared is not None:
-            self.network.shared.observe(output.features, output.present, output.shared, labels)
-        terms = objective(self.config, output, heads, labels, self.text, texts)
+        terms = self._terms(output, labels, texts)
+        if output.subset is not None:
+            of_subset = self._terms(output.subset, labels, texts)
+            terms = {name: (term + of_subset[name]) / 2 for name, term in terms.items()}
+            form = self.config.loss
+            if form.distil:
+                terms["distil"] = form.distil * distillation(output, output.subset, form.metric_scale)
         losses = {name: float(term.detach()) for name, term in terms.items()}
         for name, value in losses.items():
             if not math.isfinite(value):
@@ -297,6 +303,13 @@ class Trainer:
             progress.saturated = progress.step
             line["text_saturated"] = True
         return {**line, "losses": losses}
+
+    def _terms(self, output: Output, labels: torch.Tensor, texts: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """The terms of the loss for one view of the batch."""
+        heads = self.network.heads(output.features, output.projected, output.shared, output.present)
+        if self.network.shared is not None and output.shared is not None:
+            self.network.shared.observe(output.features, output.present, output.shared, labels)
+        return objective(self.config, output, heads, labels, self.text, texts)
 
     def _update(self, lr: float) -> float:
         """The optimiser's step; returns the gradient's norm before clipping."""

@@ -42,6 +42,7 @@ class Batch(NamedTuple):
         cameras: int64 ``(B,)``.
         indices: int64 ``(B,)``, positions in the list of records.
         present: bool ``(3, B)``, which modalities a triplet has, at least one.
+        subset: bool ``(3, B)``, those of them that modality dropout leaves; the same where it leaves out the images.
     """
 
     images: Tensor
@@ -50,6 +51,7 @@ class Batch(NamedTuple):
     cameras: Tensor
     indices: Tensor
     present: Tensor
+    subset: Tensor
 
 
 class TripletDataset(Dataset[Batch | UserError]):
@@ -62,6 +64,7 @@ class TripletDataset(Dataset[Batch | UserError]):
         labels: class of each record; None for a test set.
         dropout: probability of leaving out each modality of a triplet (``subset.drop``).
         seed: of the dropout.
+        whole: read the whole triplet all the same, and say in ``subset`` what dropout leaves.
     """
 
     def __init__(
@@ -72,9 +75,10 @@ class TripletDataset(Dataset[Batch | UserError]):
         labels: Sequence[int] | None = None,
         dropout: float = 0.0,
         seed: int = 0,
+        whole: bool = False,
     ) -> None:
         self.records, self.transform, self.value_range = records, transform, value_range
-        self.dropout, self.seed = dropout, seed
+        self.dropout, self.seed, self.whole = dropout, seed, whole
         self.labels = [-1] * len(records) if labels is None else labels
 
     def __len__(self) -> int:
@@ -95,11 +99,14 @@ class TripletDataset(Dataset[Batch | UserError]):
         """
         images = _zeros(len(MODALITIES), len(indices), 3, *self.transform.size)
         present = torch.zeros(len(MODALITIES), len(indices), dtype=torch.bool)
+        subset = torch.zeros_like(present)
         for number, index in enumerate(indices):
-            decoded = read_record(drop(self.records[index], self.dropout, self.seed, epoch, index), self.value_range)
+            left = drop(self.records[index], self.dropout, self.seed, epoch, index)
+            decoded = read_record(self.records[index] if self.whole else left, self.value_range)
             rows = {modality: MODALITIES.index(modality) for modality in decoded}
             self.transform(decoded, epoch, index, {modality: images[row, number] for modality, row in rows.items()})
             present[list(rows.values()), number] = True
+            subset[[rows[modality] for modality in left.paths], number] = True
         return Batch(
             images=images,
             labels=torch.tensor([self.labels[index] for index in indices]),
@@ -107,6 +114,7 @@ class TripletDataset(Dataset[Batch | UserError]):
             cameras=torch.tensor([self.records[index].camera for index in indices]),
             indices=torch.tensor(list(indices)),
             present=present,
+            subset=subset,
         )
 
 

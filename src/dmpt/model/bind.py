@@ -51,21 +51,33 @@ class ExternalInteraction(nn.Module):
 
     The bind prompt is the mean of the projected semantic prompts; it has no parameters of its own. Projected by W_b
     it is key and value at once; there is one head, and the residual of Eq. 14.
+
+    Args:
+        width: D.
+        rank: of every linear map; None = full.
+        absent: semantic prompts to learn, S of each modality, which stand for one that a triplet lacks; 0 = none.
     """
 
-    def __init__(self, width: int, rank: int | None = None):
+    def __init__(self, width: int, rank: int | None = None, absent: int = 0):
         super().__init__()
         self.to_bind = nn.ModuleList(_linear(width, width, rank) for _ in range(MODALITY_COUNT))  # W°_m
         self.query = nn.ModuleList(_linear(width, width, rank) for _ in range(MODALITY_COUNT))  # W_m
         self.key = _linear(width, width, rank)  # W_b
+        self.absent = nn.Parameter(torch.randn(MODALITY_COUNT, 1, absent, width) * 0.02) if absent else None
 
     def forward(self, semantic: Tensor, present: Tensor | None = None) -> Tensor:
         """Semantic prompts ``(3, B, S, D)``, enriched, in the same shape.
 
         Args:
             semantic: Ŝ of each modality.
-            present: bool ``(3, B)``, which modalities a triplet has; the mean of Eq. 11 is over these. None = all.
+            present: bool ``(3, B)``, which modalities a triplet has; the mean of Eq. 11 is over these, or over all
+                three with learned tokens for the absent. None = all.
         """
+        if self.absent is not None:
+            if present is None:  # where one process has a gradient for these tokens, all must
+                present = torch.ones(semantic.shape[:2], dtype=torch.bool, device=semantic.device)
+            semantic = torch.where(present.to(semantic.device)[..., None, None], semantic, self.absent.to(semantic))
+            present = None
         projected = torch.stack([linear(s) for linear, s in zip(self.to_bind, semantic, strict=True)])
         if present is None:
             bind = projected.mean(dim=0)  # Eq. 11, (B, S, D)
@@ -142,11 +154,20 @@ class InteractionLayer(nn.Module):
         external: without it the layer is internal attention alone, a control.
         rank: of every linear map; None = full.
         share: one internal attention for the three modalities.
+        absent: tokens to learn for an absent modality (``ExternalInteraction``).
     """
 
-    def __init__(self, width: int, heads: int, external: bool = True, rank: int | None = None, share: bool = False):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        external: bool = True,
+        rank: int | None = None,
+        share: bool = False,
+        absent: int = 0,
+    ):
         super().__init__()
-        self.external = ExternalInteraction(width, rank) if external else None
+        self.external = ExternalInteraction(width, rank, absent) if external else None
         own = 1 if share else MODALITY_COUNT
         self.internal = nn.ModuleList(InternalInteraction(width, heads, rank) for _ in range(own))
 
@@ -180,6 +201,7 @@ class PromptIBind(nn.Module):
         share: one internal attention for the three modalities.
         pooled: also give the mean semantic prompt of each modality after the last exchange.
         between: layers of the tower behind which there is an interaction layer too.
+        absent: tokens to learn for an absent modality (``ExternalInteraction``).
     """
 
     def __init__(
@@ -192,11 +214,13 @@ class PromptIBind(nn.Module):
         share: bool = False,
         pooled: bool = False,
         between: Sequence[int] = (),
+        absent: int = 0,
     ):
         super().__init__()
-        self.layers = nn.ModuleList(InteractionLayer(width, heads, external, rank, share) for _ in range(depth))
+        form = width, heads, external, rank, share, absent
+        self.layers = nn.ModuleList(InteractionLayer(*form) for _ in range(depth))
         self.pooled = pooled
-        self.between = nn.ModuleDict({str(i): InteractionLayer(width, heads, external, rank, share) for i in between})
+        self.between = nn.ModuleDict({str(i): InteractionLayer(*form) for i in between})
 
     def forward(self, tokens: Tensor, semantic: slice, present: Tensor | None = None) -> Tensor:
         """Enhanced class tokens of the backbone's tokens ``(3, B, N, D)``.

@@ -5,7 +5,7 @@ token -> feature. With no prompts and no interaction layer the feature of each m
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ class Output:
         shared: the shared part ``(B, D)``; None where there is none.
         present: bool ``(3, B)``, which slots count; None = all.
         normed: features after the heads' batch norm; only in evaluation mode with ``neck`` after.
+        subset: what it says where some of these modalities are left out; None unless asked for.
     """
 
     features: Tensor
@@ -43,6 +44,7 @@ class Output:
     shared: Tensor | None = None
     present: Tensor | None = None
     normed: Tensor | None = None
+    subset: "Output | None" = None
 
 
 class DMPT(nn.Module):
@@ -80,7 +82,8 @@ class DMPT(nn.Module):
         self.with_bind = config.feature == "cls+bind"
         self.bind: PromptIBind | None = None
         if bind.depth:
-            form = bind.external, bind.rank, bind.share, self.with_bind, bind.layers
+            absent = semantic.length if config.missing.absent == "learned" else 0
+            form = bind.external, bind.rank, bind.share, self.with_bind, bind.layers, absent
             self.bind = PromptIBind(bind.depth, width, backbone.heads, *form)
         self.probe = LinearProbe(width) if config.backbone.tune == "linear" else None
         needs_projection = config.text.loss != "off" or "projected" in HEADS[config.heads]
@@ -92,12 +95,14 @@ class DMPT(nn.Module):
         self.identity_text: nn.Module | None = None  # set by training with the text loss ``identity``
         self._baked: tuple[list[Tensor | None], list[Prefix | None]] | None = None
 
-    def forward(self, images: Tensor, present: Tensor | None = None) -> Output:
+    def forward(self, images: Tensor, present: Tensor | None = None, subset: Tensor | None = None) -> Output:
         """Features of a batch.
 
         Args:
             images: normalised, ``(3, B, 3, H, W)``, modality first; where a modality is absent nothing is read.
             present: bool ``(3, B)``, which modalities a triplet has, at least one; None = all.
+            subset: bool ``(3, B)``, some of these, at least one: the output of what is left when the others are left
+                out is wanted too. The tower sees each image alone, so one pass serves both; without ``bind.layers``.
         """
         prompts, prefixes = self._baked or (self.prompts() if self.prompts is not None else None, None)
         keep = self.bind is not None
@@ -109,8 +114,13 @@ class DMPT(nn.Module):
             tokens = self.backbone(images, prompts, self.config.prompts, keep, prefixes, exchanges)
         else:
             tokens = self._present_tokens(images, present, prompts, prefixes, keep)
+        output = self._output(tokens, present)
+        return output if subset is None else replace(output, subset=self._output(tokens, subset))
+
+    def _output(self, tokens: Tensor, present: Tensor | None) -> Output:
+        """From the backbone's tokens ``(3, B, N, D)``, of which those of absent modalities are not read."""
         before, after = self._interact(tokens, present)
-        with torch.autocast(images.device.type, enabled=False):  # norm, projection and all that follows: float32
+        with torch.autocast(tokens.device.type, enabled=False):  # norm, projection and all that follows: float32
             features = self.backbone.norm(after)
             if self.probe is not None:
                 features = self.probe(features)

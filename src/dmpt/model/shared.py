@@ -63,17 +63,7 @@ class SharedPart(nn.Module):
             shared: ``(B, D)``.
             labels: ``(B,)``.
         """
-        if present is None:
-            present = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
-        products = features @ features.transpose(-1, -2)  # (3, B, B)
-        squares = features.square().sum(dim=-1)
-        joint = present[:, :, None] & present[:, None, :]
-        bits = 2 ** torch.arange(MODALITY_COUNT, device=features.device)
-        common = (joint * bits[:, None, None]).sum(dim=0)
-        own = (squares[:, :, None] * joint).sum(dim=0)
-        cosine = products.sum(dim=0) / (own * own.T).sqrt().clamp(min=torch.finfo(own.dtype).tiny)
-        unit = F.normalize(shared, dim=-1)
-        cosine = torch.where(common == 0, unit @ unit.T, cosine)
+        cosine, common = similarity(features, present, shared)
         strangers = torch.ones_like(common, dtype=torch.bool).triu(1) & (labels[:, None] != labels[None, :])
         for which in range(COMPLETE + 1):
             seen = cosine[strangers & (common == which)]
@@ -94,3 +84,29 @@ class SharedPart(nn.Module):
         shift = torch.where(seen, mean[COMPLETE] - scale * mean, 0.0)
         exact = torch.arange(COMPLETE + 1, device=mean.device) == COMPLETE
         return torch.stack([scale.masked_fill(exact, 1.0), shift.masked_fill(exact, 0.0)], dim=1).float()
+
+
+def similarity(features: Tensor, present: Tensor | None, shared: Tensor | None) -> tuple[Tensor, Tensor]:
+    """How similar the triplets of a batch are: the cosine over common slots, of shared parts where they have none.
+
+    Args:
+        features: ``(3, B, D)``, zeros where absent.
+        present: bool ``(3, B)``; None = all.
+        shared: ``(B, D)``; None = the mean of a triplet's slots takes its place.
+
+    Returns:
+        The cosine of each pair and the number of its set of common modalities, ``(B, B)`` both; without calibration.
+    """
+    if present is None:
+        present = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+    products = features @ features.transpose(-1, -2)  # (3, B, B)
+    squares = features.square().sum(dim=-1)
+    joint = present[:, :, None] & present[:, None, :]
+    bits = 2 ** torch.arange(MODALITY_COUNT, device=features.device)
+    common = (joint * bits[:, None, None]).sum(dim=0)
+    own = (squares[:, :, None] * joint).sum(dim=0)
+    tiny = torch.finfo(own.dtype).tiny
+    # Of pairs without a common slot the length is 0: 1 in its place, whose root has a gradient.
+    cosine = products.sum(dim=0) / (own * own.T).masked_fill(common == 0, 1).clamp(min=tiny).sqrt()
+    unit = F.normalize(features.sum(dim=0) if shared is None else shared, dim=-1)
+    return torch.where(common == 0, unit @ unit.T, cosine), common

@@ -49,7 +49,7 @@ def launch(task: Task) -> "subprocess.Popen[str]":
     threads = max(1, (os.cpu_count() or 1) // task.jobs)
     # One of them set by the user means that number for all: torch would take the larger.
     asked = next((os.environ[name] for name in THREADS if name in os.environ), str(threads))
-    environment = {name: asked for name in THREADS} | os.environ
+    environment = dict.fromkeys(THREADS, asked) | os.environ
     with log_of(task).open("a", encoding="utf-8") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "dmpt.study.one_run"],

@@ -17,13 +17,13 @@ class Data:
     Attributes:
         name: as the table shows it.
         settings: the base, as dotted keys; all that are known.
-        world: of a rendered data set: ``train_ids``, ``test_ids`` and ``seed``; None = the user's own.
+        world: of a rendered data set: ``train_ids``, ``test_ids``, ``seed`` and ``object``; None = the user's own.
         asks: settings that the user must give.
     """
 
     name: str
     settings: dict[str, Any]
-    world: dict[str, int] | None = None
+    world: dict[str, Any] | None = None
     asks: tuple[str, ...] = ()
 
 
@@ -47,6 +47,9 @@ def find_data(name: str) -> Data:
     if not {"config", "settings", "world", "asks"} & set(content):  # plain settings
         content = {"settings": content, "asks": ["data.root"]}
     check_keys(path, "", content, {"caption", "config", "settings", "world", "asks"})
+    if "world" in content:
+        ids = ("train_ids", "test_ids")
+        check_keys(path, "world: ", content["world"], {*ids, "seed", "object"}, ids)
     settings = dict(KNOWN)
     if "config" in content:
         file = settings_file(content["config"])

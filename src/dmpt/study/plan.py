@@ -134,7 +134,7 @@ def open_tasks(tasks: Sequence[Task]) -> list[Task]:
         if result is None:
             waiting.append(task)
         elif task.fingerprint:
-            check_inputs_of(result, task.fingerprint, _hash(task.config.backbone.weights, task.config.backbone.name))
+            check_inputs_of(result, task.fingerprint, backbone_hash(task.config))
             if task.missing and "missing" not in result.numbers and task.kind == "test":
                 raise UserError(
                     f"{task.kept}: was not tested with modalities missing; remove this folder and run again"
@@ -162,9 +162,13 @@ def estimate(tasks: Sequence[Task], results: Path) -> float | None:
     return total
 
 
+def backbone_hash(config: Config) -> str | None:
+    """sha256 of the backbone's file; None where the weights are random."""
+    return _hash(config.backbone.weights, config.backbone.name)
+
+
 @cache
 def _hash(weights: str, name: str) -> str | None:
-    """sha256 of the backbone's file; None where the weights are random."""
     if weights == "random":
         return None
     from dmpt.model.weights import resolve, sha256

@@ -22,6 +22,7 @@ from dmpt.config import Config
 from dmpt.errors import UserError
 from dmpt.files import write_text
 from dmpt.run import CONFIG, flatten
+from dmpt.study.reading import KNOWN
 from dmpt.yaml12 import load
 
 METRICS, QUERIES = "metrics.json", "queries.csv"
@@ -139,11 +140,25 @@ def check_settings_of(folder: Path, config: Config) -> None:
         old = flatten(load(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: is damaged ({error!r}); remove this folder and run again") from error
+    differs = difference(old, config)
+    if differs is not None:
+        refuse(folder, *differs)
+
+
+def difference(old: Mapping[str, Any], config: Config) -> tuple[str, Any, Any] | None:
+    """The first setting in which a kept run differs: its name, then and now; None where it does not.
+
+    A setting that is younger than the run had its default: a new setting leaves what was there as it was.
+
+    Args:
+        old: settings of the run, as dotted keys.
+        config: the settings at hand.
+    """
     for key, now in run.settings(config).items():
-        if key in FILLED and now is None:
-            continue
-        if old.get(key) != now:
-            refuse(folder, key, old.get(key), now)
+        before = old.get(key, KNOWN[key])
+        if before != now and not (key in FILLED and now is None):
+            return key, before, now
+    return None
 
 
 def check_inputs_of(result: Result, data: str, backbone: str | None) -> None:

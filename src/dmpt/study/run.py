@@ -13,6 +13,7 @@ from dmpt.study.definition import Study
 from dmpt.study.one_run import Task
 from dmpt.study.plan import Plan, estimate, make, open_tasks
 from dmpt.study.table import grid_lines, write
+from dmpt.study.twins import take_over
 
 
 def study(
@@ -91,7 +92,7 @@ def dry_run(plan: Plan) -> list[str]:
 
 
 def _run(plan: Plan, tasks: Sequence[Task], jobs: int, what: str, launch: board.Launch) -> list[str]:
-    waiting = open_tasks(tasks)
+    waiting = take_over(open_tasks(tasks), plan.results.parent)
     if tasks:
         console.print(f"{what}: {len(tasks) - len(waiting)} of {len(tasks)} runs are there")
     return board.execute(waiting, jobs, what, launch) if waiting else []
@@ -102,9 +103,9 @@ def _with_data(data: Data, base: Config) -> Config:
     if data.world is not None and base.data.root is None:
         from dmpt.demo import Scale, world
 
-        ids = Scale(data.world["train_ids"], data.world["test_ids"], 0)
-        root = world(ids, data.world.get("seed", 0))
-        base = replace(base, data=replace(base.data, root=str(root)))
+        drawn = dict(data.world)
+        scale = Scale(drawn.pop("train_ids"), drawn.pop("test_ids"), 0)
+        base = replace(base, data=replace(base.data, root=str(world(scale, **drawn))))
     lacking = {"data.root": base.data.root is None, "backbone.weights": base.backbone.weights == "hub"}
     for setting in data.asks:
         if lacking.get(setting):

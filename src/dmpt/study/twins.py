@@ -1,0 +1,54 @@
+"""The base of most studies is one and the same run: what another study has made is taken over, not run again."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from dmpt.files import write_text
+from dmpt.study.one_run import Task
+from dmpt.study.plan import backbone_hash
+from dmpt.study.results import METRICS, Result, difference, read_all
+
+
+def take_over(tasks: Sequence[Task], results: Path) -> list[Task]:
+    """Keep for a task what another study found with the same settings, data and weights.
+
+    Args:
+        tasks: without a result.
+        results: of all studies, a folder each.
+
+    Returns:
+        The tasks that are left.
+    """
+    if not tasks:
+        return []
+    found = [result for folder in sorted(results.glob("*")) if folder.is_dir() for result in read_all(folder)]
+    left = []
+    for task in tasks:
+        twin = next((result for result in found if _same(result, task)), None)
+        if twin is None:
+            left.append(task)
+        else:
+            _copy(twin, task, results)
+    return left
+
+
+def _same(result: Result, task: Task) -> bool:
+    said = result.numbers["study"]
+    return (
+        said["kind"] == task.kind
+        and said["data_fingerprint"] == task.fingerprint
+        and backbone_hash(task.config) in (None, said["backbone_sha256"])
+        and ("missing" in result.numbers or not task.missing or task.kind == "choice")
+        and difference(result.config, task.config) is None
+    )
+
+
+def _copy(twin: Result, task: Task, results: Path) -> None:
+    """The files of a result under another row's name; ``metrics.json`` comes last, as always."""
+    for path in sorted(twin.folder.iterdir()):
+        if path.is_file() and path.name != METRICS:
+            write_text(task.kept / path.name, path.read_text(encoding="utf-8"))
+    study = {**twin.numbers["study"], "data": task.data, "row": task.row}
+    study["taken_from"] = twin.folder.relative_to(results).as_posix()
+    write_text(task.kept / METRICS, json.dumps({**twin.numbers, "study": study}, indent=1) + "\n")
