@@ -2,8 +2,11 @@
 
 import pytest
 
+from dmpt.build import build
 from dmpt.config import BackboneConfig, BindConfig, Config, ModalityConfig, SemanticConfig, TextConfig
 from dmpt.params import count_parameters
+from dmpt.study.data import find_data
+from dmpt.study.rows import config_of
 from runs import settings, with_
 
 
@@ -53,6 +56,12 @@ def test_the_imagenet_tower_trains_its_projection() -> None:
     config = Config(backbone=BackboneConfig(name="vit_base_patch16_224.augreg_in21k", projection="trained"))
     assert by_name(config)["image projection", True] == 768 * 512
     assert count_parameters(config, 171)["towers"] == 257_239_296
+
+
+def test_words_of_a_ready_text_file_have_a_width_of_their_own() -> None:
+    config = config_of(find_data("synthetic").settings)
+    network, _, _ = build(config, 150, "person")
+    assert count_parameters(config, 150)["trained"] == sum(p.numel() for p in network.trained().values())
 
 
 def test_identity_tokens_are_counted_per_modality() -> None:

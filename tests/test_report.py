@@ -19,9 +19,9 @@ from dmpt.data.transforms import TestTransform
 from dmpt.errors import UserError
 from dmpt.evaluate import evaluate, save
 from dmpt.report import attention, breakdown, curves, embedding, figures, ranked
-from dmpt.report.compare import compare, differences, names
+from dmpt.report.compare import compare, differences
 from dmpt.report.demo import Row, demo_page
-from dmpt.report.measured import Measured, measure
+from dmpt.report.measured import Measured, measure, names
 from dmpt.report.pictures import thumbnail
 from dmpt.report.single import report
 from runs import fit, settings, toy, with_
@@ -89,7 +89,7 @@ def stands_alone(path: Path) -> Page:
     assert all(a.get("alt") and a.get("width") and a.get("height") for a in page.all("img"))
     assert all(a.get("aria-label") or a.get("aria-hidden") for a in page.all("svg"))
     assert len(page.said("h1")) >= 1
-    assert any("embeds small copies of pictures" in text for text in page.said("p"))
+    assert any("embeds small copies of pictures" in text for text in page.said("p")) == bool(page.all("img"))
     assert len(page.text) < 4_000_000
     return page
 
@@ -343,6 +343,22 @@ def test_comparison_is_by_query(folder: Path, full: Measured, frozen: Measured, 
     assert sum(path.count("a4 4 0 1 0 8 0") for path in points) == better + 1  # and one in the key
 
 
+def test_several_runs_stand_side_by_side(folder: Path, full: Measured, frozen: Measured) -> None:
+    main(["report", *(str(folder / name) for name in ("frozen", "semantic", AWKWARD))])
+    page = stands_alone(folder / AWKWARD / "several.html")
+    cells = page.said("td")
+    assert cells[0] == f"{frozen.metrics.mAP:.1f}"
+    assert f"{full.metrics.mAP:.1f}" in cells
+    rows = ["frozen", "semantic", AWKWARD]
+    assert [text for text in page.said("th") if text in rows] == rows
+    every = np.array([record.pid for record in full.gallery])
+    silhouettes = [f"{embedding.silhouette(run.gallery_features, every):.2f}" for run in (frozen, full)]
+    captions = [text for text in page.said("figcaption") if "silhouette by identity" in text]
+    assert len(captions) == 3
+    assert captions[0].endswith(f"identities {silhouettes[0]}")
+    assert captions[2].endswith(f"identities {silhouettes[1]}")
+
+
 def test_runs_on_different_data_are_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = toy(tmp_path / "other", cameras=3, test_ids=5)
     fit(with_(settings(other, epochs=0), data={"root": str(other)}), tmp_path / "run")
@@ -431,9 +447,11 @@ def test_bars_rise_for_gains_and_hang_for_losses() -> None:
 
 
 def test_names_are_told_apart(tmp_path: Path) -> None:
-    assert names(tmp_path / "a", tmp_path / "b") == ("a", "b")
-    assert names(tmp_path / "a" / "last", tmp_path / "b" / "last") == ("a/last", "b/last")
-    assert len(set(names(tmp_path, tmp_path))) == 2
+    assert names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
+    assert names([tmp_path / "a" / "last", tmp_path / "b" / "last"]) == ["a", "b"]
+    assert names([tmp_path / "a" / "x", tmp_path / "b" / "x", tmp_path / "b" / "y"]) == ["a/x", "b/x", "b/y"]
+    assert names([tmp_path / "a", tmp_path / "a" / "last"]) == ["a", "last"]
+    assert len(set(names([tmp_path, tmp_path]))) == 2
 
 
 def test_an_absent_modality_is_a_grey_field(full: Measured) -> None:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from dmpt.check_settings import check
-from dmpt.config import BindConfig, Config, SemanticConfig
+from dmpt.config import BindConfig, Config, SemanticConfig, TextConfig
 from dmpt.model.backbone import Backbone
 from dmpt.model.network import DMPT
 from dmpt.model.prompts import MODALITY_COUNT
+from dmpt.model.text import text_file
 from dmpt.model.text_tower import architecture_of
 from dmpt.model.weights import build_vit
 
@@ -49,11 +50,11 @@ def count_parameters(config: Config, ids: int) -> dict[str, Any]:
         and ``paper_ratio`` in percent.
 
     Raises:
-        UserError: settings contradict each other.
+        UserError: settings contradict each other, or a text file is named and missing.
     """
     check(config)
     vit, info = build_vit(config.backbone, config.data.size, load=False)
-    text_width = architecture_of(config.text.tower)["text_cfg"].get("width", 512)
+    text_width = _text_width(config.text)
     width = config.modality.width if config.modality.source in ("learned", "random") else text_width
     tower = sum(p.numel() for p in vit.parameters()) + (0 if info.projection is None else info.projection.numel())
     with torch.device("meta"):
@@ -75,6 +76,13 @@ def count_parameters(config: Config, ids: int) -> dict[str, Any]:
         "towers": towers,
         "paper_ratio": 100 * trained / (towers + trained),
     }
+
+
+def _text_width(config: TextConfig) -> int:
+    """Of the words: those of the ready file, which need not be CLIP's, else the tower's."""
+    if config.file is not None:
+        return next(iter(text_file(config).words.values())).shape[1]
+    return int(architecture_of(config.tower)["text_cfg"].get("width", 512))
 
 
 def lora_instead(config: Config, rank: int) -> Config:

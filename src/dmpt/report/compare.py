@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dmpt.report import curves, ranked
 from dmpt.report.figures import Axis, Series, axis, bars, marks_key, scatter
-from dmpt.report.measured import Measured, check_same_data, measure
+from dmpt.report.measured import Measured, check_same_data, measure, names
 from dmpt.report.page import (
     Section,
     caution,
@@ -25,16 +25,6 @@ from dmpt.report.page import (
 LISTS = 3
 BARS = 400
 """Drawn at most; of more queries evenly spread ones are taken from the sorted differences."""
-
-
-def names(a: Path, b: Path) -> tuple[str, str]:
-    """The folders' names, with as much of their paths as makes them differ."""
-    first, second = a.resolve().parts, b.resolve().parts
-    for length in range(1, max(len(first), len(second)) + 1):
-        pair_of = "/".join(first[-length:]), "/".join(second[-length:])
-        if pair_of[0] != pair_of[1]:
-            return pair_of
-    return f"{a.name} (A)", f"{b.name} (B)"
 
 
 def differences(a: Measured, b: Measured) -> NDArray[np.float64]:
@@ -70,7 +60,7 @@ def compare(
     out = out or b / "compare.html"
     first, second = (
         measure(run, root, name=name, weights=weights, skip_broken=skip_broken)
-        for run, name in zip((a, b), names(a, b), strict=True)
+        for run, name in zip((a, b), names((a, b)), strict=True)
     )
     check_same_data([first, second])
     change = differences(first, second)

@@ -179,6 +179,20 @@ def measure(
     )
 
 
+def names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, with as much of their paths as makes them differ; what all end with is left out."""
+    parts = [folder.resolve().parts for folder in folders]
+    alike = 0
+    while len({part[-1 - alike] if alike < len(part) else "" for part in parts}) == 1 and alike < min(map(len, parts)):
+        alike += 1
+    tails = [part[: len(part) - alike] for part in parts]
+    for length in range(1, max(map(len, tails), default=0) + 1):
+        found = ["/".join(tail[-length:]) for tail in tails]
+        if len(set(found)) == len(found):
+            return found
+    return [f"{folder.name} ({number})" for number, folder in enumerate(folders, 1)]
+
+
 def check_same_data(runs: Sequence[Measured]) -> None:
     """Refuse runs that were not tested on the same records.
 

@@ -38,13 +38,16 @@ PAGE = Markup(
 {sections}
 </main>
 <footer>
-<p>This page embeds small copies of pictures of the data set, so the data's licence and the privacy of the people in
-them hold for this file too: look before you pass it on. It loads nothing from the network.</p>
+<p>{embedded}It loads nothing from the network.</p>
 <p>Written by dmpt {version}.</p>
 </footer>
 </body>
 </html>
 """
+)
+EMBEDDED = (
+    "This page embeds small copies of pictures of the data set, so the data's licence and the privacy of the people in "
+    "them hold for this file too: look before you pass it on. "
 )
 SECTION = Markup('<section id="{}">\n<h2>{}</h2>\n<p class="what">{}</p>\n{}\n</section>\n')
 
@@ -75,7 +78,8 @@ def write_page(out: Path, title: str, lead: Markup, sections: Sequence[Section])
     style = (files("dmpt.report") / "style.css").read_text(encoding="utf-8")
     links = Markup(" ").join(Markup('<a href="#{}">{}</a>').format(s.anchor, s.title) for s in sections)
     body = Markup("").join(SECTION.format(s.anchor, s.title, s.what, s.body) for s in sections)
-    text = PAGE.format(title=title, style=Markup(style), lead=lead, links=links, sections=body, version=__version__)
+    said = {"title": title, "lead": lead, "embedded": EMBEDDED if "<img " in body else "", "version": __version__}
+    text = PAGE.format(style=Markup(style), links=links, sections=body, **said)
     write_text(out, str(text))
 
 

@@ -8,28 +8,39 @@ from dmpt.verbs.parser import Parser
 
 
 def add(parser: Parser) -> None:
-    """Write a page about a run, or about what changed between two: curves, ranked lists, cameras, attention."""
+    """Write a page about a run, about what changed between two, or about more side by side (t-SNE, curves)."""
     parser.add_argument("run", type=str, help="Run folder or adapter folder.")
     parser.add_argument(
-        "other", nargs="?", type=str, default=None, help="A second one: which queries got better or worse in it."
+        "others",
+        nargs="*",
+        type=str,
+        default=[],
+        help="A second one: which queries got better or worse in it. Or more: numbers, curves and maps side by side.",
     )
     parser.add_argument("--data.root", type=str, default=None, help="Data folder; default: where training found it.")
     parser.add_argument("--backbone.weights", type=str, default=None, help="Weights file, when it has moved.")
     parser.add_argument("--skip-broken", action="store_true", help="Leave out triplets with unreadable images.")
     parser.add_argument(
-        "--out", type=str, default=None, help="Default: report.html in the run folder; compare.html in the second."
+        "--out",
+        type=str,
+        default=None,
+        help="Default: report.html in the run folder; compare.html in the second; several.html in the last.",
     )
 
 
 def run(arguments: Namespace) -> None:
     """Run the verb ``report``."""
     from dmpt.report.compare import compare
+    from dmpt.report.several import several
     from dmpt.report.single import report
 
+    run, others = Path(arguments.run), [Path(other) for other in arguments.others]
     out = None if arguments.out is None else Path(arguments.out)
     options = {"weights": arguments["backbone.weights"], "skip_broken": arguments.skip_broken}
-    if arguments.other is None:
-        page = report(Path(arguments.run), out, arguments["data.root"], **options)
+    if not others:
+        page = report(run, out, arguments["data.root"], **options)
+    elif len(others) == 1:
+        page = compare(run, others[0], out, arguments["data.root"], **options)
     else:
-        page = compare(Path(arguments.run), Path(arguments.other), out, arguments["data.root"], **options)
+        page = several([run, *others], out, arguments["data.root"], **options)
     print(f"{page}: open it in a browser")
