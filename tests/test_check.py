@@ -26,6 +26,7 @@ from dmpt.errors import UserError
 from dmpt.retrieval.metrics import count_valid, has_match
 from dmpt.retrieval.protocols import PROTOCOLS, Labels
 from dmpt.synthetic.toy import write_toy_set
+from layouts import write_msvr310
 
 FOLDERS = ("RGB", "NI", "TI")
 Damage = Callable[[Path], object]
@@ -366,8 +367,15 @@ def test_exit_codes_and_texts(root: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "error: queries without a valid match in the gallery (8)" in out
     assert out.count("counts under protocol") == 5
     assert "  and 3 more; --json lists all" in out
-    assert "warning: training identities seen by one camera only (1)" in out
+    assert "warning: training identities seen by one camera only (under same_scene: in one scene) (1)" in out
     assert out.splitlines()[-1] == "9 errors, 5 warnings"
+
+
+def test_under_the_scene_rule_one_scene_is_one_view(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_msvr310(tmp_path / "data")
+    _, out, _ = run(capsys, tmp_path / "data", "--layout", "msvr310")
+    assert "identity 1 is seen by scene 3 only (2 triplets" in out  # by two cameras
+    assert "of another, or accept it" in out
 
 
 def test_json_is_complete(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -395,6 +403,8 @@ def test_json_is_complete(root: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["."], "required: layout"),
         ([".", "--layout", "rgbnt20"], "rgbnt20"),
         ([".", "--layout", "rgbnt201"], "train_*"),
+        ([".", "--layout", "rgbnt100"], "set DIR to the folder that does, or correct --layout"),
+        ([".", "--layout", "manifest"], "holds neither manifest.csv nor manifest.parquet; write one"),
         ([".", "--layout", "rgbnt201", "--workers", "0"], "workers"),
         ([".", "--layout", "rgbnt201", "--data.value_range", "[5,5]"], "data.value_range is [5.0, 5.0]"),
     ],

@@ -94,7 +94,9 @@ def test_a_file_listed_twice_names_both_rows(root: Path) -> None:
         ("rgb;nir;pid;camera\n", "no commas"),
         ("rgb\tpid\tcamera\n", "no commas"),
         ("rgb,NIR,pid,camera\n", "the column 'NIR' is unknown; did you mean nir?"),
-        ("rgb,weather,pid,camera\n", "the column 'weather' is unknown; remove it; known are rgb, nir"),
+        ("rgb,weather,pid,camera\n", "'weather' is unknown; rename it to one of rgb, nir, tir, pid"),
+        ("rgb,thermal,pid,camera\n", "the column 'thermal' is unknown; did you mean tir?"),
+        ("rgb,pid,camid\n", "the column 'camid' is unknown; did you mean camera?"),
         ("rgb,rgb,pid,camera\n", "the column 'rgb' is there twice"),
         ("rgb,camera\n", "has no column pid (it has rgb, camera)"),
         ("pid,camera\n", "has no column one of rgb, nir, tir"),
@@ -113,7 +115,7 @@ def test_a_bad_table_is_one_line(root: Path, text: str, words: str) -> None:
 
 
 def test_a_table_of_another_encoding_and_no_table(root: Path) -> None:
-    assert "holds neither of manifest.csv and manifest.parquet" in error_of("manifest", root)
+    assert "holds neither manifest.csv nor manifest.parquet" in error_of("manifest", root)
     assert "there is no" in error_of("manifest", root / "none.csv")
     (root / "manifest.csv").write_bytes("rgb,pid,camera\nfür.jpg,1,1\n".encode("latin-1"))
     assert "is not UTF-8 text" in error_of("manifest", root)

@@ -1,6 +1,7 @@
 """The paper's cells: each is a valid setting that differs from its table's base in what the table varies."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import pytest
 from dmpt import shipped
 from dmpt.check_settings import check
 from dmpt.cli import main
+from dmpt.data.datasets import DATASETS
 from dmpt.errors import UserError
 from dmpt.paper import cells, find, settings
 from dmpt.reproduce import UNPRINTED, deviations, is_finished
 from dmpt.run import STATE, flatten
 from dmpt.train import Trainer
 from dmpt.yaml12 import load
+from layouts import Facts, write_market1501_mm, write_msvr310, write_rgbnt100
 from runs import TOWER, toy, with_
 
 SETS = ("rgbnt201", "market1501_mm", "rgbnt100", "msvr310")
@@ -221,6 +224,25 @@ def test_a_cell_from_end_to_end_on_a_stand_in(
         main([*command, "--bind.depth", "2"])
     assert stop.value.code == 2
     assert "bind.depth was 1, now it is 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backbone", ["clip", "vit"])
+@pytest.mark.parametrize(
+    ("data", "write"),
+    [("market1501_mm", write_market1501_mm), ("rgbnt100", write_rgbnt100), ("msvr310", write_msvr310)],
+)
+def test_every_main_cell_on_a_stand_in_of_its_layout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str, write: Callable[[Path], Facts], backbone: str
+) -> None:
+    facts, out = write(tmp_path / "data"), tmp_path / "run"
+    command = ["reproduce", f"{data}-{backbone}", *SMALL, "--data.root", str(tmp_path / "data"), "--out", str(out)]
+    main([*command, "--train.ids", "2"])
+    result, cell = json.loads((out / "reproduction.json").read_text()), find(f"{data}-{backbone}")
+    assert result["paper"] == cell.paper
+    assert result["protocol"] == DATASETS[data].protocol
+    known = DATASETS[data].known
+    assert f"other data: {len(facts.train)} train triplets, not {known['train'].triplets}" in result["deviations"]
+    assert f"{cell.paper['mAP']:.1f}" in capsys.readouterr().out
 
 
 def test_an_unfinished_run_goes_on_only_when_told_to(

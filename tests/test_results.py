@@ -205,7 +205,11 @@ def test_ours_stands_in_the_table_by_mAP(tmp_path: Path, capsys: pytest.CaptureF
     assert {r["dataset"] for r in rows} == {"rgbnt201"}
 
     main(["results", "--dataset", "rgbnt201", "--runs", str(here), str(toy)])
-    comparable, _, apart = capsys.readouterr().out.partition("not to be compared")
+    comparable, _, apart = (said := capsys.readouterr().out).partition("not to be compared")
+    assert said.count("rgbnt201, protocol same_camera") == 2
+    assert "not yet run" not in said
+    main(["results", "--dataset", "rgbnt201"])
+    assert "ours: not yet run here; dmpt results --dataset rgbnt201 --runs RUN" in capsys.readouterr().out
     for text in ("test-time-trained", "re-ranked", "24 query", "ProxyTTT, AAAI"):
         assert text not in comparable
         assert text in apart

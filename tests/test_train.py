@@ -426,6 +426,17 @@ def test_hold_out_needs_two_cameras() -> None:
     assert hold_out(two, 0.5, 0) == (train, held)
 
 
+def test_hold_out_needs_two_scenes_where_the_protocol_looks_at_them() -> None:
+    records = [
+        Record({"rgb": Path(f"{pid}_{i}")}, pid, camera=i, scene=i * (pid < 4)) for pid in range(9) for i in (0, 1)
+    ]
+    _, held = hold_out(records, 1.0, 0, "same_scene")
+    assert {r.pid for r in held} == {0, 1, 2, 3}
+    with pytest.raises(UserError, match="two or more scenes, and 0 are"):
+        hold_out([r for r in records if r.pid >= 4], 0.2, 0, "same_scene")
+    assert len({r.pid for r in hold_out(records, 1.0, 0)[1]}) == 9
+
+
 def test_skip_broken_leaves_triplets_out_and_lists_them(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     data = toy(tmp_path / "data")
     victim = sorted((data / "train_8" / "TI").iterdir())[3]

@@ -131,7 +131,7 @@ def _note(where: dict[str, Any]) -> str:
 def _apart(content: dict[str, Any]) -> list[str]:
     """Why our number is not what the data set's numbers are; nothing when it is."""
     data, reasons = content["provenance"]["data"], []
-    facts = _facts(data)
+    facts = facts_of(data)
     if facts is not None and content["protocol"] != facts.protocol:
         reasons.append(f"protocol {content['protocol']}")
     reasons += other_data(data, {"query": content["queries"], "gallery": content["gallery"]})
@@ -147,7 +147,7 @@ def other_data(dataset: str, triplets: Mapping[str, int]) -> list[str]:
         dataset: a layout's name.
         triplets: how many were found, by split.
     """
-    facts = _facts(dataset)
+    facts = facts_of(dataset)
     known = {} if facts is None else {split: count.triplets for split, count in facts.known.items()}
     return [
         f"other data: {count} {split} triplets, not {known[split]}"
@@ -156,7 +156,8 @@ def other_data(dataset: str, triplets: Mapping[str, int]) -> list[str]:
     ]
 
 
-def _facts(dataset: str) -> "Layout | None":
+def facts_of(dataset: str) -> "Layout | None":
+    """What is known of a data set; None for what is no layout of ours."""
     from dmpt.data.datasets import DATASETS  # heavy, and published numbers alone do without
 
     return DATASETS.get(dataset)

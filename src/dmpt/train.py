@@ -96,7 +96,7 @@ class Trainer:
         self.validation: tuple[Sequence[Record], Sequence[Record]] | None = None
         self.valid = 0
         if config.train.select == "val":
-            records, held = hold_out(records, config.train.val_share, config.train.seed)
+            records, held = hold_out(records, config.train.val_share, config.train.seed, self.dataset.protocol)
             self.validation = held, held
         elif config.train.select == "test":
             self.validation, more = test_records(self.dataset, config.data, skip_broken)

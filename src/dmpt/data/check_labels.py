@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dmpt.data.datasets import DATASETS, shared_pids
 from dmpt.data.findings import Finding
 from dmpt.data.manifest import MODALITIES, Dataset, Record, Splits
+from dmpt.data.split import view_of
 from dmpt.errors import UserError
 from dmpt.retrieval.metrics import has_match
 from dmpt.retrieval.protocols import labels_of
@@ -57,13 +58,14 @@ def check_labels(dataset: Dataset) -> Iterator[Finding]:
         )
     if dataset.query:
         yield from _no_match(dataset)
+    view = view_of(dataset.protocol)
     for pid, seen in sorted(train.items()):
-        cameras = {record.camera for record in seen}
-        if len(cameras) == 1:
+        views = {getattr(record, view) for record in seen}
+        if len(views) == 1 and None not in views:  # scenes may be lacking: no_match says so
             yield Finding(
                 "one_camera",
-                f"identity {pid} is seen by camera {cameras.pop()} only ({len(seen)} triplets, {seen[0].file}): it "
-                "cannot teach what changes between cameras; add images of another, or accept it",
+                f"identity {pid} is seen by {view} {views.pop()} only ({len(seen)} triplets, {seen[0].file}): it "
+                f"cannot teach what changes between {view}s; add images of another, or accept it",
                 (seen[0].file,),
             )
 

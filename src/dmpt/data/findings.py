@@ -39,7 +39,7 @@ KINDS = {
     "pseudo_colour": Kind("warning", "infrared in colour throughout"),
     "grey_rgb": Kind("warning", "bright RGB pictures without colour"),
     "blank": Kind("warning", "pictures of one single value"),
-    "one_camera": Kind("warning", "training identities seen by one camera only"),
+    "one_camera": Kind("warning", "training identities seen by one camera only (under same_scene: in one scene)"),
     "counts": Kind("warning", "counts other than the published ones"),
 }
 

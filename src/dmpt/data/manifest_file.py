@@ -18,6 +18,14 @@ COLUMNS = (*MODALITIES, "pid", "camera", "scene", "split")
 #: Values of the column ``split``, and the splits they stand for.
 SPLITS = {"train": ("train",), "query": ("query",), "gallery": ("gallery",), "test": ("query", "gallery")}
 NAMES = ("manifest.csv", "manifest.parquet")
+#: What others call these columns.
+ALSO = {
+    **dict.fromkeys(("visible", "vis", "colour", "color"), "rgb"),
+    **dict.fromkeys(("near-infrared", "near_infrared", "ni"), "nir"),
+    **dict.fromkeys(("thermal", "infrared", "ti", "th", "lwir"), "tir"),
+    **dict.fromkeys(("id", "identity", "person_id", "vehicle_id", "label"), "pid"),
+    **dict.fromkeys(("cam", "camid", "camera_id"), "camera"),
+}
 _NUMBER = re.compile(r"(\d{1,18})(?:\.0+)?", re.ASCII)  # 12.0 is how pandas writes whole numbers beside empty cells
 Row = tuple[int, dict[str, str]]
 
@@ -117,8 +125,9 @@ def _table(root: Path) -> Path:
         raise UserError(f"there is no {root}; set data.root to a manifest (.csv, .parquet) or to its folder")
     found = [root / name for name in NAMES if (root / name).is_file()]
     if len(found) != 1:
-        what = "both" if found else "neither"
-        raise UserError(f"{root} holds {what} of {' and '.join(NAMES)}; set data.root to the file itself")
+        if not found:
+            raise UserError(f"{root} holds neither {' nor '.join(NAMES)}; write one (docs/data.md), or give the file")
+        raise UserError(f"{root} holds both {' and '.join(NAMES)}; set data.root to one of them")
     return found[0]
 
 
@@ -185,8 +194,9 @@ def _check_header(path: Path, header: list[str]) -> None:
         if header.count(name) > 1:
             raise UserError(f"{path}: the column {name!r} is there twice; rename or remove one")
         if name not in COLUMNS:
-            near = difflib.get_close_matches(name.lower(), COLUMNS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"remove it; known are {', '.join(COLUMNS)}"
+            near = difflib.get_close_matches(name.lower(), COLUMNS, 1) or [*filter(None, [ALSO.get(name.lower())])]
+            known = ", ".join(COLUMNS)
+            hint = f"did you mean {near[0]}?" if near else f"rename it to one of {known}, or remove it"
             raise UserError(f"{path}: the column {name!r} is unknown; {hint}")
     missing = [name for name in ("pid", "camera") if name not in header]
     if not set(header) & set(MODALITIES):

@@ -20,7 +20,8 @@ _WMVEID863 = Grammar(
 def read_msvr310(root: Path, problems: list[str]) -> Splits:
     """Read ``{bounding_box_train,query3,bounding_box_test}/PID/{vis,ni,th}``.
 
-    The name decides on the identity, not the folder; views are numbered as in the names, from 0.
+    The identity is in the name and in the folder's; where they differ the triplet is left out. Views are numbered as
+    in the names, from 0.
     """
     folder = home(root, ("bounding_box_train", "query3", "bounding_box_test"), ("MSVR310",))
 
@@ -31,10 +32,15 @@ def read_msvr310(root: Path, problems: list[str]) -> Splits:
             for item in pair(folder_of_pid, FOLDERS, _MSVR310, problems)
         ]
         filled(found, folder / name, problems)
-        return tuple(
-            Record(paths, pid=int(match["pid"]), camera=int(match["camera"]), scene=int(match["scene"]))
-            for match, paths in found
-        )
+        records = []
+        for match, paths in found:
+            some = next(iter(paths.values()))
+            if some.parent.parent.name == match["pid"]:
+                pid, camera, scene = (int(match[part]) for part in ("pid", "camera", "scene"))
+                records.append(Record(paths, pid=pid, camera=camera, scene=scene))
+            else:
+                problems.append(f"{some} is named after identity {match['pid']}, not its folder; rename or move it")
+        return tuple(records)
 
     return Splits(split("bounding_box_train"), split("query3"), split("bounding_box_test"))
 

@@ -9,22 +9,30 @@ from dmpt.data.sampler import seed_for
 from dmpt.errors import UserError
 
 
-def hold_out(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
+def view_of(protocol: str) -> str:
+    """What tells two views of an identity apart under a protocol: ``scene`` or ``camera``, names of ``Record``."""
+    return "scene" if protocol == "same_scene" else "camera"
+
+
+def hold_out(
+    records: Sequence[Record], share: float, seed: int, protocol: str = "same_camera"
+) -> tuple[list[Record], list[Record]]:
     """Training and validation triplets, split by identity.
 
-    Only identities seen by two or more cameras can be validated; of these the given share is drawn, at least two.
+    Only identities seen by two or more cameras (scenes, where the protocol looks at these) can be validated; of these
+    the given share is drawn, at least two.
 
     Raises:
-        UserError: too few identities are seen by two cameras.
+        UserError: too few identities are seen by two.
     """
-    cameras: dict[int, set[int]] = {}
+    view, views = view_of(protocol), dict[int, set[int]]()
     for record in records:
-        cameras.setdefault(record.pid, set()).add(record.camera)
-    able = sorted(pid for pid, seen in cameras.items() if len(seen) > 1)
+        views.setdefault(record.pid, set()).add(getattr(record, view))
+    able = sorted(pid for pid, seen in views.items() if len(seen) > 1)
     count = max(2, round(share * len(able)))
     if len(able) < count:
         raise UserError(
-            f"train.select val needs identities seen by two or more cameras, and {len(able)} are; set train.select last"
+            f"train.select val needs identities seen by two or more {view}s, and {len(able)} are; set train.select last"
         )
     order = torch.randperm(len(able), generator=torch.Generator().manual_seed(seed)).tolist()
     held = {able[i] for i in order[:count]}

@@ -9,6 +9,7 @@ from jsonargparse.typing import PositiveInt
 
 from dmpt.check_settings import check as check_settings
 from dmpt.config import Config, DataConfig
+from dmpt.errors import UserError
 from dmpt.verbs.parser import Parser
 
 #: Settings of the data that change what is found.
@@ -31,7 +32,10 @@ def run(arguments: Namespace) -> None:
     from dmpt.data.check import check
 
     check_settings(Config(data=arguments.data))
-    report = check(arguments.layout, Path(arguments.dir), arguments.data, arguments.workers)
+    try:
+        report = check(arguments.layout, Path(arguments.dir), arguments.data, arguments.workers)
+    except UserError as error:  # readers speak of the settings of training
+        raise UserError(str(error).replace("data.root", "DIR").replace("data.layout", "--layout")) from error
     if arguments.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:

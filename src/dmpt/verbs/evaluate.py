@@ -75,7 +75,7 @@ def _show_missing(data: str, result: dict[str, Any]) -> None:
     rows = {"complete": result, **found["cases"]}
     if "mean" in found:
         rows["mean of the cases"] = found["mean"]
-    _table(f"{data}, protocol {found['protocol']}: M(x) = x is missing in query and gallery", rows)
+    _table(f"{data}, protocol {found['protocol']}: M(x) = x is missing in query and gallery", rows, valid=True)
     if "any_to_any" not in found:
         return
     pairs = found["any_to_any"]
@@ -98,11 +98,21 @@ def _counts(found: dict[str, Any]) -> str:
     )
 
 
-def _table(title: str, rows: dict[str, dict[str, Any]]) -> None:
-    """Numbers by what they are of; the first column only where there is a name."""
+def _table(title: str, rows: dict[str, dict[str, Any]], valid: bool = False) -> None:
+    """Numbers by what they are of; the first column only where there is a name.
+
+    Args:
+        title: of the table.
+        rows: numbers by name.
+        valid: also how many queries each is of: where triplets are incomplete, cases have their own.
+    """
     named = any(rows)
     numbers = [[f"{row[key]:.1f}" for key in ("mAP", "rank1", "rank5", "rank10", "mINP")] for row in rows.values()]
     header = ["mAP", "rank-1", "rank-5", "rank-10", "mINP"]
     if named:
         header, numbers = ["", *header], [[name, *row] for name, row in zip(rows, numbers, strict=True)]
+    if valid:
+        header.append("queries valid")
+        for row, found in zip(numbers, rows.values(), strict=True):
+            row.append(f"{found['valid_queries']} of {found['queries']}" if "queries" in found else "")
     print_table(title, header, numbers)

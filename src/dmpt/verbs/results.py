@@ -51,7 +51,8 @@ def run(arguments: Namespace) -> None:
 def _show(dataset: str, rows: "list[Row]") -> None:
     """What can be compared in one table, what stands apart in another."""
     header = ["mAP", "R-1", "R-5", "R-10", "method", "backbone", "trained M", "source", ""]
-    for title, apart in ((dataset, False), (f"{dataset}, not to be compared with the above", True)):
+    name = _titled(dataset)
+    for title, apart in ((name, False), (f"{name}, not to be compared with the above", True)):
         chosen = [row for row in rows if bool(row.apart) == apart]
         if chosen:
             print_table(
@@ -73,6 +74,8 @@ def _show(dataset: str, rows: "list[Row]") -> None:
         "Every other method whose code is public takes its best epoch on the test set; ours is the last one, unless "
         "its line says otherwise.\nsecond hand: a note that was not checked here."
     )
+    if all(row.method != "ours" for row in rows):
+        print(f"ours: not yet run here; dmpt results --dataset {dataset} --runs RUN puts evaluated runs beside these.")
 
 
 def _show_missing(dataset: str, rows: "list[Row]") -> None:
@@ -92,7 +95,16 @@ def _show_missing(dataset: str, rows: "list[Row]") -> None:
         for (method, backbone, note, source), cases in table.items()
     ]
     heads = [case if case in ("mean", "mismatched") else f"M({case})" for case in used]
-    print_table(f"{dataset}, mAP/rank-1; M(x): x is missing", ["method", *heads, "backbone", "source", ""], lines)
+    title = f"{_titled(dataset)}, mAP/rank-1; M(x): x is missing"
+    print_table(title, ["method", *heads, "backbone", "source", ""], lines)
+
+
+def _titled(dataset: str) -> str:
+    """Its name and the protocol of its numbers."""
+    from dmpt.results import facts_of
+
+    facts = facts_of(dataset)
+    return dataset if facts is None else f"{dataset}, protocol {facts.protocol}"
 
 
 def _remark(row: "Row") -> str:
