@@ -120,7 +120,7 @@ def test_a_table_of_another_encoding_and_no_table(root: Path) -> None:
     (root / "manifest.csv").write_bytes("rgb,pid,camera\nfür.jpg,1,1\n".encode("latin-1"))
     assert "is not UTF-8 text" in error_of("manifest", root)
     (root / "manifest.parquet").touch()
-    assert "holds both of" in error_of("manifest", root)
+    assert "holds both manifest.csv and manifest.parquet" in error_of("manifest", root)
 
 
 def test_spreadsheets_and_pandas_write_tables_like_this(root: Path) -> None:

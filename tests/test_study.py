@@ -355,13 +355,41 @@ def test_a_learning_rate_is_chosen_on_validation_identities(data: Path, tmp_path
     assert all((t.config.train.select, t.config.train.seed, t.config.train.epochs) == ("val", 7, 1) for t in tried)
     results = [result for result in read_all(place.results) if result.chooses]
     assert all(0 < result.numbers["queries"] < 24 for result in results)  # held-out identities, not the test split
-    assert not list(place.results.rglob("lr-*/queries.csv"))
+    train = {record.pid for record in load_dataset("rgbnt201", data).train}
+    assert all(set(result.queries()[0].tolist()) < train for result in results)
     assert tested.config.train.lr == max(results, key=lambda r: r.numbers["mAP"]).lr
     assert (tested.config.train.select, tested.config.train.epochs) == ("last", 2)
     text = (place.results / "table.md").read_text()
     assert f"chosen {tested.config.train.lr:g}" in text
     assert all(f"{result.lr:g}: {result.numbers['mAP']:.1f}" in text for result in results)
     assert "Candidates tried on this data (rows and learning rates): 4" in text
+
+
+def test_rows_measured_on_validation_identities_leave_the_test_split_alone(data: Path, tmp_path: Path) -> None:
+    rows = [{"name": "averaged", "change": {"train.average": 0.5}}, {"name": "frozen", "change": {"train.epochs": 0}}]
+    base = {"train.val_share": 0.5, "train.ids": 2}
+    place = Place(tmp_path, data, rows=rows, reference="averaged", split="validation", base=base)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dmpt.evaluate.test_records", lambda *_: pytest.fail("the test split was read"))
+        place.run(seeds=2)
+    found = read_all(place.results)
+    assert [result.numbers["study"]["kind"] for result in found] == ["validation"] * 4
+    assert {result.config["train.select"] for result in found} == {"val"}
+    train = {record.pid for record in load_dataset("rgbnt201", data).train}
+    held = {tuple(result.queries()[0].tolist()) for result in found}
+    assert len(held) == 1  # the same identities whatever the seed, so that seeds can be compared
+    assert set(held.pop()) < train
+    for result in found:
+        assert result.queries()[1].mean() == pytest.approx(result.numbers["mAP"], abs=1e-3)
+        logged = [
+            json.loads(line) for line in (place.out / result.folder.relative_to(place.results) / "metrics.jsonl").open()
+        ]
+        val = [line["val"]["mAP"] for line in logged if "val" in line]
+        assert val == ([] if result.row == "frozen" else [pytest.approx(result.numbers["mAP"])])
+    text = (place.results / "table.md").read_text()
+    assert "percent on identities held out from training, the test split unseen: the mean" in text
+    place.run(seeds=2)
+    assert place.launch.names == []
 
 
 def test_of_equal_learning_rates_the_lowest_wins() -> None:
@@ -528,7 +556,7 @@ def bases() -> dict[str, dict[str, Any]]:
 
 def test_shipped_studies() -> None:
     assert studies() == [
-        *("aspect", "bind_depth", "comparison", "components", "efficiency", "missing"),
+        *("aspect", "bind_depth", "candidates", "comparison", "components", "efficiency", "missing"),
         *("modality_length", "readings", "semantic_length"),
     ]
     assert [find(name).mirrors.split(" (")[0] for name in ("components", "bind_depth", "modality_length")] == [
@@ -546,7 +574,7 @@ def test_rows_of_a_shipped_study(name: str) -> None:
     chosen = find(name)
     for on, base in bases().items():
         for row in chosen.rows:
-            change = row.change | row.on.get(on, {})
+            change = chosen.base | row.change | row.on.get(on, {})
             config = settings_of(chosen, row, on, base)
             check(config)
             after = flatten(asdict(config))
@@ -622,6 +650,8 @@ def test_any_settings_file_is_data(tmp_path: Path) -> None:
             r"choice: this version of dmpt has no setting train.epoch; did you",
         ),
         ({"captain": "x"}, "unknown key captain"),
+        ({"split": "val"}, "split is 'val'; write test or validation"),
+        ({"base": {"train.val_shere": 0.3}}, "base: this version of dmpt has no setting train.val_shere; did you"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:

@@ -23,7 +23,7 @@ class DataConfig:
         protocol: what a query ignores: its identity in the ``same_camera``, in the ``same_scene``, or ``none``; null =
             the layout's own, for own data ``same_camera``.
         test_share: share of the identities that are tested, for own data that names no splits.
-        split_seed: of that split.
+        split_seed: of that split, and of the identities that ``train.select val`` holds out.
         size: height and width in pixels; both must be multiples of the backbone's patch.
         mean: per-channel mean in [0, 1]; null = the tower's own.
         std: per-channel standard deviation; null = the tower's own.

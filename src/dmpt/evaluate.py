@@ -23,7 +23,7 @@ from dmpt.model.network import DMPT
 from dmpt.retrieval.features import extract
 from dmpt.retrieval.metrics import Metrics, measure
 from dmpt.retrieval.metrics import evaluate as score
-from dmpt.retrieval.protocols import labels_of
+from dmpt.retrieval.protocols import Labels, labels_of
 from dmpt.retrieval.rerank import KReciprocal, rerank
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -217,10 +217,14 @@ def evaluate(
         again = measure(rerank(*sides[:2], parameters), *sides[2:], dataset.protocol)
         result["k_reciprocal_reranked"] = {"method": parameters.name, **again.to_dict()}
     if per_query:
-        found = metrics.average_precision
-        values = [None if math.isnan(value) else value for value in found.tolist()]
-        result["per_query"] = {"pids": seen.query_labels.pids.tolist(), "average_precision": values}
+        result["per_query"] = by_query(metrics, seen.query_labels)
     return result
+
+
+def by_query(metrics: Metrics, queries: Labels) -> dict[str, list[Any]]:
+    """``pids`` and ``average_precision`` of each query, percent; None where there is nothing to find."""
+    found = [None if math.isnan(value) else value for value in metrics.average_precision.tolist()]
+    return {"pids": queries.pids.tolist(), "average_precision": found}
 
 
 def save(run: Path, result: dict[str, Any]) -> None:

@@ -96,7 +96,8 @@ class Trainer:
         self.validation: tuple[Sequence[Record], Sequence[Record]] | None = None
         self.valid = 0
         if config.train.select == "val":
-            records, held = hold_out(records, config.train.val_share, config.train.seed, self.dataset.protocol)
+            share, seed = config.train.val_share, config.data.split_seed
+            records, held = hold_out(records, share, seed, self.dataset.protocol)
             self.validation = held, held
         elif config.train.select == "test":
             self.validation, more = test_records(self.dataset, config.data, skip_broken)
@@ -346,8 +347,7 @@ class Trainer:
         if self.validation is None or not (last or (progress.epoch + 1) % recipe.eval_every == 0):
             return
         if self.main:
-            with self._as_saved():
-                metrics = self._evaluate()
+            metrics = self.validate()
             log.write({"step": progress.step, "epoch": progress.epoch, recipe.select: metrics.to_dict()})
             console.print(
                 f"epoch {progress.epoch + 1}: {recipe.select} mAP {metrics.mAP:.1f}, rank-1 {metrics.rank1:.1f} "
@@ -362,10 +362,12 @@ class Trainer:
         """Inside, the network is the one that adapters hold."""
         return nullcontext() if self.average is None else self.average.swapped_in()
 
-    def _evaluate(self) -> Metrics:
+    def validate(self) -> Metrics:
+        """The network that adapters hold, on what is evaluated along the way (``train.select`` val or test)."""
         assert self.validation is not None
         precision = self.config.train.precision
-        metrics = retrieve(self.network, self.config.data, *self.validation, self.dataset.protocol, precision)
+        with self._as_saved():
+            metrics = retrieve(self.network, self.config.data, *self.validation, self.dataset.protocol, precision)
         self.network.train()
         return metrics
 

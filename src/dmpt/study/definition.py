@@ -5,12 +5,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from dmpt.errors import UserError
 from dmpt.shipped import folder
 from dmpt.study.reading import check_keys, mapping_in, names_of, read_yaml, settings_in
 
+Split = Literal["test", "validation"]
 GRID = 3
 """Learning rates that a row may try: the same number for every row that tries any."""
 
@@ -42,7 +43,7 @@ class Choice:
     """How learning rates are chosen.
 
     Attributes:
-        seed: of training and of the held-out identities; no seed of the table's runs.
+        seed: of training; no seed of the table's runs.
         change: settings of these runs alone, e.g. fewer epochs.
     """
 
@@ -64,6 +65,8 @@ class Study:
         seeds: number of training seeds, by default.
         choice: of learning rates.
         missing: whether it is also tested with modalities missing.
+        split: what the rows are measured on: ``test``, or identities held out from training, ``validation``.
+        base: settings of all rows.
         file: where it was read.
     """
 
@@ -76,6 +79,8 @@ class Study:
     seeds: int
     choice: Choice
     missing: bool
+    split: Split
+    base: dict[str, Any]
     file: Path
 
 
@@ -103,7 +108,7 @@ def find(name: str) -> Study:
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(studies())}; or give a .yaml file"
             raise UserError(f"there is no study {name!r}; {hint}")
     content = read_yaml(path)
-    known = {"caption", "mirrors", "reference", "rows", "data", "seeds", "choice", "missing", "lr"}
+    known = {"caption", "mirrors", "reference", "rows", "data", "seeds", "choice", "missing", "lr", "split", "base"}
     check_keys(path, "", content, known, ("caption", "mirrors", "reference", "rows", "data"))
     rows = tuple(_row(path, row, content.get("lr", ())) for row in content["rows"])
     slugs = [row.slug for row in rows]
@@ -113,6 +118,9 @@ def find(name: str) -> Study:
     reference = names_of(content["reference"])
     if unknown := [name for name in reference if name not in [row.name for row in rows]]:
         raise UserError(f"{path}: reference {unknown[0]!r} is no row; rows are {', '.join(row.name for row in rows)}")
+    split = content.get("split", "test")
+    if split not in get_args(Split):
+        raise UserError(f"{path}: split is {split!r}; write {' or '.join(get_args(Split))}")
     choice = content.get("choice", {})
     check_keys(path, "choice: ", choice, {"seed", "change"})
     settings_in(path, "choice", choice.get("change", {}))
@@ -126,6 +134,8 @@ def find(name: str) -> Study:
         seeds=int(content.get("seeds", 3)),
         choice=Choice(**choice),
         missing=bool(content.get("missing", False)),
+        split=split,
+        base=settings_in(path, "base", content.get("base", {})),
         file=path,
     )
 

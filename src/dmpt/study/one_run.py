@@ -23,7 +23,8 @@ class Task:
     Attributes:
         data: name of the data.
         row: name of the row.
-        kind: ``choice``: of a learning rate, on validation identities, the test split unseen; ``test``.
+        kind: ``choice``: of a learning rate; of the table, ``test`` or ``validation``. Choice and validation hold out
+            training identities and do not read the test split.
         config: its settings.
         out: its run folder.
         kept: where its result goes.
@@ -34,7 +35,7 @@ class Task:
 
     data: str
     row: str
-    kind: Literal["choice", "test"]
+    kind: Literal["choice", "test", "validation"]
     config: Config
     out: Path
     kept: Path
@@ -61,17 +62,19 @@ def work(task: Task) -> None:
         UserError: as ``dmpt train`` and ``dmpt evaluate``.
     """
     from dmpt.environment import environment
-    from dmpt.evaluate import evaluate, save
+    from dmpt.evaluate import by_query, evaluate, save
+    from dmpt.retrieval.protocols import labels_of
     from dmpt.study.results import keep
     from dmpt.train import Trainer
 
     trainer = Trainer(task.config, task.out, resume=True)
     trainer.fit()
     log = [json.loads(line) for line in (task.out / LOG).read_text(encoding="utf-8").splitlines()]
-    per_query = None
     numbers: dict[str, Any]
-    if task.kind == "choice":
-        numbers = next(line["val"] for line in reversed(log) if "val" in line)
+    if task.kind != "test":
+        assert trainer.validation is not None
+        found = trainer.validate()
+        numbers, per_query = found.to_dict(), by_query(found, labels_of(trainer.validation[0]))
         where = {"step": trainer.progress.step, "seed": task.config.train.seed, **environment()}
     else:
         numbers = evaluate(task.out, task.config.data.root, without="all" if task.missing else None, per_query=True)

@@ -53,9 +53,7 @@ class Plan:
     def tests(self, chosen: Mapping[str, float]) -> list[Task]:
         """The runs of the table; those of rows that wait for their learning rate are left out."""
         return [
-            self._task(
-                row, _with_train(config, seed=seed, lr=chosen.get(row.name, config.train.lr)), "test", f"seed-{seed}"
-            )
+            self._task(row, self._test(config, seed, chosen.get(row.name)), self.study.split, f"seed-{seed}")
             for row, config in self.rows
             for seed in self.seeds
             if not row.lr or row.name in chosen
@@ -71,10 +69,14 @@ class Plan:
                 found[row.name] = best(whole).lr
         return found
 
+    def _test(self, config: Config, seed: int, lr: float | None) -> Config:
+        config = _with_train(config, seed=seed, lr=config.train.lr if lr is None else lr)
+        return config if self.study.split == "test" else _validated(config)
+
     def _choice(self, config: Config, lr: float) -> Config:
         choice = self.study.choice
         config = config_of({**flatten(_plain(config)), **choice.change})
-        return _with_train(config, seed=choice.seed, lr=lr, select="val", eval_every=max(1, config.train.epochs))
+        return _validated(_with_train(config, seed=choice.seed, lr=lr))
 
     def _task(self, row: Row, config: Config, kind: Any, name: str) -> Task:
         place = Path(self.data) / row.slug / name
@@ -180,6 +182,11 @@ def _plain(config: Config) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(config)
+
+
+def _validated(config: Config) -> Config:
+    """Some training identities are held out and looked at once, after the last epoch."""
+    return _with_train(config, select="val", eval_every=max(1, config.train.epochs))
 
 
 def _with_train(config: Config, **changes: Any) -> Config:

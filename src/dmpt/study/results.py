@@ -80,7 +80,7 @@ class Result:
             raise UserError(f"{path}: is missing or damaged ({error!r}); remove its folder and run again") from error
 
 
-def keep(folder: Path, config: Config, numbers: Mapping[str, Any], per_query: Mapping[str, Any] | None) -> None:
+def keep(folder: Path, config: Config, numbers: Mapping[str, Any], per_query: Mapping[str, Any]) -> None:
     """Write a result; ``metrics.json`` comes last, so that a folder with one is whole.
 
     Raises:
@@ -93,13 +93,12 @@ def keep(folder: Path, config: Config, numbers: Mapping[str, Any], per_query: Ma
         if value and not value.startswith(("hub:", "package:")):
             plain[section][key] = Path(value).name
     write_text(folder / CONFIG, yaml.safe_dump(plain, sort_keys=False))
-    if per_query is not None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["pid", "average_precision"])
-        for pid, value in zip(per_query["pids"], per_query["average_precision"], strict=True):
-            writer.writerow([pid, "" if value is None else f"{value:.4f}"])
-        write_text(folder / QUERIES, text.getvalue())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["pid", "average_precision"])
+    for pid, value in zip(per_query["pids"], per_query["average_precision"], strict=True):
+        writer.writerow([pid, "" if value is None else f"{value:.4f}"])
+    write_text(folder / QUERIES, text.getvalue())
     write_text(folder / METRICS, json.dumps(numbers, indent=1) + "\n")
 
 

@@ -21,10 +21,11 @@ from dmpt.study.results import Result, read_all
 
 MEASURES = ("mAP", "rank1", "rank5", "rank10", "mINP")
 MISSING = (("mean of the six missing cases", "mean"), ("mismatched subsets", "any_to_any", "mismatched"))
+SPLITS = {"test": "the test split", "validation": "identities held out from training, the test split unseen"}
 NOTES = (
-    "Numbers are percent on the test split: the mean over training seeds ± standard deviation (lowest to highest "
+    "Numbers are percent on {split}: the mean over training seeds ± standard deviation (lowest to highest "
     "seed); every seed is in table.csv. Difference: mAP minus that of the reference, percentage points, with its 95 % "
-    f"interval: a paired bootstrap ({DRAWS:,} draws) over identities and training seeds, gallery fixed. p: two-sided, "
+    "interval: a paired bootstrap ({draws:,} draws) over identities and training seeds, gallery fixed. p: two-sided, "
     "Holm-corrected over the rows of this table; the interval is not corrected. With one seed it says nothing about "
     "seeds. Seconds per epoch: the median, on the machine that provenance.json names."
 )
@@ -83,7 +84,7 @@ def write(study: Study, results: Path) -> Path:
         write_text(results / f"{folder.name}.svg", plot)
     if not lines:
         raise UserError(f"{results}: no finished run of {study.name} yet; run dmpt study {study.name} without --table")
-    write_text(results / "table.md", "\n".join([*text, NOTES, ""]))
+    write_text(results / "table.md", "\n".join([*text, NOTES.format(split=SPLITS[study.split], draws=DRAWS), ""]))
     write_text(results / "table.csv", _csv(lines))
     write_text(results / "provenance.json", json.dumps(provenance, indent=1) + "\n")
     return results / "table.md"
