@@ -331,13 +331,15 @@ def test_every_file_is_decoded_once(root: Path, monkeypatch: pytest.MonkeyPatch)
     assert Counter(reads) == dict.fromkeys(root.rglob("*.jpg"), 1)
 
 
-def test_everything_at_once_whatever_the_number_of_workers(root: Path) -> None:
+def test_everything_at_once_whatever_the_number_of_workers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dmpt.data.pictures.MANY", 1)
+    monkeypatch.setattr("dmpt.data.pictures.CHUNK", 3)
     for damage in (misname_and_lose, blank, bright_grey, one_camera_in_train, copy_to_another_identity):
         damage(root)
     Image.new("RGB", (9, 9)).save(root / "train_3/TI/000002_cam1_0_00.jpg")
     (root / "train_3/RGB/000003_cam1_0_00.jpg").write_bytes(b"")
-    reports = [check("rgbnt201", root, workers=workers) for workers in (1, 2, 7)]
-    assert reports[0] == reports[1] == reports[2]
+    reports = [check("rgbnt201", root, workers=workers) for workers in (1, 2)]
+    assert reports[0] == reports[1]
     assert {"files", "unreadable", "conflict", "blank", "one_camera"} <= set(found(reports[0]))
     order = [list(KINDS).index(finding.kind) for finding in reports[0].findings]
     assert order == sorted(order)

@@ -23,7 +23,7 @@ def check(layout: str, root: str | Path, settings: DataConfig | None = None, wor
         layout: a key of ``dmpt.data.datasets.DATASETS``.
         root: the data set's folder, or its parent; of a manifest, also the file.
         settings: their ``protocol``, ``value_range``, ``test_share`` and ``split_seed`` are used; None = the defaults.
-        workers: decoding threads; None takes one for each core. The findings do not depend on it.
+        workers: decoding processes; None takes one for each core. The findings do not depend on it.
 
     Returns:
         The findings.
@@ -41,7 +41,9 @@ def check(layout: str, root: str | Path, settings: DataConfig | None = None, wor
             unique.append(record)
     with bar() as display:
         task = display.add_task("checking images", total=len(unique), note="")
-        looks = look_at(unique, settings.value_range, workers or os.cpu_count() or 1, lambda: display.advance(task))
+        looks = look_at(
+            unique, settings.value_range, workers or os.cpu_count() or 1, lambda done: display.advance(task, done)
+        )
     placed = [
         (split, record, looks[place[_files(record)]].pictures)
         for split, records in zip(Splits._fields, splits, strict=True)

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,10 @@ from torch import Tensor
 from dmpt.data.images import decode, read_record, to_uint8
 from dmpt.data.manifest import Record
 from dmpt.errors import UserError
+from dmpt.pool import spread
 
+#: Records that a process looks at before it says so, and how many are worth a second process.
+CHUNK, MANY = 32, 4000
 #: Pixels on the short side that the statistics look at: every k-th pixel is enough for them.
 SAMPLES = 64
 
@@ -106,29 +109,30 @@ def look_at(
     records: Sequence[Record],
     value_range: tuple[float, float],
     workers: int,
-    progress: Callable[[], object] = lambda: None,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> list[Look]:
     """Decode every file once and measure it; at no time more than a few pictures per worker are in memory.
 
     Args:
         records: what to look at.
         value_range: as for ``dmpt.data.images.read_image``.
-        workers: threads. Pillow decodes and hashlib hashes outside of the interpreter's lock; processes were no faster
-            on 1,490 triplets of 256 x 128 and two cores, since each would have to import torch first.
-        progress: called after each record.
+        workers: processes at most; of few records one, since each would have to import torch first. Threads were no
+            faster than one: they wait for the interpreter's lock.
+        progress: called with the number of records done since the last call.
 
     Returns:
         One for each record, in order.
     """
-    looks = []
-    pool = ThreadPoolExecutor(max(1, workers))
-    try:
-        for look in pool.map(lambda record: _look(record, value_range), records):
-            looks.append(look)
-            progress()
-    finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C, not before the last of 50,000
+    chunks = [records[i : i + CHUNK] for i in range(0, len(records), CHUNK)]
+    looks: list[Look] = []
+    for found in spread(partial(_look_at, value_range), chunks, workers if len(records) >= MANY else 1):
+        looks += found
+        progress(len(found))
     return looks
+
+
+def _look_at(value_range: tuple[float, float], records: Sequence[Record]) -> list[Look]:
+    return [_look(record, value_range) for record in records]
 
 
 def _look(record: Record, value_range: tuple[float, float]) -> Look:

@@ -3,11 +3,9 @@
 import csv
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO, StringIO
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +14,7 @@ from PIL import Image
 
 from dmpt.errors import UserError
 from dmpt.files import write_atomically, write_text
+from dmpt.pool import spread
 from dmpt.synthetic.canvas import Bytes
 from dmpt.synthetic.world import World
 
@@ -91,15 +90,9 @@ def write_world(
         (root / folder).mkdir(parents=True, exist_ok=True)
     shoot = partial(_write_chunk, root, object, seed, cameras, size)
     chunks = [takes[i : i + 32] for i in range(0, len(takes), 32)]
-    processes = min(workers or os.cpu_count() or 1, len(chunks))
     done = 0
-    if processes == 1:
-        for count in map(shoot, chunks):
-            progress(done := done + count, len(takes))
-    else:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            for count in pool.map(shoot, chunks):
-                progress(done := done + count, len(takes))
+    for count in spread(shoot, chunks, workers or os.cpu_count() or 1):
+        progress(done := done + count, len(takes))
     world = World(object, seed, cameras, size)
     _write_captions(root, world, takes)
     write_atomically(root / "contact_sheet.png", partial(_save_png, contact_sheet(world)))
