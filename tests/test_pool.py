@@ -28,7 +28,8 @@ def test_results_are_in_order_and_one_worker_is_this_process() -> None:
 
 def test_what_has_not_begun_is_left_when_the_caller_stops(tmp_path: Path) -> None:
     marks = [tmp_path / str(number) for number in range(60)]
+    results = spread(leave_a_mark, marks, 2)
+    next(results)
     with pytest.raises(KeyboardInterrupt):
-        for _ in spread(leave_a_mark, marks, 2):
-            raise KeyboardInterrupt
+        results.throw(KeyboardInterrupt)
     assert 1 <= len(list(tmp_path.iterdir())) < 60

@@ -1,7 +1,7 @@
 """Work on all cores, in processes of their own."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -11,7 +11,7 @@ Part = TypeVar("Part")
 Done = TypeVar("Done")
 
 
-def spread(work: Callable[[Part], Done], parts: Sequence[Part], workers: int) -> Iterator[Done]:
+def spread(work: Callable[[Part], Done], parts: Sequence[Part], workers: int) -> Generator[Done, None, None]:
     """``map(work, parts)`` in so many processes, at least 1; one is this process.
 
     Args:
