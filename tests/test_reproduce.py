@@ -173,6 +173,9 @@ def test_settings_files_are_found_in_a_wheel_and_in_the_repository(
 ) -> None:
     assert print_config(capsys, "params", "--config", "rgbnt201_peer")["train"]["lr"] == 3.5e-4
     assert print_config(capsys, "params", "--config=rgbnt201_peer")["train"]["lr"] == 3.5e-4
+    (tmp_path / "mine.yaml").write_text("bind: {rank: 64}\n")
+    both = print_config(capsys, "params", "--config", "rgbnt201_peer", f"--config={tmp_path / 'mine.yaml'}")
+    assert (both["train"]["lr"], both["bind"]["rank"], both["bind"]["depth"]) == (3.5e-4, 64, 1)
     assert shipped.settings_file("rgbnt20") is None
     assert shipped.settings_file("../configs/rgbnt201") is None
     package = tmp_path / "src" / "dmpt"

@@ -4,7 +4,7 @@ import difflib
 import itertools
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,12 +33,15 @@ class Parser(ArgumentParser):
     preset: tuple[str, Callable[[str, Mapping[str, str]], Mapping[str, Any]]] | None = None
 
     def parse_args(self, args: Sequence[str], **options: Any) -> Namespace:  # type: ignore[override]
-        """Parse, and remember the file. ``--config NAME`` is a file that comes with the package."""
-        given = [part for arg in args for part in arg.split("=", 1)]
-        flags = dict(itertools.pairwise(given))
-        self.file = flags.get("--config")
-        if self.file is not None and not Path(self.file).is_file() and (shipped := settings_file(self.file)):
-            args = [re.sub(rf"^(--config=|){re.escape(self.file)}$", rf"\g<1>{shipped}", arg) for arg in args]
+        """Parse, and remember the file. ``--config NAME`` is a file of the package; a second one changes the first."""
+        flags = dict(itertools.pairwise(part for arg in args for part in arg.split("=", 1)))
+        args = list(args)
+        for place, name in list(_configs(args)):
+            self.file = name
+            if not Path(name).is_file() and (shipped := settings_file(name)):
+                args[place] = args[place].replace(name, str(shipped))
+            elif not Path(name).is_file():
+                break  # the file of the error that follows
         first = self._preset(args[0], flags) if self.preset and args and not args[0].startswith("-") else None
         parsed: Namespace = super().parse_args(list(args), **options)
         if self.preset and parsed[self.preset[0]] != first:
@@ -90,6 +93,15 @@ class Parser(ArgumentParser):
 
     def _settings(self) -> list[str]:
         return [option[2:] for action in self._actions for option in action.option_strings if option.startswith("--")]
+
+
+def _configs(args: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Each file of ``--config``, and the argument that holds it."""
+    for place, arg in enumerate(args):
+        if arg.startswith("--config="):
+            yield place, arg.removeprefix("--config=")
+        elif arg == "--config" and place + 1 < len(args):
+            yield place + 1, args[place + 1]
 
 
 def _nearest(wrong: str, known: Sequence[str]) -> str:
