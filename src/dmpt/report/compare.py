@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dmpt.report import curves, ranked
 from dmpt.report.figures import Axis, Series, axis, bars, marks_key, scatter
-from dmpt.report.measured import Measured, check_same_data, measure, names
+from dmpt.report.measured import Measured
 from dmpt.report.page import (
     Section,
     caution,
@@ -32,37 +32,21 @@ def differences(a: Measured, b: Measured) -> NDArray[np.float64]:
     return b.metrics.average_precision - a.metrics.average_precision
 
 
-def compare(
-    a: Path,
-    b: Path,
-    out: Path | None = None,
-    root: str | None = None,
-    *,
-    weights: str | None = None,
-    skip_broken: bool = False,
-) -> Path:
+def compare(first: Measured, second: Measured, out: Path | None = None) -> Path:
     """Write a comparison of two runs on the same test data.
 
     Args:
-        a: run or adapter folder, what is compared with.
-        b: run or adapter folder, the one in question.
-        out: the file; None = ``compare.html`` in ``b``.
-        root: of the data; None = where each training found it.
-        weights: of the backbone, when they moved.
-        skip_broken: leave out triplets with unreadable images.
+        first: what is compared with.
+        second: the one in question.
+        out: the file; None = ``compare.html`` in the second's folder.
 
     Returns:
         The file.
 
     Raises:
-        UserError: the runs were tested on different data; something is missing, does not fit, or cannot be written.
+        UserError: it cannot be written.
     """
-    out = out or b / "compare.html"
-    first, second = (
-        measure(run, root, name=name, weights=weights, skip_broken=skip_broken)
-        for run, name in zip((a, b), names((a, b)), strict=True)
-    )
-    check_same_data([first, second])
+    out = out or second.run / "compare.html"
     change = differences(first, second)
     valid = np.flatnonzero(~np.isnan(change))
     better, worse = int((change[valid] > 0).sum()), int((change[valid] < 0).sum())

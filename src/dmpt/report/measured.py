@@ -179,6 +179,23 @@ def measure(
     )
 
 
+def measure_all(
+    runs: Sequence[Path], root: str | None = None, *, weights: str | None = None, skip_broken: bool = False
+) -> list[Measured]:
+    """``measure`` of several runs on the same test data, by names that tell them apart.
+
+    Raises:
+        UserError: they were tested on different data; something is missing or does not fit.
+    """
+    called = [None] if len(runs) == 1 else names(runs)
+    measured = [
+        measure(run, root, name=name, weights=weights, skip_broken=skip_broken)
+        for run, name in zip(runs, called, strict=True)
+    ]
+    check_same_data(measured)
+    return measured
+
+
 def names(folders: Sequence[Path]) -> list[str]:
     """The folders' names, with as much of their paths as makes them differ; what all end with is left out."""
     parts = [folder.resolve().parts for folder in folders]

@@ -5,40 +5,25 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from dmpt.report.measured import check_same_data, measure, names
+from dmpt.report.measured import Measured
 from dmpt.report.page import caution, count, paragraph, provenance, table, write_page
 from dmpt.report.single import curve_section, map_section
 
 
-def several(
-    runs: Sequence[Path],
-    out: Path | None = None,
-    root: str | None = None,
-    *,
-    weights: str | None = None,
-    skip_broken: bool = False,
-) -> Path:
+def several(measured: Sequence[Measured], out: Path | None = None) -> Path:
     """Write a page about three runs or more on the same test data: numbers, curves, and a t-SNE of each.
 
     Args:
-        runs: run or adapter folders, in the order of the page.
-        out: the file; None = ``several.html`` in the last of them.
-        root: of the data; None = where each training found it.
-        weights: of the backbone, when they moved.
-        skip_broken: leave out triplets with unreadable images.
+        measured: the runs, in the order of the page.
+        out: the file; None = ``several.html`` in the last one's folder.
 
     Returns:
         The file.
 
     Raises:
-        UserError: the runs were tested on different data; something is missing, does not fit, or cannot be written.
+        UserError: it cannot be written.
     """
-    out = out or runs[-1] / "several.html"
-    measured = [
-        measure(run, root, name=name, weights=weights, skip_broken=skip_broken)
-        for run, name in zip(runs, names(runs), strict=True)
-    ]
-    check_same_data(measured)
+    out = out or measured[-1].run / "several.html"
     rows = [
         [one.name, *(f"{getattr(one.metrics, key):.1f}" for key in ("mAP", "rank1", "mINP")), count(one.trained)]
         for one in measured

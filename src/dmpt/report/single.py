@@ -1,5 +1,6 @@
 """``dmpt report RUN``: one run from all sides."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -8,38 +9,27 @@ from dmpt.report import curves, ranked
 from dmpt.report.attention import attention_section
 from dmpt.report.breakdown import camera_pairs, camera_table, modality_mAP, modality_table
 from dmpt.report.embedding import maps
-from dmpt.report.measured import Measured, measure
+from dmpt.report.measured import Measured
 from dmpt.report.page import Section, caution, figure, numbers, pair, paragraph, provenance, write_page
 
 LISTS = 4
 """Best, and worst, ranked lists on a page."""
 
 
-def report(
-    run: Path,
-    out: Path | None = None,
-    root: str | None = None,
-    *,
-    weights: str | None = None,
-    skip_broken: bool = False,
-) -> Path:
+def report(measured: Measured, out: Path | None = None) -> Path:
     """Write a report of one run.
 
     Args:
-        run: run or adapter folder.
+        measured: the run.
         out: the file; None = ``report.html`` in the run folder.
-        root: of the data; None = where training found it.
-        weights: of the backbone, when they moved.
-        skip_broken: leave out triplets with unreadable images.
 
     Returns:
         The file.
 
     Raises:
-        UserError: something is missing, does not fit, or cannot be written.
+        UserError: it cannot be written.
     """
-    out = out or run / "report.html"
-    measured = measure(run, root, weights=weights, skip_broken=skip_broken)
+    out = out or measured.run / "report.html"
     metrics, data = measured.metrics, measured.card.config.data
     lead = Markup("").join(
         [
@@ -65,7 +55,7 @@ def report(
     return out
 
 
-def curve_section(measured: list[Measured], folders: dict[str, Path]) -> Section:
+def curve_section(measured: Sequence[Measured], folders: dict[str, Path]) -> Section:
     """CMC and losses; of a single run every term of the loss."""
     parts = [
         figure(
@@ -130,7 +120,7 @@ def list_section(run: Measured, count: int = LISTS) -> Section:
     )
 
 
-def map_section(runs: list[Measured]) -> Section:
+def map_section(runs: Sequence[Measured]) -> Section:
     """t-SNE."""
     what = (
         "Each mark is a test triplet, each colour and shape an identity. Good features form one tight island per "

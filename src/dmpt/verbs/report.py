@@ -31,16 +31,18 @@ def add(parser: Parser) -> None:
 def run(arguments: Namespace) -> None:
     """Run the verb ``report``."""
     from dmpt.report.compare import compare
+    from dmpt.report.measured import measure_all
     from dmpt.report.several import several
     from dmpt.report.single import report
 
-    run, others = Path(arguments.run), [Path(other) for other in arguments.others]
-    out = None if arguments.out is None else Path(arguments.out)
+    runs = [Path(run) for run in (arguments.run, *arguments.others)]
     options = {"weights": arguments["backbone.weights"], "skip_broken": arguments.skip_broken}
-    if not others:
-        page = report(run, out, arguments["data.root"], **options)
-    elif len(others) == 1:
-        page = compare(run, others[0], out, arguments["data.root"], **options)
+    measured = measure_all(runs, arguments["data.root"], **options)
+    out = None if arguments.out is None else Path(arguments.out)
+    if len(measured) == 1:
+        page = report(measured[0], out)
+    elif len(measured) == 2:
+        page = compare(measured[0], measured[1], out)
     else:
-        page = several([run, *others], out, arguments["data.root"], **options)
+        page = several(measured, out)
     print(f"{page}: open it in a browser")
