@@ -73,16 +73,6 @@ def configure(root: Path, row: str, epochs: int, seed: int = 0) -> Config:
         data=replace(tiny.data, root=str(root), workers=0),
         train=replace(tiny.train, epochs=epochs, seed=seed),
     )
-    return leave_out(full, row)
-
-
-def leave_out(full: Config, row: str) -> Config:
-    """The settings of a row, from those of full DMPT.
-
-    Args:
-        full: settings of all components.
-        row: one of ``ROWS``.
-    """
     if row == "DMPT":
         return full
     alone = replace(

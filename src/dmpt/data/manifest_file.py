@@ -194,9 +194,8 @@ def _check_header(path: Path, header: list[str]) -> None:
         if header.count(name) > 1:
             raise UserError(f"{path}: the column {name!r} is there twice; rename or remove one")
         if name not in COLUMNS:
-            near = difflib.get_close_matches(name.lower(), COLUMNS, 1) or [*filter(None, [ALSO.get(name.lower())])]
-            known = ", ".join(COLUMNS)
-            hint = f"did you mean {near[0]}?" if near else f"rename it to one of {known}, or remove it"
+            near = [*difflib.get_close_matches(name.lower(), COLUMNS, 1), ALSO.get(name.lower())][0]
+            hint = f"did you mean {near}?" if near else f"rename it to one of {', '.join(COLUMNS)}, or remove it"
             raise UserError(f"{path}: the column {name!r} is unknown; {hint}")
     missing = [name for name in ("pid", "camera") if name not in header]
     if not set(header) & set(MODALITIES):

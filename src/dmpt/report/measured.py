@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -199,9 +200,8 @@ def measure_all(
 def names(folders: Sequence[Path]) -> list[str]:
     """The folders' names, with as much of their paths as makes them differ; what all end with is left out."""
     parts = [folder.resolve().parts for folder in folders]
-    alike = 0
-    while len({part[-1 - alike] if alike < len(part) else "" for part in parts}) == 1 and alike < min(map(len, parts)):
-        alike += 1
+    from_the_end = zip(*(part[::-1] for part in parts), strict=False)
+    alike = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, from_the_end))
     tails = [part[: len(part) - alike] for part in parts]
     for length in range(1, max(map(len, tails), default=0) + 1):
         found = ["/".join(tail[-length:]) for tail in tails]
