@@ -24,6 +24,7 @@ from dmpt.config import Config
 from dmpt.data.datasets import load_dataset
 from dmpt.errors import UserError
 from dmpt.run import flatten
+from dmpt.shipped import folder
 from dmpt.study.board import THREADS, execute, launch, log_of
 from dmpt.study.data import Data, find_data
 from dmpt.study.definition import GRID, Study, find, slug, studies
@@ -613,6 +614,14 @@ def test_every_row_has_as_many_learning_rates() -> None:
     assert min(next(row for row in rows if row.name == "full fine-tuning").lr) == 1e-5
 
 
+def test_a_row_can_be_a_file_of_settings(tmp_path: Path) -> None:
+    """Its own changes are on top."""
+    row = {"name": "tiny", "config": "tiny", "change": {"train.epochs": 3}}
+    (found,) = find(str(write_study(tmp_path / "s.yaml", reference="tiny", rows=[row]))).rows
+    tiny = flatten(yaml.safe_load((folder() / "tiny.yaml").read_text()))
+    assert found.change == tiny | {"train.epochs": 3}
+
+
 def test_rows_without_text_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = bases()
     components = find("components")
@@ -675,6 +684,8 @@ def test_other_mistakes_are_one_line(
     refused(lambda: write(finished.study, tmp_path), "no finished run of depth yet")
     (tmp_path / "bad.yaml").write_text("config: nothing\n")
     refused(lambda: find_data(str(tmp_path / "bad.yaml")), "config 'nothing' is no file of configs/")
+    path = write_study(tmp_path / "preset.yaml", reference="a", rows=[{"name": "a", "config": "nothing"}])
+    refused(lambda: find(str(path)), "preset.yaml: config 'nothing' is no file of configs/")
     path = write_study(tmp_path / "new.yaml", reference="new", rows=[{"name": "new", "change": {"bind.new": 1}}])
     refused(
         lambda: make(find(str(path)), "toy", finished.base, seeds=1, only=(), out=tmp_path, results=tmp_path),

@@ -7,7 +7,7 @@ from typing import Any
 from dmpt.errors import UserError
 from dmpt.run import flatten
 from dmpt.shipped import folder, settings_file
-from dmpt.study.reading import KNOWN, check_keys, names_of, read_yaml, settings_in
+from dmpt.study.reading import KNOWN, check_keys, names_of, read_yaml, settings_in, shipped_settings
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,6 @@ def find_data(name: str) -> Data:
         check_keys(path, "world: ", content["world"], {*ids, "seed", "object"}, ids)
     settings = dict(KNOWN)
     if "config" in content:
-        file = settings_file(content["config"])
-        if file is None:
-            raise UserError(f"{path}: config {content['config']!r} is no file of configs/")
-        settings |= settings_in(file, "settings", flatten(read_yaml(file)))
+        settings |= shipped_settings(path, content["config"])
     settings |= settings_in(path, "settings", flatten(content.get("settings", {})))
     return Data(path.stem, settings, content.get("world"), names_of(content.get("asks", [])))

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from dmpt.errors import UserError
 from dmpt.shipped import folder
-from dmpt.study.reading import check_keys, mapping_in, names_of, read_yaml, settings_in
+from dmpt.study.reading import check_keys, mapping_in, names_of, read_yaml, settings_in, shipped_settings
 
 Split = Literal["test", "validation"]
 GRID = 3
@@ -22,7 +22,7 @@ class Row:
 
     Attributes:
         name: as the table shows it.
-        change: settings in which it differs from the base, as dotted keys.
+        change: settings in which it differs from the base, as dotted keys; those of its ``config`` among them.
         on: what else it changes on some data, by their name.
         lr: learning rates to choose from on validation identities; empty = the base's.
     """
@@ -141,15 +141,16 @@ def find(name: str) -> Study:
 
 
 def _row(path: Path, content: Any, grid: Sequence[float]) -> Row:
-    check_keys(path, "a row: ", content, {"name", "change", "on", "lr"}, ("name",))
+    check_keys(path, "a row: ", content, {"name", "config", "change", "on", "lr"}, ("name",))
     name = str(content["name"])
+    preset = shipped_settings(path, content["config"]) if "config" in content else {}
     lr = content.get("lr", grid)
     if not isinstance(lr, (list, tuple)) or len(lr) not in (0, GRID) or not all(isinstance(v, float) for v in lr):
         raise UserError(f"{path}, row {name}: lr is {lr}; give {GRID} learning rates, as every row, or [] for none")
     on = mapping_in(path, f"row {name}: on", content.get("on", {}))
     return Row(
         name,
-        mapping_in(path, f"row {name}", content.get("change", {})),
+        preset | mapping_in(path, f"row {name}", content.get("change", {})),
         {data: mapping_in(path, f"row {name}: on {data}", change) for data, change in on.items()},
         tuple(lr),
     )

@@ -11,6 +11,7 @@ import yaml
 from dmpt.config import Config
 from dmpt.errors import UserError
 from dmpt.run import flatten
+from dmpt.shipped import settings_file
 from dmpt.yaml12 import load
 
 KNOWN: dict[str, Any] = flatten(asdict(Config()))
@@ -56,6 +57,22 @@ def check_keys(path: Path, where: str, content: Any, known: set[str], needed: Se
 def names_of(value: Any) -> tuple[str, ...]:
     """One name, or a list of them."""
     return tuple(map(str, value)) if isinstance(value, list) else (str(value),)
+
+
+def shipped_settings(path: Path, name: str) -> dict[str, Any]:
+    """What a file of ``configs/`` sets, as dotted keys.
+
+    Args:
+        path: of the file that names it, for the message.
+        name: without the ending.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    file = settings_file(name)
+    if file is None:
+        raise UserError(f"{path}: config {name!r} is no file of configs/")
+    return settings_in(file, "settings", flatten(read_yaml(file)))
 
 
 def settings_in(path: Path, where: str, change: Any) -> dict[str, Any]:
