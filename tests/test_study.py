@@ -99,7 +99,7 @@ class Place:
 
     def __init__(self, root: Path, data: Path, **changes: Any):
         self.study: Study = find(str(write_study(root / "depth.yaml", **changes)))
-        self.base, self.root = settings(data, epochs=2), root
+        self.base, self.root = config_of(flatten(asdict(settings(data, epochs=2))) | self.study.base), root
         self.out, self.results = root / "runs", root / "results" / "depth"
         self.launch = Counted()
 
@@ -426,6 +426,18 @@ def test_dry_run(finished: Place, data: Path, tmp_path: Path) -> None:
     assert not fresh.results.exists()
 
 
+def test_settings_of_a_study_are_above_its_data_and_below_flags(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    on = str(write_data(tmp_path / "toy.yaml", data))
+    path = str(write_study(tmp_path / "depth.yaml", base={"train.seed": 100}))
+    main(["study", path, "--on", on, "--dry-run"])
+    assert "to run  toy/none/seed-101\n" in capsys.readouterr().out
+    main(["study", path, "--on", on, "--dry-run", "--train.seed", "7"])
+    assert "to run  toy/none/seed-7\n" in capsys.readouterr().out
+
+
 def test_an_estimate_takes_the_row_else_its_data(finished: Place) -> None:
     tasks = finished.plan(seeds=1).tests({})
     taken = [r.numbers["study"]["seconds_per_epoch"] for r in read_all(finished.results) if r.row == "none"]
@@ -575,7 +587,7 @@ def test_rows_of_a_shipped_study(name: str) -> None:
     chosen = find(name)
     for on, base in bases().items():
         for row in chosen.rows:
-            change = chosen.base | row.change | row.on.get(on, {})
+            change = row.change | row.on.get(on, {})
             config = settings_of(chosen, row, on, base)
             check(config)
             after = flatten(asdict(config))

@@ -66,7 +66,7 @@ class Study:
         choice: of learning rates.
         missing: whether it is also tested with modalities missing.
         split: what the rows are measured on: ``test``, or identities held out from training, ``validation``.
-        base: settings of all rows.
+        base: settings of all rows, on top of those of the data; the user's flags come on top of both.
         file: where it was read.
     """
 

@@ -43,7 +43,7 @@ def settings_of(study: Study, row: Row, data: str, base: Mapping[str, Any]) -> C
     Raises:
         UserError: this version does not know a setting or choice, or they are not valid on this base.
     """
-    change = study.base | row.change | row.on.get(data, {})
+    change = row.change | row.on.get(data, {})
     check_known(study.file, f"row {row.name}", change)
     try:
         return config_of({**base, **change})

@@ -30,12 +30,12 @@ def add(parser: Parser) -> None:
 
 
 def _preset(name: str, given: Mapping[str, str]) -> dict[str, Any]:
-    """The settings of the study's data: what the flags then override."""
+    """The settings of the study's data, and its own for all rows: what the flags then override."""
     from dmpt.study.data import find_data
     from dmpt.study.definition import find
 
-    settings: dict[str, Any] = find_data(given.get("--on", find(name).data[0])).settings
-    return settings
+    study = find(name)
+    return find_data(given.get("--on", study.data[0])).settings | study.base
 
 
 def run(arguments: Namespace) -> None:
