@@ -569,8 +569,8 @@ def bases() -> dict[str, dict[str, Any]]:
 
 def test_shipped_studies() -> None:
     assert studies() == [
-        *("aspect", "bind_depth", "candidates", "comparison", "components", "efficiency", "missing"),
-        *("modality_length", "readings", "semantic_length"),
+        *("aspect", "bind_depth", "candidates", "comparison", "components", "efficiency", "finalists"),
+        *("missing", "modality_length", "readings", "semantic_length"),
     ]
     assert [find(name).mirrors.split(" (")[0] for name in ("components", "bind_depth", "modality_length")] == [
         "Table 3",
@@ -638,11 +638,17 @@ def test_rows_without_text_where_there_is_none(monkeypatch: pytest.MonkeyPatch) 
     settings = bases()
     components = find("components")
     rows, left_out = runnable(components, "market_mm", settings["market_mm"])
-    assert [row.name for row, _ in rows] == ["S", "S + bind", "S + M + bind", "S + M + internal attention alone"]
+    assert [row.name for row, _ in rows] == [
+        "S",
+        "S + bind",
+        "S + M + bind",
+        "S + M + internal attention alone",
+        "dmpt+",
+    ]
     assert left_out == [
         f"{name}: needs text, and this backbone has none" for name in ("all", "all, internal attention alone")
     ]
-    assert len(runnable(components, "synthetic", settings["synthetic"])[0]) == 6
+    assert len(runnable(components, "synthetic", settings["synthetic"])[0]) == 7
     readings = dict(line.split(": ", 1) for line in runnable(find("readings"), "synthetic", settings["synthetic"])[1])
     assert readings["text.loss identity"].startswith("needs a text tower")
     assert readings["modality.source words"] == "the same settings as base here"

@@ -1,0 +1,73 @@
+"""``dmpt+`` and ``dmpt-fast``: files of changes, on top of any other settings."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dmpt.cli import main
+from dmpt.run import LOG, flatten
+from dmpt.shipped import folder
+from dmpt.study.definition import find
+from dmpt.study.reading import shipped_settings
+from dmpt.study.rows import config_of
+from runs import fit, settings, toy
+
+PRESETS = ("dmpt+", "dmpt-fast")
+BASES = sorted({path.stem for path in folder().glob("*.yaml")} - set(PRESETS))
+
+
+def changes(preset: str) -> dict[str, Any]:
+    return shipped_settings(folder() / f"{preset}.yaml", preset)
+
+
+def params(capsys: pytest.CaptureFixture[str], *configs: str) -> dict[str, Any]:
+    main(["params", *(word for name in configs for word in ("--config", name)), "--ids", "171", "--json"])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_they_train_fewer_parameters_than_what_they_change(base: str, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = params(capsys, base)["trained"]
+    for preset in PRESETS:
+        assert params(capsys, base, preset)["trained"] < whole
+
+
+def test_their_parameters_for_clip_and_171_identities(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without P and, in ``dmpt-fast``, without the first six layers' prompts: the paper's 17,895,168 less these."""
+    p, prompts = 12 * (512 * 768 + 768), 12 * 3 * 32 * 768
+    assert params(capsys, "rgbnt201", "dmpt+")["trained"] == 17_895_168 - p
+    assert params(capsys, "rgbnt201", "dmpt-fast")["trained"] == 17_895_168 - (p + prompts) // 2
+
+
+def test_they_change_what_they_name_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(*configs: str) -> dict[str, Any]:
+        with pytest.raises(SystemExit):
+            main(["train", *(word for name in configs for word in ("--config", name)), "--print_config"])
+        flat: dict[str, Any] = flatten(yaml.safe_load(capsys.readouterr().out))
+        return flat
+
+    before = printed("rgbnt201_peer")
+    for preset in PRESETS:
+        after = printed("rgbnt201_peer", preset)
+        assert {key: after[key] for key in after if after[key] != before[key]} == changes(preset)
+
+
+def test_dmpt_plus_learns_by_two_terms(tmp_path: Path) -> None:
+    config = config_of(flatten(asdict(settings(toy(tmp_path / "toy"), epochs=1))) | changes("dmpt+"))
+    trainer = fit(config, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / LOG).read_text().splitlines()]
+    assert {name for line in lines for name in line.get("losses", {})} == {"ce", "triplet"}
+    assert trainer.network.prompts is not None
+    assert trainer.network.prompts.modality is None
+
+
+def test_the_finalists_are_the_presets() -> None:
+    rows = {row.name: row for row in find("finalists").rows}
+    for preset in PRESETS:
+        assert rows[preset].change == changes(preset)
+    assert rows["dmpt+ and dmpt-fast"].change == changes("dmpt+") | changes("dmpt-fast")
