@@ -27,6 +27,8 @@ ROWS = ("frozen", "semantic prompts", "DMPT")
 NEXT = (
     "dmpt train --config configs/rgbnt201.yaml --data.root DIR --out runs/rgbnt201",
     "dmpt evaluate runs/rgbnt201 --data.root DIR",
+    "# or with our changes to the design",
+    "dmpt train --config rgbnt201 --config dmpt+ --data.root DIR --out runs/rgbnt201_plus",
     "# or other worlds, and the tiny CLIP of this demo",
     "dmpt synth worlds/vehicles --object vehicle",
     "dmpt train --config tiny --data.root worlds/vehicles --data.layout msvr310 --out runs/vehicles",
