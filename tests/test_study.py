@@ -634,6 +634,9 @@ def test_a_row_can_be_a_file_of_settings(tmp_path: Path) -> None:
     assert found.change == tiny | {"train.epochs": 3}
 
 
+PLUS = ("dmpt+", "dmpt+, internal attention alone", "dmpt+, no interaction")
+
+
 def test_rows_without_text_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = bases()
     components = find("components")
@@ -648,7 +651,7 @@ def test_rows_without_text_where_there_is_none(monkeypatch: pytest.MonkeyPatch) 
     assert left_out == [
         f"{name}: needs text, and this backbone has none" for name in ("all", "all, internal attention alone")
     ]
-    assert len(runnable(components, "synthetic", settings["synthetic"])[0]) == 7
+    assert len(runnable(components, "synthetic", settings["synthetic"])[0]) == 9
     readings = dict(line.split(": ", 1) for line in runnable(find("readings"), "synthetic", settings["synthetic"])[1])
     assert readings["text.loss identity"].startswith("needs a text tower")
     assert readings["modality.source words"] == "the same settings as base here"
