@@ -634,20 +634,13 @@ def test_a_row_can_be_a_file_of_settings(tmp_path: Path) -> None:
     assert found.change == tiny | {"train.epochs": 3}
 
 
-PLUS = ("dmpt+", "dmpt+, internal attention alone", "dmpt+, no interaction")
-
-
 def test_rows_without_text_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = bases()
     components = find("components")
     rows, left_out = runnable(components, "market_mm", settings["market_mm"])
-    assert [row.name for row, _ in rows] == [
-        "S",
-        "S + bind",
-        "S + M + bind",
-        "S + M + internal attention alone",
-        "dmpt+",
-    ]
+    prompts = ["S", "S + bind", "S + M + bind", "S + M + internal attention alone"]
+    plus = ["dmpt+", "dmpt+, internal attention alone", "dmpt+, no interaction"]
+    assert [row.name for row, _ in rows] == prompts + plus
     assert left_out == [
         f"{name}: needs text, and this backbone has none" for name in ("all", "all, internal attention alone")
     ]
