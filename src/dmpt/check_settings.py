@@ -40,7 +40,7 @@ def check(config: Config) -> None:
         "modality.length": (modality.length, 0),
         "modality.width": (modality.width, 1),
         "backbone.lora_rank": (config.backbone.lora_rank, 1),
-        "semantic.first_layer": (semantic.first_layer, 0),
+        "semantic.first_layer": (0 if semantic.first_layer == "middle" else semantic.first_layer, 0),
         "modality.first_layer": (modality.first_layer or 0, 0),
         "bind.depth": (bind.depth, 0),
         "bind.rank": (1 if bind.rank is None else bind.rank, 1),
@@ -95,9 +95,8 @@ def check(config: Config) -> None:
         "semantic.init is data, but semantic.length is 0; set a length above 0, or init uniform",
     )
     require(
-        list(bind.layers) == sorted(set(bind.layers)) and all(semantic.first_layer <= i for i in bind.layers),
-        f"bind.layers is {list(bind.layers)}; name layers once and in order, from semantic.first_layer "
-        f"{semantic.first_layer} on",
+        list(bind.layers) == sorted(set(bind.layers)) and min(bind.layers, default=0) >= 0,
+        f"bind.layers is {list(bind.layers)}; name layers once and in order, counted from 0",
     )
     require(
         not bind.layers or (bind.depth > 0 and semantic.length > 0),

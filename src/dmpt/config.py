@@ -96,12 +96,13 @@ class SemanticConfig:
         length: S, prompts per layer and modality; 0 = none.
         share: one set for the three modalities (a reading of Baseline 1's "common" prompts).
         first_layer: prompts enter from this layer on; the layers below, counted from 0, run without autograd.
+            ``middle``: half the tower's layers, rounded down.
         init: ``uniform`` as VPT, or from ``data``: patch tokens of training images at that layer.
     """
 
     length: int = 32
     share: bool = False
-    first_layer: int = 0
+    first_layer: int | Literal["middle"] = 0
     init: Literal["uniform", "data"] = "uniform"
 
 

@@ -2,8 +2,10 @@
 
 Queries of one identity stand or fall together, so identities are the unit that is drawn, with all their queries. Both
 methods are measured on the same draw (paired). The gallery stays as it is: it is part of the benchmark. Where a method
-has several training seeds they are drawn too, for each method on its own, so that a lucky seed counts as luck; with few
-seeds this still understates what other seeds might do, and with one seed it says nothing about seeds at all.
+has several training seeds they are drawn too, for each method on its own, so that a lucky seed counts as luck: of n
+seeds, spread about their mean by sqrt(n / (n - 1)), without which the draw would vary less than seeds do. With three
+seeds that differ much p is still too small (there is no bootstrap's answer to three numbers), and with one seed it
+says nothing about seeds at all.
 """
 
 from collections.abc import Sequence
@@ -68,7 +70,7 @@ def bootstrap(
     generator = np.random.default_rng(seed)
     chosen = generator.multinomial(len(count), np.full(len(count), 1 / len(count)), size=draws).astype(np.float64)
     means = []
-    for method in sums:
+    for method in map(_spread, sums):
         seeds = len(method)
         weight = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
         means.append(np.einsum("rs,ri,si->r", weight, chosen, method, optimize=True) / (chosen @ count))
@@ -76,6 +78,12 @@ def bootstrap(
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Comparison(float(observed), float(low), float(high), float(min(1.0, 2 * (1 + tail) / (1 + draws))))
+
+
+def _spread(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Seeds ``(seeds, identities)`` as far from their mean as makes a draw's variance that of other seeds."""
+    seeds, mean = len(sums), sums.mean(axis=0)
+    return sums if seeds == 1 else mean + (sums - mean) * np.sqrt(seeds / (seeds - 1))
 
 
 def _by_identity(method: NDArray[np.float64], unit: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -260,6 +260,7 @@ def _prompted_layers(config: Config, layers: int) -> tuple[int, int]:
         UserError: prompts begin behind the last layer.
     """
     semantic, modality = config.semantic.first_layer, config.modality.first_layer
+    semantic = layers // 2 if semantic == "middle" else semantic
     firsts = {"semantic": semantic, "modality": semantic if modality is None else modality}
     for kind, first in firsts.items():
         if first >= layers:
@@ -267,10 +268,10 @@ def _prompted_layers(config: Config, layers: int) -> tuple[int, int]:
                 f"{kind}.first_layer is {first}, but the tower has {layers} layers, counted from 0; "
                 f"set it to at most {layers - 1}"
             )
-    if any(layer >= layers - 1 for layer in config.bind.layers):
+    if any(not semantic <= layer < layers - 1 for layer in config.bind.layers):
         raise UserError(
-            f"bind.layers is {list(config.bind.layers)}, but the tower has {layers} layers, counted from 0, and "
-            f"bind.depth stands behind the last; name layers up to {layers - 2}"
+            f"bind.layers is {list(config.bind.layers)}, but the tower has {layers} layers, counted from 0, prompts "
+            f"begin at {semantic}, and bind.depth stands behind the last; name layers from {semantic} to {layers - 2}"
         )
     return layers - firsts["semantic"], layers - firsts["modality"]
 
