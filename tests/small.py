@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dmpt.check_settings import check
-from dmpt.config import BackboneConfig, Config, from_dict
+from dmpt.config import BackboneConfig, Config
+from dmpt.config_values import from_dict
 from dmpt.losses import TextTargets
 from dmpt.model.backbone import Backbone
 from dmpt.model.network import DMPT

@@ -262,7 +262,10 @@ def test_neck_after_is_batch_norm_then_length_1(heads: str, modalities: list[str
         ({"backbone": {"lora_rank": 0}}, "backbone.lora_rank is 0; it must be at least 1"),
         ({"bind": {"rank": 0}}, "bind.rank is 0; it must be at least 1"),
         ({"bind": {"layers": (1, 0)}}, r"bind.layers is \[1, 0\]; name layers once and in order"),
-        ({"bind": {"layers": (0,)}, "semantic": {"first_layer": 1}}, r"bind.layers is \[0\]; .*first_layer 1 on"),
+        (
+            {"bind": {"layers": (0,)}, "semantic": {"first_layer": 1}},
+            "but prompts begin at layer 1; name layers",
+        ),
         ({"bind": {"layers": (0,), "depth": 0}}, r"bind.layers is \[0\], but there is no interaction"),
         ({"bind": {"layers": (1,)}}, r"bind.layers is \[1\], but the tower has 2 layers.*layers up to 0"),
         ({"train": {"average": 1.0}}, "train.average is 1.0; it must be at least 0 and below 1"),

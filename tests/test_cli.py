@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from dmpt.check_settings import check
 from dmpt.cli import main
-from dmpt.config import Config, from_dict
+from dmpt.config import Config
+from dmpt.config_values import from_dict
 from dmpt.errors import UserError
 from dmpt.run import flatten
 from dmpt.yaml12 import load

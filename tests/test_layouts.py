@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from dmpt.check_settings import check
-from dmpt.config import Config, DataConfig, from_dict
+from dmpt.config import Config, DataConfig
+from dmpt.config_values import from_dict
 from dmpt.data.datasets import DATASETS, list_dataset, load_dataset
 from dmpt.data.images import find_broken, read_image, read_record
 from dmpt.data.loader import TripletDataset, test_batches

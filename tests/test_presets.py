@@ -9,12 +9,13 @@ import pytest
 import yaml
 
 from dmpt.cli import main
+from dmpt.params import count_parameters
 from dmpt.run import LOG, flatten
 from dmpt.shipped import folder
 from dmpt.study.definition import find
 from dmpt.study.reading import shipped_settings
 from dmpt.study.rows import config_of
-from runs import fit, settings, toy
+from runs import fit, settings, toy, with_
 
 PRESETS = ("dmpt+", "dmpt-fast")
 BASES = sorted({path.stem for path in folder().glob("*.yaml")} - set(PRESETS))
@@ -64,6 +65,14 @@ def test_dmpt_plus_learns_by_two_terms(tmp_path: Path) -> None:
     assert {name for line in lines for name in line.get("losses", {})} == {"ce", "triplet"}
     assert trainer.network.prompts is not None
     assert trainer.network.prompts.modality is None
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_dmpt_fast_begins_in_the_middle_of_any_tower(depth: int, tmp_path: Path) -> None:
+    tower = with_(settings(tmp_path), backbone={"overrides": {"embed_dim": 48, "depth": depth, "num_heads": 3}})
+    by_hand = with_(tower, semantic={"first_layer": depth // 2})
+    fast = config_of(flatten(asdict(tower)) | changes("dmpt-fast"))
+    assert count_parameters(fast, 4) == count_parameters(by_hand, 4)
 
 
 def test_the_finalists_are_the_presets() -> None:

@@ -23,6 +23,7 @@ from dmpt.cli import main
 from dmpt.config import Config
 from dmpt.data.datasets import load_dataset
 from dmpt.errors import UserError
+from dmpt.params import equal_lora_rank
 from dmpt.run import flatten
 from dmpt.shipped import folder
 from dmpt.study.board import THREADS, execute, launch, log_of
@@ -160,7 +161,7 @@ def test_a_table_with_every_seed(finished: Place) -> None:
     text = (finished.results / "table.md").read_text()
     assert "| one layer |" in text
     assert "| reference |" in text
-    assert "Candidates tried on this data (rows and learning rates): 2" in text
+    assert "Rows and learning rates of this study on this data: 2" in text
     assert (finished.results / "toy.svg").read_text().count("<circle") == 8
 
 
@@ -363,7 +364,7 @@ def test_a_learning_rate_is_chosen_on_validation_identities(data: Path, tmp_path
     text = (place.results / "table.md").read_text()
     assert f"chosen {tested.config.train.lr:g}" in text
     assert all(f"{result.lr:g}: {result.numbers['mAP']:.1f}" in text for result in results)
-    assert "Candidates tried on this data (rows and learning rates): 4" in text
+    assert "Rows and learning rates of this study on this data: 4" in text
 
 
 def test_rows_measured_on_validation_identities_leave_the_test_split_alone(data: Path, tmp_path: Path) -> None:
@@ -419,6 +420,12 @@ def test_dry_run(finished: Place, data: Path, tmp_path: Path) -> None:
     said = dry_run(finished.plan(seeds=3))
     assert said[:3] == ["done    toy/none/seed-0", "done    toy/none/seed-1", "to run  toy/none/seed-2"]
     assert said[-1].startswith("2 runs; about 0.00 hours")
+    other = copy_of(finished, tmp_path / "other")
+    twin = Plan(**{**vars(other.plan()), "results": other.results.parent / "twin"})
+    said = dry_run(twin)
+    assert said[0] == "taken   toy/none/seed-0"
+    assert said[-2:] == ["taken: over from another study, where data and weights are the same", said[-1]]
+    assert said[-1].startswith("0 runs")
     fresh = Place(tmp_path, data, lr=[1e-4, 1e-3, 1e-2])
     said = dry_run(fresh.plan())
     assert "to run  toy, none, seed 1, once its learning rate is chosen" in said
@@ -634,6 +641,15 @@ def test_a_row_can_be_a_file_of_settings(tmp_path: Path) -> None:
     assert found.change == tiny | {"train.epochs": 3}
 
 
+def test_lora_of_equal_count_has_the_rank_that_comes_next() -> None:
+    row = next(row for row in find("comparison").rows if row.name == "LoRA of equal count")
+    ids = {"synthetic": 150, "market_mm": 180, "rgbnt201": 171}
+    for on, count in ids.items():
+        config = config_of(find_data(on).settings | {"heads": "concat+modality"})
+        rank = (row.change | row.on.get(on, {}))["backbone.lora_rank"]
+        assert rank == equal_lora_rank(config, count), on
+
+
 def test_rows_without_text_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = bases()
     components = find("components")
@@ -667,6 +683,19 @@ def test_any_settings_file_is_data(tmp_path: Path) -> None:
         ({"rows": [{"name": "a", "lr": [1e-3]}]}, r"row a: lr is \[0.001\]; give 3 learning rates"),
         ({"rows": [{"name": "a"}, {"name": "A"}]}, "two rows would share the folder a; rename 'a'"),
         ({"rows": [{"name": "a", "change": 3}]}, "row a: must hold keys and values"),
+        ({"rows": [{"name": "a", "lr": [1e-3, 1e-3, 1e-2]}]}, "row a: lr is .*; give 3 learning rates"),
+        ({"rows": [{"name": "a", "lr": [-1e-3, 1e-3, 1e-2]}]}, "row a: lr is .*; give 3 learning rates"),
+        ({"rows": [{"name": "???"}]}, r"row '\?\?\?': its name has no letter or digit"),
+        ({"rows": [{"name": "a", "on": {"toi": {}}}]}, "row a: on toi: is not among the study's data toy"),
+        ({"rows": [{"name": "a", "on": {"toy": {"train.epoch": 1}}}]}, "on toy: this version of dmpt has no setting"),
+        ({"rows": 3}, "rows is 3; give a list"),
+        ({"rows": None}, "rows is None; give a list"),
+        ({"data": []}, "data is empty"),
+        ({"reference": []}, "reference is empty"),
+        ({"seeds": "abc"}, "seeds is 'abc'; give a whole number from 1 on"),
+        ({"seeds": 0}, "seeds is 0; give"),
+        ({"missing": "no"}, "missing is 'no'; write true or false"),
+        ({"choice": {"seed": "x"}}, "choice: seed is 'x'; give a whole number"),
         ({"reference": "b"}, "reference 'b' is no row; rows are none, one layer"),
         (
             {"choice": {"change": {"train.epoch": 3}}},
@@ -705,6 +734,19 @@ def test_other_mistakes_are_one_line(
         lambda: make(find(str(path)), "toy", finished.base, seeds=1, only=(), out=tmp_path, results=tmp_path),
         "row new: this version of dmpt has no setting bind.new",
     )
+    typed = write_study(tmp_path / "typed.yaml", reference="a", rows=[{"name": "a", "change": {"train.epochs": "x"}}])
+    refused(
+        lambda: make(find(str(typed)), "toy", finished.base, seeds=1, only=(), out=tmp_path, results=tmp_path),
+        "typed.yaml, row a: settings.train.epochs: must be a whole number, not 'x'",
+    )
+    for content, said in (
+        ("settings: 3", "settings: must hold keys and values"),
+        ("asks: [bogus]", "asks bogus; what can be asked for is data.root and backbone.weights"),
+        ("world: {train_ids: x, test_ids: 3}", "world: train_ids is 'x'; give a number"),
+        ("world: {train_ids: 3, test_ids: 3, object: cat}", "world: object is 'cat'; write person or vehicle"),
+    ):
+        (tmp_path / "bad.yaml").write_text(content + "\n")
+        refused(lambda: find_data(str(tmp_path / "bad.yaml")), said)
     path = write_study(tmp_path / "tuned.yaml", lr=[1e-4, 1e-3, 1e-2], choice={"seed": 1})
     refused(
         lambda: make(find(str(path)), "toy", finished.base, seeds=2, only=(), out=tmp_path, results=tmp_path),
@@ -718,6 +760,7 @@ def test_other_mistakes_are_one_line(
     monkeypatch.chdir(tmp_path)
     for line, said in (
         (["study"], "give a study: dmpt study NAME"),
+        (["study", "components", "--seed", "5"], "unknown setting seed; did you mean seeds?"),
         (["study", "components", "--on", "market_mm"], "market_mm is your own: give --data.root"),
         (["study", "components", "--on", "market_mm", "--data.root", "x"], "give --backbone.weights"),
         (["study", "components", "--on", "market_mm", "--table"], "no finished run of components yet"),
@@ -726,6 +769,43 @@ def test_other_mistakes_are_one_line(
             main(line)
         assert end.value.code == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_table_mixes_neither_settings_nor_data(finished: Place, tmp_path: Path) -> None:
+    def changed(name: str, change: Callable[[Path], None], said: str) -> None:
+        place = copy_of(finished, tmp_path / name)
+        change(place.results / "toy" / "none" / "seed-1")
+        with pytest.raises(UserError, match=said) as error:
+            write(place.study, place.results)
+        assert "\n" not in str(error.value)
+
+    def epochs(folder: Path) -> None:
+        text = (folder / "config.yaml").read_text()
+        assert "epochs: 2" in text
+        (folder / "config.yaml").write_text(text.replace("epochs: 2", "epochs: 7"))
+
+    def data(folder: Path) -> None:
+        numbers = json.loads((folder / "metrics.json").read_text())
+        numbers["study"]["data_fingerprint"] = "another"
+        (folder / "metrics.json").write_text(json.dumps(numbers))
+
+    changed("epochs", epochs, r"seed-1: train.epochs is 7, but 2 in .*seed-0, of the same table; remove one")
+    changed("data", data, "seed-1: data_fingerprint is another, but ")
+
+
+def test_weights_that_are_not_there_are_told_before_a_run_is_started(data: Path, tmp_path: Path) -> None:
+    place = Place(tmp_path, data)
+    lost = replace(place.base, backbone=replace(place.base.backbone, weights=str(tmp_path / "lost.safetensors")))
+    with pytest.raises(UserError, match=r"lost.safetensors"):
+        place.run(lost)
+    assert place.launch.tasks == []
+
+
+def test_when_every_run_fails_the_first_failure_is_told(data: Path, tmp_path: Path) -> None:
+    place = Place(tmp_path, data)
+    too_many = replace(place.base, train=replace(place.base.train, ids=64))
+    with pytest.raises(UserError, match=r"4 of the runs failed, the others are kept; the first: .*ids"):
+        place.run(too_many)
 
 
 def test_the_list_of_studies(capsys: pytest.CaptureFixture[str]) -> None:

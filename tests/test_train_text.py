@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from clip_files import OVERRIDES, backbone, clip, save, save_config
 from dmpt import adapter
-from dmpt.config import Config, TextConfig, from_dict
+from dmpt.config import Config, TextConfig
+from dmpt.config_values import from_dict
 from dmpt.errors import UserError
 from dmpt.evaluate import evaluate
 from dmpt.train import Trainer

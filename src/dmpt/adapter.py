@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dmpt import __version__
-from dmpt.config import Config, from_dict
+from dmpt.config import Config
+from dmpt.config_values import from_dict
 from dmpt.data.manifest import MODALITIES
 from dmpt.errors import UserError
 from dmpt.files import write_atomically, write_text

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
     set_loader("yaml", load, (yaml.YAMLError,))
     verb = _verb(argv[0])
-    parser = Parser(prog=f"dmpt {argv[0]}", description=verb.add.__doc__)
+    parser = Parser(prog=f"dmpt {argv[0]}", description=verb.add.__doc__, allow_abbrev=False)
     verb.add(parser)
     arguments: Any = parser.parse_args(argv[1:])
     try:

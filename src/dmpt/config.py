@@ -4,12 +4,8 @@ A reading of the paper where it is ambiguous is a named choice here; the first c
 equation numbers are the paper's.
 """
 
-from dataclasses import dataclass, field, is_dataclass
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
-
-from dmpt.errors import UserError
-
-Section = TypeVar("Section")
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -306,29 +302,3 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     missing: MissingConfig = field(default_factory=MissingConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-
-
-def from_dict(content: Any) -> Config:
-    """The settings of ``dataclasses.asdict(config)`` after a trip through JSON.
-
-    Raises:
-        UserError: a key or a choice is unknown.
-    """
-    return _section(Config, content, "settings")
-
-
-def _section(kind: type[Section], content: Any, where: str) -> Section:
-    """One dataclass from a mapping, its choices checked, lists as tuples."""
-    if not isinstance(content, dict):
-        raise UserError(f"{where}: must be a mapping, not {content!r}")
-    hints, values = get_type_hints(kind), {}
-    for name, value in content.items():
-        hint = hints.get(name)
-        if hint is None:
-            raise UserError(f"{where}: unknown key {name}; it was written by another version of dmpt")
-        if isinstance(hint, type) and is_dataclass(hint):
-            value = _section(hint, value, f"{where}.{name}")
-        elif get_origin(hint) is Literal and value not in get_args(hint):
-            raise UserError(f"{where}.{name}: unknown choice {value!r}; it was written by another version of dmpt")
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)

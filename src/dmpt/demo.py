@@ -10,7 +10,8 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dmpt.config import BindConfig, Config, ModalityConfig, SemanticConfig, from_dict
+from dmpt.config import BindConfig, Config, ModalityConfig, SemanticConfig
+from dmpt.config_values import from_dict
 from dmpt.errors import UserError
 from dmpt.evaluate import evaluate, save
 from dmpt.files import cache_folder

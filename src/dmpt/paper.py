@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dmpt.config import Config, from_dict
+from dmpt.config import Config
+from dmpt.config_values import from_dict
 from dmpt.errors import UserError
 from dmpt.shipped import folder, settings_file
 from dmpt.yaml12 import load

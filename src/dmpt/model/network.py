@@ -268,10 +268,13 @@ def _prompted_layers(config: Config, layers: int) -> tuple[int, int]:
                 f"{kind}.first_layer is {first}, but the tower has {layers} layers, counted from 0; "
                 f"set it to at most {layers - 1}"
             )
-    if any(not semantic <= layer < layers - 1 for layer in config.bind.layers):
+    bound = list(config.bind.layers)
+    if any(layer < semantic for layer in bound):
+        raise UserError(f"bind.layers is {bound}, but prompts begin at layer {semantic}; name layers from there on")
+    if any(layer >= layers - 1 for layer in bound):
         raise UserError(
-            f"bind.layers is {list(config.bind.layers)}, but the tower has {layers} layers, counted from 0, prompts "
-            f"begin at {semantic}, and bind.depth stands behind the last; name layers from {semantic} to {layers - 2}"
+            f"bind.layers is {bound}, but the tower has {layers} layers, counted from 0, and "
+            f"bind.depth stands behind the last; name layers up to {layers - 2}"
         )
     return layers - firsts["semantic"], layers - firsts["modality"]
 

@@ -7,7 +7,20 @@ from typing import Any
 from dmpt.errors import UserError
 from dmpt.run import flatten
 from dmpt.shipped import folder, settings_file
-from dmpt.study.reading import KNOWN, check_keys, names_of, read_yaml, settings_in, shipped_settings
+from dmpt.study.reading import (
+    KNOWN,
+    check_keys,
+    is_whole,
+    mapping_in,
+    names_of,
+    read_yaml,
+    require,
+    settings_in,
+    shipped_settings,
+)
+
+ASKED = ("data.root", "backbone.weights")
+"""Settings that a file may ask the user for."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +61,17 @@ def find_data(name: str) -> Data:
         content = {"settings": content, "asks": ["data.root"]}
     check_keys(path, "", content, {"caption", "config", "settings", "world", "asks"})
     if "world" in content:
-        ids = ("train_ids", "test_ids")
-        check_keys(path, "world: ", content["world"], {*ids, "seed", "object"}, ids)
+        ids, drawn = ("train_ids", "test_ids"), content["world"]
+        check_keys(path, "world: ", drawn, {*ids, "seed", "object"}, ids)
+        for key, least in (("train_ids", 2), ("test_ids", 2), ("seed", 0)):
+            require(path, is_whole(drawn.get(key, least), least), f"world: {key} is {drawn.get(key)!r}; give a number")
+        kind = drawn.get("object", "person")
+        require(path, kind in ("person", "vehicle"), f"world: object is {kind!r}; write person or vehicle")
+    asks = names_of(content.get("asks", []))
+    for name in asks:
+        require(path, name in ASKED, f"asks {name}; what can be asked for is {' and '.join(ASKED)}")
     settings = dict(KNOWN)
     if "config" in content:
         settings |= shipped_settings(path, content["config"])
-    settings |= settings_in(path, "settings", flatten(content.get("settings", {})))
-    return Data(path.stem, settings, content.get("world"), names_of(content.get("asks", [])))
+    settings |= settings_in(path, "settings", flatten(mapping_in(path, "settings", content.get("settings", {}))))
+    return Data(path.stem, settings, content.get("world"), asks)

@@ -9,7 +9,16 @@ from typing import Any, Literal, get_args
 
 from dmpt.errors import UserError
 from dmpt.shipped import folder
-from dmpt.study.reading import check_keys, mapping_in, names_of, read_yaml, settings_in, shipped_settings
+from dmpt.study.reading import (
+    check_keys,
+    is_whole,
+    mapping_in,
+    names_of,
+    read_yaml,
+    require,
+    settings_in,
+    shipped_settings,
+)
 
 Split = Literal["test", "validation"]
 GRID = 3
@@ -85,8 +94,9 @@ class Study:
 
 
 def slug(name: str) -> str:
-    """A name as files may be called."""
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower().replace("+", " and ")).strip("-.")
+    """A name as files may be called; ``dmpt+`` is plus, and ``S + bind`` is and."""
+    plain = re.sub(r"(?<=\w)\+", " plus ", name.lower()).replace("+", " and ")
+    return re.sub(r"[^a-z0-9.]+", "-", plain).strip("-.")
 
 
 def studies() -> list[str]:
@@ -110,19 +120,25 @@ def find(name: str) -> Study:
     content = read_yaml(path)
     known = {"caption", "mirrors", "reference", "rows", "data", "seeds", "choice", "missing", "lr", "split", "base"}
     check_keys(path, "", content, known, ("caption", "mirrors", "reference", "rows", "data"))
-    rows = tuple(_row(path, row, content.get("lr", ())) for row in content["rows"])
+    data, reference = names_of(content["data"]), names_of(content["reference"])
+    listed = content["rows"]
+    require(path, isinstance(listed, list) and listed, f"rows is {listed!r}; give a list, each with a name")
+    require(path, data, "data is empty; name what the study runs on")
+    rows = tuple(_row(path, row, content.get("lr", ()), data) for row in listed)
     slugs = [row.slug for row in rows]
     for row in rows:
-        if slugs.count(row.slug) > 1:
-            raise UserError(f"{path}: two rows would share the folder {row.slug}; rename {row.name!r}")
-    reference = names_of(content["reference"])
-    if unknown := [name for name in reference if name not in [row.name for row in rows]]:
-        raise UserError(f"{path}: reference {unknown[0]!r} is no row; rows are {', '.join(row.name for row in rows)}")
-    split = content.get("split", "test")
-    if split not in get_args(Split):
-        raise UserError(f"{path}: split is {split!r}; write {' or '.join(get_args(Split))}")
+        require(path, slugs.count(row.slug) == 1, f"two rows would share the folder {row.slug}; rename {row.name!r}")
+    names = [row.name for row in rows]
+    require(path, reference, "reference is empty; name the row that the others are compared with")
+    for name in reference:
+        require(path, name in names, f"reference {name!r} is no row; rows are {', '.join(names)}")
+    seeds, missing, split = content.get("seeds", 3), content.get("missing", False), content.get("split", "test")
+    require(path, is_whole(seeds, 1), f"seeds is {seeds!r}; give a whole number from 1 on")
+    require(path, isinstance(missing, bool), f"missing is {missing!r}; write true or false")
+    require(path, split in get_args(Split), f"split is {split!r}; write {' or '.join(get_args(Split))}")
     choice = content.get("choice", {})
     check_keys(path, "choice: ", choice, {"seed", "change"})
+    require(path, is_whole(choice.get("seed", 0), 0), f"choice: seed is {choice.get('seed')!r}; give a whole number")
     settings_in(path, "choice", choice.get("change", {}))
     return Study(
         name=path.stem,
@@ -130,27 +146,31 @@ def find(name: str) -> Study:
         mirrors=str(content["mirrors"]),
         reference=reference,
         rows=rows,
-        data=names_of(content["data"]),
-        seeds=int(content.get("seeds", 3)),
+        data=data,
+        seeds=seeds,
         choice=Choice(**choice),
-        missing=bool(content.get("missing", False)),
+        missing=missing,
         split=split,
         base=settings_in(path, "base", content.get("base", {})),
         file=path,
     )
 
 
-def _row(path: Path, content: Any, grid: Sequence[float]) -> Row:
+def _row(path: Path, content: Any, grid: Any, data: Sequence[str]) -> Row:
     check_keys(path, "a row: ", content, {"name", "config", "change", "on", "lr"}, ("name",))
     name = str(content["name"])
+    require(path, slug(name), f"row {name!r}: its name has no letter or digit")
     preset = shipped_settings(path, content["config"]) if "config" in content else {}
     lr = content.get("lr", grid)
-    if not isinstance(lr, (list, tuple)) or len(lr) not in (0, GRID) or not all(isinstance(v, float) for v in lr):
+    valid = isinstance(lr, (list, tuple)) and all(isinstance(rate, float) and rate > 0 for rate in lr)
+    if not valid or len(lr) not in (0, GRID) or len(set(lr)) < len(lr):
         raise UserError(f"{path}, row {name}: lr is {lr}; give {GRID} learning rates, as every row, or [] for none")
     on = mapping_in(path, f"row {name}: on", content.get("on", {}))
+    for key in on:
+        require(path, key in data, f"row {name}: on {key}: is not among the study's data {', '.join(data)}")
     return Row(
         name,
-        preset | mapping_in(path, f"row {name}", content.get("change", {})),
-        {data: mapping_in(path, f"row {name}: on {data}", change) for data, change in on.items()},
+        preset | settings_in(path, f"row {name}", content.get("change", {})),
+        {key: settings_in(path, f"row {name}: on {key}", change) for key, change in on.items()},
         tuple(lr),
     )

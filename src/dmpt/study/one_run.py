@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dmpt.config import Config, from_dict
+from dmpt.config import Config
+from dmpt.config_values import from_dict
 from dmpt.errors import UserError
 from dmpt.run import LOG
 

@@ -54,6 +54,26 @@ def check_keys(path: Path, where: str, content: Any, known: set[str], needed: Se
         raise UserError(f"{path}: {where}lacks {lacking[0]}")
 
 
+def require(path: Path, holds: object, otherwise: str) -> None:
+    """Refuse a file.
+
+    Args:
+        path: of the file, for the message.
+        holds: what must be true.
+        otherwise: what is wrong.
+
+    Raises:
+        UserError: it does not hold.
+    """
+    if not holds:
+        raise UserError(f"{path}: {otherwise}")
+
+
+def is_whole(value: Any, least: int) -> bool:
+    """Whether it is a whole number, no smaller than ``least``."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def names_of(value: Any) -> tuple[str, ...]:
     """One name, or a list of them."""
     return tuple(map(str, value)) if isinstance(value, list) else (str(value),)
@@ -79,9 +99,14 @@ def settings_in(path: Path, where: str, change: Any) -> dict[str, Any]:
     """Settings as dotted keys, all of them known.
 
     Raises:
-        UserError: there is something else, or a key is unknown.
+        UserError: there is something else, or a key is unknown: it names the nearest that is.
     """
-    return check_known(path, where, mapping_in(path, where, change))
+    for key in mapping_in(path, where, change):
+        if key not in KNOWN:
+            near = difflib.get_close_matches(str(key), KNOWN, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{path}, {where}: this version of dmpt has no setting {key}{hint}")
+    return dict(change)
 
 
 def mapping_in(path: Path, where: str, change: Any) -> dict[str, Any]:
@@ -92,18 +117,4 @@ def mapping_in(path: Path, where: str, change: Any) -> dict[str, Any]:
     """
     if not isinstance(change, dict):
         raise UserError(f"{path}, {where}: must hold keys and values, as in {{train.epochs: 60}}, not {change!r}")
-    return change
-
-
-def check_known(path: Path, where: str, change: dict[str, Any]) -> dict[str, Any]:
-    """The same settings, when all of them are known.
-
-    Raises:
-        UserError: names one that is not, and the nearest that is.
-    """
-    for key in change:
-        if key not in KNOWN:
-            near = difflib.get_close_matches(key, KNOWN, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"{path}, {where}: this version of dmpt has no setting {key}{hint}")
     return change

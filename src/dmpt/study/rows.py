@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dmpt.check_settings import check
-from dmpt.config import Config, from_dict
+from dmpt.config import Config
+from dmpt.config_values import from_dict
 from dmpt.errors import UserError
 from dmpt.study.definition import Row, Study
-from dmpt.study.reading import check_known
 
 WORDED = ("words", "attribute", "permuted")
 """Values of ``modality.source`` that take words from a text tower."""
@@ -41,12 +41,10 @@ def settings_of(study: Study, row: Row, data: str, base: Mapping[str, Any]) -> C
         base: their settings, as dotted keys.
 
     Raises:
-        UserError: this version does not know a setting or choice, or they are not valid on this base.
+        UserError: this version does not know a choice, a value is of another type, or not valid on this base.
     """
-    change = row.change | row.on.get(data, {})
-    check_known(study.file, f"row {row.name}", change)
     try:
-        return config_of({**base, **change})
+        return config_of({**base, **row.change, **row.on.get(data, {})})
     except UserError as error:
         said = str(error).replace("it was written by another version of dmpt", "this version of dmpt has none such")
         raise UserError(f"{study.file}, row {row.name}: {said}") from error

@@ -1,6 +1,7 @@
 """``dmpt study NAME``: run what is missing, then write the tables."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from dmpt.study import board
 from dmpt.study.data import Data
 from dmpt.study.definition import Study
 from dmpt.study.one_run import Task
-from dmpt.study.plan import Plan, estimate, make, open_tasks
+from dmpt.study.plan import Plan, backbone_hash, estimate, make, open_tasks
 from dmpt.study.table import grid_lines, write
-from dmpt.study.twins import take_over
+from dmpt.study.twins import take_over, with_twins
 
 
 def study(
@@ -53,6 +54,7 @@ def study(
 
     planned(base)  # settings are refused before a world is rendered
     base = _with_data(data, base)
+    backbone_hash(base)  # and before a run is started, that the weights are there
     plan = replace(planned(base), fingerprint=_fingerprint(base), jobs=jobs)
     for line in plan.left_out:
         console.print(f"left out: {line}", markup=False)
@@ -61,10 +63,11 @@ def study(
     for line in grid_lines(plan.results / plan.data):
         console.print(line, markup=False)
     failures += _run(plan, plan.tests(chosen), jobs, study.name, launch)
-    table = write(study, results)
     if failures:
+        with suppress(UserError):  # when none is there
+            write(study, results)
         raise UserError(f"{len(failures)} of the runs failed, the others are kept; the first: {failures[0]}")
-    return table
+    return write(study, results)
 
 
 def dry_run(plan: Plan) -> list[str]:
@@ -76,18 +79,23 @@ def dry_run(plan: Plan) -> list[str]:
     chosen = plan.chosen()
     tasks = [*plan.choices(), *plan.tests(chosen)]
     waiting = open_tasks(tasks)
+    taken = with_twins(waiting, plan.results.parent)
+    waiting = [task for task in waiting if task not in taken]
     pending = [row.name for row, _ in plan.rows if row.lr and row.name not in chosen]
-    lines = [f"{'to run' if task in waiting else 'done  '}  {task.kept.relative_to(plan.results)}" for task in tasks]
+    states = ["to run" if task in waiting else "taken " if task in taken else "done  " for task in tasks]
+    lines = [f"{state}  {task.kept.relative_to(plan.results)}" for state, task in zip(states, tasks, strict=True)]
     lines += [
         f"to run  {plan.data}, {name}, seed {seed}, once its learning rate is chosen"
         for name in pending
         for seed in plan.seeds
     ]
     later = [replace(task, kind="test") for task in plan.tests(dict.fromkeys(pending, 1.0)) if task.row in pending]
-    seconds = estimate([*waiting, *later], plan.results)
+    seconds = estimate([*waiting, *later], plan.results.parent)
     cost = "no run has finished yet, so nothing is known of the time"
     if seconds is not None:
         cost = f"about {seconds / 3600:.2f} hours one after the other, by the runs that are there, without evaluation"
+    if taken:
+        lines.append("taken: over from another study, where data and weights are the same")
     return [*lines, *(f"left out: {line}" for line in plan.left_out), f"{len(waiting) + len(later)} runs; {cost}"]
 
 

@@ -13,14 +13,18 @@ import numpy as np
 
 from dmpt.errors import UserError
 from dmpt.files import write_text
+from dmpt.run import HARMLESS
 from dmpt.statistics import DRAWS, Comparison, bootstrap, holm
-from dmpt.study.definition import Study
+from dmpt.study.definition import GRID, Study
 from dmpt.study.plan import best
 from dmpt.study.plot import Line, strips
+from dmpt.study.reading import KNOWN
 from dmpt.study.results import Result, read_all
 
 MEASURES = ("mAP", "rank1", "rank5", "rank10", "mINP")
 MISSING = (("mean of the six missing cases", "mean"), ("mismatched subsets", "any_to_any", "mismatched"))
+ROW = tuple(sorted(set(KNOWN) - {"train.seed", *HARMLESS}))
+"""What the seeds of one row share."""
 SPLITS = {"test": "the test split", "validation": "identities held out from training, the test split unseen"}
 NOTES = (
     "Numbers are percent on {split}: the mean over training seeds ± standard deviation (lowest to highest "
@@ -100,6 +104,9 @@ def grid_lines(folder: Path) -> list[str]:
     for row, found in rows.items():
         tried = sorted(found, key=lambda result: result.lr)
         won = best(tried)
+        if len(tried) < GRID:
+            lines.append(f"{row}: {len(tried)} of {GRID} learning rates tried, so none is chosen yet")
+            continue
         edge = "" if won not in (tried[0], tried[-1]) else ", at the grid's edge"
         grid = ", ".join(f"{result.lr:g}: {result.numbers['mAP']:.1f}" for result in tried)
         lines.append(f"{row}: validation mAP by learning rate {grid}; chosen {won.lr:g}{edge} (seed {won.seed})")
@@ -113,7 +120,35 @@ def _groups(study: Study, found: Sequence[Result]) -> list[Group]:
         own = [result for result in found if result.row == row.name and not result.chooses]
         if own:
             groups.append(Group(row.name, tuple(sorted(own, key=lambda result: result.seed))))
+    if groups:
+        first = groups[0].results[0]
+        random = first.config["backbone.weights"] == "random"  # then each seed has its own
+        inputs = ("data_fingerprint",) if random else ("data_fingerprint", "backbone_sha256")
+        for group in groups:
+            for result in group.results:
+                _check_alike(first, result, inputs)
+                _check_alike(group.results[0], result, ROW)
     return groups
+
+
+def _check_alike(first: Result, other: Result, keys: Sequence[str]) -> None:
+    """Refuse to average or compare what was made from different things.
+
+    Args:
+        first: a result.
+        other: one that shares its table.
+        keys: of settings and of what ``metrics.json`` says of the inputs.
+
+    Raises:
+        UserError: names the first that differs.
+    """
+    before, now = ({**KNOWN, **result.config, **result.numbers["study"]} for result in (first, other))
+    for key in keys:
+        if before[key] != now[key]:
+            raise UserError(
+                f"{other.folder}: {key} is {now[key]}, but {before[key]} in {first.folder}, of the same table; remove "
+                "one of them and run again, or keep them apart by another --results"
+            )
 
 
 def _compare(groups: Sequence[Group], reference: Group | None) -> dict[str, tuple[Comparison, float]]:
@@ -173,7 +208,7 @@ def _section(
     said = [
         f"{some.config['backbone.name']}; epochs {', '.join(map(str, epochs)) or 'none'}; {first['queries']} queries "
         f"({first['valid_queries']} valid), gallery {first['gallery']}, protocol {first['protocol']}.",
-        f"Candidates tried on this data (rows and learning rates): {tried}.",
+        f"Rows and learning rates of this study on this data: {tried}.",
     ]
     absent = [row.name for row in study.rows if row.name not in [g.name for g in groups]]
     if absent:

@@ -1,8 +1,9 @@
 """The base of most studies is one and the same run: what another study has made is taken over, not run again."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dmpt.files import write_text
 from dmpt.study.one_run import Task
@@ -20,12 +21,8 @@ def take_over(tasks: Sequence[Task], results: Path) -> list[Task]:
     Returns:
         The tasks that are left.
     """
-    if not tasks:
-        return []
-    found = [result for folder in sorted(results.glob("*")) if folder.is_dir() for result in read_all(folder)]
     left = []
-    for task in tasks:
-        twin = next((result for result in found if _same(result, task)), None)
+    for task, twin in _pairs(tasks, results):
         if twin is None:
             left.append(task)
         else:
@@ -33,14 +30,33 @@ def take_over(tasks: Sequence[Task], results: Path) -> list[Task]:
     return left
 
 
+def with_twins(tasks: Sequence[Task], results: Path) -> list[Task]:
+    """Those of the tasks that ``take_over`` would find; where data were not looked at, by their settings alone."""
+    return [task for task, twin in _pairs(tasks, results) if twin is not None]
+
+
+def _pairs(tasks: Sequence[Task], results: Path) -> list[tuple[Task, Result | None]]:
+    """Each task, and what another study has of it."""
+    if not tasks:
+        return []
+    found = [result for folder in sorted(results.glob("*")) if folder.is_dir() for result in read_all(folder)]
+    return [(task, next((result for result in found if _same(result, task)), None)) for task in tasks]
+
+
 def _same(result: Result, task: Task) -> bool:
     said = result.numbers["study"]
     return (
         said["kind"] == task.kind
-        and said["data_fingerprint"] == task.fingerprint
-        and backbone_hash(task.config) in (None, said["backbone_sha256"])
+        and (not task.fingerprint or _same_inputs(said, task))
         and ("missing" in result.numbers or not task.missing or task.kind == "choice")
         and difference(result.config, task.config) is None
+    )
+
+
+def _same_inputs(said: Mapping[str, Any], task: Task) -> bool:
+    return said["data_fingerprint"] == task.fingerprint and backbone_hash(task.config) in (
+        None,
+        said["backbone_sha256"],
     )
 
 

@@ -1,0 +1,69 @@
+"""Settings from plain values, as JSON and YAML hold them: unknown keys and values of a wrong type are refused."""
+
+from dataclasses import is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from dmpt.config import Config
+from dmpt.errors import UserError
+
+Section = TypeVar("Section")
+
+
+def from_dict(content: Any) -> Config:
+    """The settings of ``dataclasses.asdict(config)`` after a trip through JSON.
+
+    Raises:
+        UserError: a key or a choice is unknown, or a value of another type.
+    """
+    return _section(Config, content, "settings")
+
+
+def _section(kind: type[Section], content: Any, where: str) -> Section:
+    """One dataclass from a mapping, its values checked, lists as tuples."""
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: must be a mapping, not {content!r}")
+    hints, values = get_type_hints(kind), {}
+    for name, value in content.items():
+        hint = hints.get(name)
+        if hint is None:
+            raise UserError(f"{where}: unknown key {name}; it was written by another version of dmpt")
+        if isinstance(hint, type) and is_dataclass(hint):
+            value = _section(hint, value, f"{where}.{name}")
+        elif get_origin(hint) is Literal and value not in get_args(hint):
+            raise UserError(f"{where}.{name}: unknown choice {value!r}; it was written by another version of dmpt")
+        elif not _fits(value, hint):
+            raise UserError(f"{where}.{name}: must be {_words(hint)}, not {value!r}")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is Literal:
+        return value in parts
+    if kind is tuple and parts[-1] is Ellipsis:
+        return isinstance(value, (list, tuple)) and all(_fits(v, parts[0]) for v in value)
+    if kind is tuple:
+        return isinstance(value, (list, tuple)) and len(value) == len(parts) and all(map(_fits, value, parts))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else kind or hint)
+
+
+def _words(hint: Any) -> str:
+    """A field's type as a user would say it."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return " or ".join(map(_words, parts))
+    if kind is Literal:
+        return " or ".join(map(str, parts))
+    if kind is tuple and parts[-1] is Ellipsis:
+        return f"a list, each {_words(parts[0])}"
+    if kind is tuple:
+        return f"a list of {len(parts)}, each {_words(parts[0])}"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+    return names.get(hint, "keys and values")
