@@ -6,6 +6,7 @@ backward. Ratios within one process.
 """
 
 import argparse
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -26,11 +27,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", choices=DTYPES, default="fp32")
     parser.add_argument("--tower", default="vit_base_patch16_clip_quickgelu_224", help="timm's name")
+    parser.add_argument("--overrides", type=json.loads, default={}, help='of its shape, as JSON: {"depth": 9}')
     parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("H", "W"))
     parser.add_argument("--quick", action="store_true", help="smoke test: one round of a ViT-Ti/16 at 64x32")
     args = parser.parse_args()
     name, size = ("vit_tiny_patch16_224", (64, 32)) if args.quick else (args.tower, tuple(args.size))
-    case = Case(name, size, args.triplets, args.precision)
+    case = Case(name, size, args.triplets, args.precision, args.overrides)
     print(machine())
     print(f"\n{case}")
     frozen = tower(case.plain("frozen"))
@@ -53,7 +55,7 @@ def main() -> None:
         print(f"{label:30}{ratios[first]:12.3f}{flops(step) / of_full:12.3f}{speed:26.2f}")
     print()
     for first, limit in CLAIMS.items():
-        if first in ratios:
+        if first in ratios and not args.overrides:  # the goals are for 12 layers
             goal(f"step_l{first}_per_full_{case.name}_{case.precision}", ratios[first], limit)
 
 

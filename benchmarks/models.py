@@ -5,8 +5,8 @@ random vectors as wide as CLIP's words, which cost what words cost and need no f
 """
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,23 +44,26 @@ class Case:
         size: image height and width.
         triplets: B.
         precision: fp32 or bf16.
+        overrides: of timm's shape, as ``backbone.overrides``.
     """
 
     name: str
     size: tuple[int, int]
     triplets: int
     precision: Literal["fp32", "bf16"] = "fp32"
+    overrides: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         height, width = self.size
         threads = torch.get_num_threads()
-        return f"{self.name}, {height}x{width}, {self.triplets} triplets, {self.precision}, {threads} threads"
+        shape = "".join(f", {key} {value}" for key, value in self.overrides.items())
+        return f"{self.name}{shape}, {height}x{width}, {self.triplets} triplets, {self.precision}, {threads} threads"
 
     def dmpt(self, depth: int = 1, form: Literal["prefix", "token"] = "prefix") -> Config:
         """The method; the learning rate is small, so that no repetition leaves the range of the first."""
         return Config(
             data=DataConfig(size=self.size),
-            backbone=BackboneConfig(name=self.name, weights="random"),
+            backbone=BackboneConfig(name=self.name, weights="random", overrides=self.overrides),
             modality=ModalityConfig(source="random"),
             bind=BindConfig(depth=depth),
             text=TextConfig(loss="off"),
