@@ -208,7 +208,7 @@ def test_what_another_study_has_run_is_taken_over(finished: Place, tmp_path: Pat
     assert other.launch.names == []
 
 
-@pytest.mark.parametrize("changed", ["data_fingerprint", "backbone_sha256", "kind"])
+@pytest.mark.parametrize("changed", ["data_fingerprint", "backbone_sha256", "kind", "data"])
 def test_a_run_on_other_data_weights_or_splits_is_no_twin(
     finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
