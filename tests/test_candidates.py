@@ -264,7 +264,7 @@ def test_neck_after_is_batch_norm_then_length_1(heads: str, modalities: list[str
         ({"bind": {"layers": (1, 0)}}, r"bind.layers is \[1, 0\]; name layers once and in order"),
         (
             {"bind": {"layers": (0,)}, "semantic": {"first_layer": 1}},
-            "but prompts begin at layer 1; name layers",
+            r"bind.layers is \[0\], but prompts begin at layer 1; name layers from there on",
         ),
         ({"bind": {"layers": (0,), "depth": 0}}, r"bind.layers is \[0\], but there is no interaction"),
         ({"bind": {"layers": (1,)}}, r"bind.layers is \[1\], but the tower has 2 layers.*layers up to 0"),

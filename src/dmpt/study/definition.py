@@ -160,7 +160,10 @@ def _row(path: Path, content: Any, grid: Any, data: Sequence[str]) -> Row:
     check_keys(path, "a row: ", content, {"name", "config", "change", "on", "lr"}, ("name",))
     name = str(content["name"])
     require(path, slug(name), f"row {name!r}: its name has no letter or digit")
-    preset = shipped_settings(path, content["config"]) if "config" in content else {}
+    change: dict[str, Any] = {}
+    for config in names_of(content.get("config", [])):
+        change |= shipped_settings(path, config)
+    change |= settings_in(path, f"row {name}", content.get("change", {}))
     lr = content.get("lr", grid)
     valid = isinstance(lr, (list, tuple)) and all(isinstance(rate, float) and rate > 0 for rate in lr)
     if not valid or len(lr) not in (0, GRID) or len(set(lr)) < len(lr):
@@ -170,7 +173,7 @@ def _row(path: Path, content: Any, grid: Any, data: Sequence[str]) -> Row:
         require(path, key in data, f"row {name}: on {key}: is not among the study's data {', '.join(data)}")
     return Row(
         name,
-        preset | settings_in(path, f"row {name}", content.get("change", {})),
-        {key: settings_in(path, f"row {name}: on {key}", change) for key, change in on.items()},
+        change,
+        {key: settings_in(path, f"row {name}: on {key}", own) for key, own in on.items()},
         tuple(lr),
     )

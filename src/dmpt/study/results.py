@@ -17,11 +17,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from dmpt import run
 from dmpt.config import Config
 from dmpt.errors import UserError
 from dmpt.files import write_text
-from dmpt.run import CONFIG, flatten
+from dmpt.run import CONFIG, HARMLESS, flatten
 from dmpt.study.reading import KNOWN
 from dmpt.yaml12 import load
 
@@ -139,24 +138,24 @@ def check_settings_of(folder: Path, config: Config) -> None:
         old = flatten(load(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: is damaged ({error!r}); remove this folder and run again") from error
-    differs = difference(old, config)
+    differs = difference(old, flatten(asdict(config)))
     if differs is not None:
         refuse(folder, *differs)
 
 
-def difference(old: Mapping[str, Any], config: Config) -> tuple[str, Any, Any] | None:
-    """The first setting in which a kept run differs: its name, then and now; None where it does not.
+def difference(old: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first setting in which two runs differ: its name, then and now; None where they do not.
 
-    A setting that is younger than the run had its default: a new setting leaves what was there as it was.
+    A setting that is younger than a run had its default: a new setting leaves what was there as it was.
 
     Args:
-        old: settings of the run, as dotted keys.
-        config: the settings at hand.
+        old: settings of a kept run, as dotted keys.
+        now: settings of another, or those at hand.
     """
-    for key, now in run.settings(config).items():
-        before = old.get(key, KNOWN[key])
-        if before != now and not (key in FILLED and now is None):
-            return key, before, now
+    for key, default in KNOWN.items():
+        before, after = old.get(key, default), now.get(key, default)
+        if key not in HARMLESS and before != after and not (key in FILLED and after is None):
+            return key, before, after
     return None
 
 

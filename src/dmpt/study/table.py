@@ -13,18 +13,14 @@ import numpy as np
 
 from dmpt.errors import UserError
 from dmpt.files import write_text
-from dmpt.run import HARMLESS
 from dmpt.statistics import DRAWS, Comparison, bootstrap, holm
 from dmpt.study.definition import GRID, Study
 from dmpt.study.plan import best
 from dmpt.study.plot import Line, strips
-from dmpt.study.reading import KNOWN
-from dmpt.study.results import Result, read_all
+from dmpt.study.results import Result, difference, read_all
 
 MEASURES = ("mAP", "rank1", "rank5", "rank10", "mINP")
 MISSING = (("mean of the six missing cases", "mean"), ("mismatched subsets", "any_to_any", "mismatched"))
-ROW = tuple(sorted(set(KNOWN) - {"train.seed", *HARMLESS}))
-"""What the seeds of one row share."""
 SPLITS = {"test": "the test split", "validation": "identities held out from training, the test split unseen"}
 NOTES = (
     "Numbers are percent on {split}: the mean over training seeds ± standard deviation (lowest to highest "
@@ -121,34 +117,36 @@ def _groups(study: Study, found: Sequence[Result]) -> list[Group]:
         if own:
             groups.append(Group(row.name, tuple(sorted(own, key=lambda result: result.seed))))
     if groups:
-        first = groups[0].results[0]
-        random = first.config["backbone.weights"] == "random"  # then each seed has its own
-        inputs = ("data_fingerprint",) if random else ("data_fingerprint", "backbone_sha256")
-        for group in groups:
-            for result in group.results:
-                _check_alike(first, result, inputs)
-                _check_alike(group.results[0], result, ROW)
+        _check_alike(groups)
     return groups
 
 
-def _check_alike(first: Result, other: Result, keys: Sequence[str]) -> None:
-    """Refuse to average or compare what was made from different things.
-
-    Args:
-        first: a result.
-        other: one that shares its table.
-        keys: of settings and of what ``metrics.json`` says of the inputs.
+def _check_alike(groups: Sequence[Group]) -> None:
+    """Refuse to compare what was made from different data or weights, and to average what had different settings.
 
     Raises:
         UserError: names the first that differs.
     """
-    before, now = ({**KNOWN, **result.config, **result.numbers["study"]} for result in (first, other))
-    for key in keys:
-        if before[key] != now[key]:
-            raise UserError(
-                f"{other.folder}: {key} is {now[key]}, but {before[key]} in {first.folder}, of the same table; remove "
-                "one of them and run again, or keep them apart by another --results"
-            )
+    whole = groups[0].results[0]
+    random = whole.config["backbone.weights"] == "random"  # then each seed has its own
+    inputs = ("data_fingerprint",) if random else ("data_fingerprint", "backbone_sha256")
+    for group in groups:
+        first = group.results[0]
+        for other in group.results:
+            for key in inputs:
+                before, now = whole.numbers["study"][key], other.numbers["study"][key]
+                if before != now:
+                    _refuse_mix(whole, other, key, before, now)
+            differs = difference(first.config, {**other.config, "train.seed": first.seed})
+            if differs is not None:
+                _refuse_mix(first, other, *differs)
+
+
+def _refuse_mix(first: Result, other: Result, key: str, before: Any, now: Any) -> None:
+    raise UserError(
+        f"{other.folder}: {key} is {now}, but {before} in {first.folder}, of the same table; remove "
+        "one of them and run again, or keep them apart by another --results"
+    )
 
 
 def _compare(groups: Sequence[Group], reference: Group | None) -> dict[str, tuple[Comparison, float]]:
