@@ -106,6 +106,12 @@ def test_flags_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["evaluate", "nowhere"], "nowhere holds no trained adapter"),
         (["evaluate", "nowhere", "--batch-size", "0"], "batch"),
         (["params", "--data.size", "[250,128]"], "data.size"),
+        (["params", "--bind.rank", "x"], "bind.rank: expected one of a whole number, null. Got value: x"),
+        (
+            ["params", "--semantic.first_layer", "centre"],
+            "semantic.first_layer: expected one of a whole number, 'middle'. Got value: centre",
+        ),
+        (["params", "--data.mean", "x"], "data.mean: expected one of a list of three numbers, null. Got value: x"),
         (["params", "--data.size", "[a,b]"], "data.size: expected a whole number. Got value: a"),
         (["params", "--heads", "five"], "expected one of 'concat+modality', 'concat', 'modality', 'paper'"),
         (

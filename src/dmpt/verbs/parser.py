@@ -17,9 +17,17 @@ from dmpt.shipped import settings_file
 
 PLAIN = {
     r'^Parser key "([\w.]+)":': r"\1:",
+    r"Does not validate .* Union subtypes Subtypes: \[(.*)\] .* Given value: ": r"expected one of \1. Got value: ",
     r"Expected a <class 'int'>\.": "expected a whole number.",
     r"Expected a <class 'float'>\.": "expected a number.",
     r"Expected a typing\.Literal\[(.*?)\]\.": r"expected one of \1.",
+    r"<class 'int'>": "a whole number",
+    r"<class 'float'>": "a number",
+    r"<class 'str'>": "text",
+    r"<class 'bool'>": "true or false",
+    r"<class 'NoneType'>": "null",
+    r"tuple\[float, float, float\]": "a list of three numbers",
+    r"typing\.Literal\[(.*?)\]": r"\1",
 }
 """What the parser says of a wrong value, in words."""
 SECTIONS = tuple(f.name for f in fields(Config) if is_dataclass(f.type))
