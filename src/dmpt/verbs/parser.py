@@ -17,7 +17,7 @@ from dmpt.shipped import settings_file
 
 PLAIN = {
     r'^Parser key "([\w.]+)":': r"\1:",
-    r"Does not validate .* Union subtypes Subtypes: \[(.*)\] .* Given value: ": r"expected one of \1. Got value: ",
+    r"Does not validate .* Subtypes: \[(.*)\] Errors: .* Given value: ": r"expected one of \1. Got value: ",
     r"Expected a <class 'int'>\.": "expected a whole number.",
     r"Expected a <class 'float'>\.": "expected a number.",
     r"Expected a typing\.Literal\[(.*?)\]\.": r"expected one of \1.",
