@@ -24,6 +24,7 @@ from dmpt.report.demo import Row, demo_page
 from dmpt.report.measured import Measured, measure, names
 from dmpt.report.pictures import thumbnail
 from dmpt.report.single import report
+from dmpt.statistics import bootstrap
 from runs import fit, settings, toy, with_
 from small import KINDS, error_of, small_backbone, small_images
 
@@ -336,6 +337,12 @@ def test_comparison_is_by_query(folder: Path, full: Measured, frozen: Measured, 
     better, worse = int((change > 0).sum()), int((change < 0).sum())
     (lead,) = [text for text in page.said("p") if text.startswith("Of ")]
     assert f"Of {len(change)} queries {better} got better, {worse} got worse and" in lead
+    found = bootstrap(
+        frozen.metrics.average_precision[None], full.metrics.average_precision[None], full.query_labels.pids
+    )
+    (certainty,) = [text for text in page.said("p") if text.startswith("Difference in mAP")]
+    bounds = f"95 % interval {found.low:+.1f} to {found.high:+.1f}, p".replace("-", "\N{MINUS SIGN}")
+    assert bounds in certainty
     cells = page.said("td")
     assert cells[:2] == [f"{frozen.metrics.mAP:.1f}", f"{full.metrics.mAP:.1f}"]
     first = int(np.lexsort((np.arange(len(change)), -change))[0])

@@ -21,6 +21,7 @@ from dmpt.report.page import (
     table,
     write_page,
 )
+from dmpt.statistics import DRAWS, bootstrap
 
 LISTS = 3
 BARS = 400
@@ -58,6 +59,7 @@ def compare(first: Measured, second: Measured, out: Path | None = None) -> Path:
                 f"same from {first.name} to {second.name}. Rates are percent, differences percentage points."
             ),
             _numbers(first, second),
+            paragraph(_certainty(first, second)),
             caution(first),
             caution(second),
             provenance(first),
@@ -87,6 +89,17 @@ def _numbers(a: Measured, b: Measured) -> Markup:
         rows.append([label, f"{before:.1f}", f"{after:.1f}", _signed(after - before)])
     rows.append(["trained parameters", count(a.trained), count(b.trained), ""])
     return table(["", a.name, b.name, "difference"], rows)
+
+
+def _certainty(a: Measured, b: Measured) -> str:
+    """How much of the difference could be the draw of identities."""
+    found = bootstrap(a.metrics.average_precision[None], b.metrics.average_precision[None], a.query_labels.pids)
+    return (
+        f"Difference in mAP {_signed(found.difference)}, 95 % interval {_signed(found.low)} to {_signed(found.high)}, "
+        f"p {'< 0.001' if found.p < 0.001 else f'= {found.p:.3f}'}: a paired bootstrap ({DRAWS:,} draws) over the "
+        "identities of the queries, gallery fixed. It speaks of these two runs; other training seeds are a study's "
+        "question (dmpt study)."
+    )
 
 
 def _query_section(a: Measured, b: Measured, change: NDArray[np.float64], valid: NDArray[np.int64]) -> Section:
