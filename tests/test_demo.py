@@ -267,6 +267,6 @@ def test_a_component_switched_off_takes_its_own_and_no_more(
     assert bool(gone) == bool(tensors)
     assert set(full.trained) - set(less.trained) == gone
     assert set(less.trained) <= set(full.trained)
-    steps = [t._step(next(t._batches(t.sampler.epoch(0), 0)), 1) for t in (full, less)]
+    steps = [t._step(next(t.data.batches(t.config, t.data.sampler.epoch(0), 0, 0, 0, 1)), 1) for t in (full, less)]
     assert set(steps[0]["losses"]) - set(steps[1]["losses"]) == ({term} if term else set())
     assert steps[0]["loss"] != steps[1]["loss"]

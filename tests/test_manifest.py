@@ -350,8 +350,8 @@ def test_rows_that_are_wrong_can_be_skipped(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="row 2, column nir: there is no file"):
         Trainer(config, tmp_path / "run")
     trainer = Trainer(config, tmp_path / "run", skip_broken=True)
-    assert len(trainer.train_records) == 47
-    assert [line.partition(", ")[2].partition(":")[0] for line in trainer.skipped] == ["row 2, column nir"]
+    assert len(trainer.data.records) == 47
+    assert [line.partition(", ")[2].partition(":")[0] for line in trainer.data.skipped] == ["row 2, column nir"]
 
 
 def test_a_data_set_without_test_images_trains_but_is_not_evaluated(root: Path) -> None:

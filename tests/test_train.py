@@ -395,10 +395,10 @@ def test_validation_holds_out_identities_of_two_cameras_and_keeps_the_best(
     data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     trainer = fit(settings(data, select="val", val_share=0.25, ids=2, epochs=4), tmp_path / "run")
-    assert trainer.validation is not None
-    held = {r.pid for r in trainer.validation[0]}
+    assert trainer.data.evaluated is not None
+    held = {r.pid for r in trainer.data.evaluated[0]}
     assert len(held) == 2
-    assert not held & {r.pid for r in trainer.train_records}
+    assert not held & {r.pid for r in trainer.data.records}
     scores = [line["val"]["mAP"] for line in log(tmp_path / "run") if "val" in line]
     assert len(scores) == 4
     assert trainer.progress.best == max(scores)
@@ -445,7 +445,7 @@ def test_skip_broken_leaves_triplets_out_and_lists_them(tmp_path: Path, capfd: p
         Trainer(settings(data), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     trainer = Trainer(settings(data, epochs=1), tmp_path / "run", skip_broken=True)
-    assert len(trainer.train_records) == len(load_dataset("rgbnt201", data).train) - 1
+    assert len(trainer.data.records) == len(load_dataset("rgbnt201", data).train) - 1
     said = capfd.readouterr().err.replace("\n", "")
     assert "skipped 1" in said
     assert victim.name in said

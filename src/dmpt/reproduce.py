@@ -71,9 +71,9 @@ def compare(name: str, config: Config, out: Path, trainer: Trainer, skip_broken:
     result = evaluate(out, data.root, weights=config.backbone.weights, workers=data.workers, skip_broken=skip_broken)
     save(out, result)
     changed = deviations(name, config)
-    found = {"train": len(trainer.train_records), "query": result["queries"], "gallery": result["gallery"]}
+    found = {"train": len(trainer.data.records), "query": result["queries"], "gallery": result["gallery"]}
     changed += other_data(data.layout, found)
-    if skipped := len(trainer.skipped) + len(result["skipped"]):
+    if skipped := len(trainer.data.skipped) + len(result["skipped"]):
         changed.append(f"other data: {skipped} unreadable triplets left out")
     ours = {key: result[key] for key in MEASURES}
     reproduction = {

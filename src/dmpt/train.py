@@ -8,7 +8,6 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -23,23 +22,19 @@ from dmpt.average import Average
 from dmpt.build import build, start_prompts
 from dmpt.check_settings import check
 from dmpt.config import Config
-from dmpt.data.check import keep_readable
-from dmpt.data.datasets import DATASETS, load_dataset
-from dmpt.data.loader import Batch, TripletDataset, train_batches
-from dmpt.data.manifest import Record, fingerprint, pid_to_label
-from dmpt.data.sampler import PKSampler, shard
-from dmpt.data.split import hold_out
-from dmpt.data.subset import restrict
-from dmpt.data.transforms import TrainTransform
+from dmpt.data.datasets import DATASETS
+from dmpt.data.loader import Batch
+from dmpt.data.manifest import fingerprint
+from dmpt.data.sampler import shard
 from dmpt.errors import UserError
-from dmpt.evaluate import PRECISIONS, retrieve, test_records
+from dmpt.evaluate import PRECISIONS, retrieve
 from dmpt.losses import distillation, objective
 from dmpt.model.network import Output
 from dmpt.processes import average_gradients, gather
 from dmpt.progress import bar, console
-from dmpt.retrieval.metrics import Metrics, count_valid
-from dmpt.retrieval.protocols import labels_of
+from dmpt.retrieval.metrics import Metrics
 from dmpt.schedule import learning_rate
+from dmpt.training_data import read
 
 SATURATED = 0.01
 """The text loss counts as saturated when it first falls below this."""
@@ -71,48 +66,15 @@ class Trainer:
         self.accelerator = Accelerator(mixed_precision=mixed)
         self.out, self.main = out, self.accelerator.is_main_process
         shard(range(config.train.ids * config.train.instances), 0, self.accelerator.num_processes)  # it must divide
-        self._read_data(config, skip_broken)
+        self.data = read(config, skip_broken)
         self._build(config)
         self.progress = run.Progress()
         going_on = self._open()
         self._say(resume, going_on)
 
-    def _read_data(self, config: Config, skip_broken: bool) -> None:
-        """Training triplets, their batches, and what is evaluated along the way."""
-        if config.data.root is None:
-            raise UserError("no data: give --data.root, the folder of the data set (docs/data.md shows each layout)")
-        incomplete: list[str] = []
-        self.dataset = load_dataset(
-            config.data.layout, config.data.root, config.data, incomplete if skip_broken else None
-        )
-        train = restrict(self.dataset.train, config.data.modalities)
-        records, unreadable = keep_readable(train, config.data.value_range, skip_broken)
-        self.skipped = [*incomplete, *unreadable]
-        if config.heads != "modality" and not any(len(r.paths) == len(config.data.modalities) for r in records):
-            raise UserError(
-                f"no training triplet has all of {', '.join(config.data.modalities)}, so the head on their "
-                "concatenation would see none; set data.modalities to those there are, or heads to modality"
-            )
-        self.validation: tuple[Sequence[Record], Sequence[Record]] | None = None
-        self.valid = 0
-        if config.train.select == "val":
-            share, seed = config.train.val_share, config.data.split_seed
-            records, held = hold_out(records, share, seed, self.dataset.protocol)
-            self.validation = held, held
-        elif config.train.select == "test":
-            self.validation, more = test_records(self.dataset, config.data, skip_broken)
-            self.skipped += more
-        if self.validation is not None:  # refused now, not after an epoch, when no query has a match
-            query, gallery = map(labels_of, self.validation)
-            self.valid = count_valid(query, gallery, self.dataset.protocol)
-        self.train_records = records
-        self.labels = pid_to_label(records)
-        classes = [self.labels[r.pid] for r in records]
-        self.sampler = PKSampler(classes, config.train.ids, config.train.instances, config.train.seed)
-
     def _build(self, config: Config) -> None:
         """Network and optimiser, on the device and in the precision of the run."""
-        self.network, text, text_sha256 = build(config, len(self.labels), self.dataset.object)
+        self.network, text, text_sha256 = build(config, len(self.data.labels), self.data.dataset.object)
         info = self.network.backbone.info
         data = replace(config.data, mean=config.data.mean or info.mean, std=config.data.std or info.std)
         self.config = self.network.config = replace(config, data=data)
@@ -122,30 +84,30 @@ class Trainer:
             self.network.backbone.keep_in(self.precision)
         if self.config.semantic.init == "data" and not (self.out / run.STATE).exists():
             with self.accelerator.autocast():
-                start_prompts(self.network, self.train_records, self.config)
+                start_prompts(self.network, self.data.records, self.config)
         self.trained = self.network.trained()
         self.average = Average(self.network, config.train.average) if config.train.average else None
         adam = torch.optim.Adam(self.trained.values(), lr=config.train.lr, weight_decay=config.train.weight_decay)
         self.optimizer = self.accelerator.prepare(adam)
-        print_of_data = fingerprint(self.train_records)
+        print_of_data = fingerprint(self.data.records)
         self.who = {
             "settings": run.settings(self.config),
             "training data": print_of_data,
-            "number of identities": len(self.labels),
+            "number of identities": len(self.data.labels),
             "number of processes": self.accelerator.num_processes,
             "sha256 of the backbone's weights": info.sha256,
             "sha256 of the text tower's weights": text_sha256,
         }
         self.card = adapter.Card(
             config=self.config,
-            ids=len(self.labels),
+            ids=len(self.data.labels),
             backbone_sha256=info.sha256,
-            object=self.dataset.object,
+            object=self.data.dataset.object,
             data={
-                "name": self.dataset.name,
+                "name": self.data.dataset.name,
                 "fingerprint": print_of_data,
-                "triplets": len(self.train_records),
-                "skipped": self.skipped,
+                "triplets": len(self.data.records),
+                "skipped": self.data.skipped,
             },
             backbone_unused=info.unused,
             licence=f"backbone weights: {info.licence}; data: {DATASETS[config.data.layout].licence}",
@@ -172,7 +134,7 @@ class Trainer:
         """What this run is, before it starts."""
         config, count = self.config, sum(p.numel() for p in self.trained.values())
         lines = [
-            f"{self.dataset.name}: {len(self.train_records)} triplets of {len(self.labels)} identities",
+            *self.data.lines(config.train.select),
             f"{self.network.backbone.info.name}, {config.backbone.tune}; {count:,} trained parameters",
         ]
         if config.modality.length:
@@ -182,13 +144,8 @@ class Trainer:
         if config.missing.dropout or self.network.shared is not None:
             part = "with" if self.network.shared is not None else "without"
             lines.append(f"modality dropout {config.missing.dropout}, {part} a shared part")
-        if self.skipped:
-            lines.append(f"skipped {len(self.skipped)} of the triplets, unreadable: {'; '.join(self.skipped)}")
         if unused := self.network.backbone.info.unused:
             lines.append(f"not used of the weights file: {', '.join(unused)}")
-        if self.validation is not None:
-            queries = len(self.validation[0])
-            lines.append(f"selecting by mAP on {config.train.select}: {self.valid} of {queries} queries valid")
         if config.train.accumulate > 1:
             lines.append(
                 f"train.accumulate {config.train.accumulate}: the optimiser sees more triplets per step, "
@@ -209,7 +166,8 @@ class Trainer:
             run.Stopped: the user stopped the run; its state is saved.
         """
         recipe, progress = self.config.train, self.progress
-        epochs = [self.sampler.epoch(e) for e in range(recipe.epochs)]
+        epochs = [self.data.sampler.epoch(e) for e in range(recipe.epochs)]
+        share = self.accelerator.process_index, self.accelerator.num_processes
         with (
             run.Log(self.out, recipe.tensorboard, self.main, progress.step) as log,
             bar() as display,
@@ -220,7 +178,7 @@ class Trainer:
             saved = progress.step
             for epoch in range(progress.epoch, recipe.epochs):
                 count, started, first = len(epochs[epoch]), time.perf_counter(), progress.position
-                for batch in self._batches(epochs[epoch], epoch):
+                for batch in self.data.batches(self.config, epochs[epoch], epoch, first, *share):
                     line = self._step(batch, count)
                     log.write(line)
                     note = " ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
@@ -250,19 +208,6 @@ class Trainer:
             return flag
         votes = torch.tensor(float(flag), device=self.accelerator.device)
         return bool(self.accelerator.reduce(votes, "sum") > 0)
-
-    def _batches(self, batches: list[list[int]], epoch: int) -> Iterator[Batch]:
-        """This process's share of the rest of an epoch."""
-        data, accelerator = self.config.data, self.accelerator
-        assert data.mean is not None
-        assert data.std is not None
-        transform = TrainTransform(data, data.mean, data.std, self.config.train.seed)
-        labels = [self.labels[r.pid] for r in self.train_records]
-        missing, seed = self.config.missing, self.config.train.seed
-        leave_out = missing.dropout, seed, missing.view == "both"
-        dataset = TripletDataset(self.train_records, transform, data.value_range, labels, *leave_out)
-        own = [shard(batch, accelerator.process_index, accelerator.num_processes) for batch in batches]
-        return train_batches(dataset, own, epoch, start=self.progress.position, workers=data.workers)
 
     def _step(self, batch: Batch, count: int) -> dict[str, Any]:
         """One batch forward and backward, and the optimiser's step when enough batches have been seen."""
@@ -344,7 +289,7 @@ class Trainer:
         """At the end of an epoch: evaluate where asked to, and keep the best."""
         recipe, progress = self.config.train, self.progress
         last = progress.epoch + 1 == recipe.epochs
-        if self.validation is None or not (last or (progress.epoch + 1) % recipe.eval_every == 0):
+        if self.data.evaluated is None or not (last or (progress.epoch + 1) % recipe.eval_every == 0):
             return
         if self.main:
             metrics = self.validate()
@@ -364,10 +309,12 @@ class Trainer:
 
     def validate(self) -> Metrics:
         """The network that adapters hold, on what is evaluated along the way (``train.select`` val or test)."""
-        assert self.validation is not None
+        assert self.data.evaluated is not None
         precision = self.config.train.precision
         with self._as_saved():
-            metrics = retrieve(self.network, self.config.data, *self.validation, self.dataset.protocol, precision)
+            metrics = retrieve(
+                self.network, self.config.data, *self.data.evaluated, self.data.dataset.protocol, precision
+            )
         self.network.train()
         return metrics
 

@@ -73,9 +73,9 @@ def work(task: Task) -> None:
     log = [json.loads(line) for line in (task.out / LOG).read_text(encoding="utf-8").splitlines()]
     numbers: dict[str, Any]
     if task.kind != "test":
-        assert trainer.validation is not None
+        assert trainer.data.evaluated is not None
         found = trainer.validate()
-        numbers, per_query = found.to_dict(), by_query(found, labels_of(trainer.validation[0]))
+        numbers, per_query = found.to_dict(), by_query(found, labels_of(trainer.data.evaluated[0]))
         where = {"step": trainer.progress.step, "seed": task.config.train.seed, **environment()}
     else:
         numbers = evaluate(task.out, task.config.data.root, without="all" if task.missing else None, per_query=True)
