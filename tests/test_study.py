@@ -658,15 +658,20 @@ def test_rows_without_text_where_there_is_none(monkeypatch: pytest.MonkeyPatch) 
     components = find("components")
     rows, left_out = runnable(components, "market_mm", settings["market_mm"])
     prompts = ["S", "S + bind", "S + M + bind", "S + M + internal attention alone"]
-    plus = ["dmpt+", "dmpt+, internal attention alone", "dmpt+, no interaction"]
+    prompts += ["internal attention alone, no prompts"]
+    alone = "dmpt+, internal attention alone"
+    plus = ["dmpt+", alone, "dmpt+, no interaction", f"{alone}, no prompts"]
     assert [row.name for row, _ in rows] == prompts + plus
     assert left_out == [
         f"{name}: needs text, and this backbone has none" for name in ("all", "all, internal attention alone")
     ]
-    assert len(runnable(components, "synthetic", settings["synthetic"])[0]) == 9
-    readings = dict(line.split(": ", 1) for line in runnable(find("readings"), "synthetic", settings["synthetic"])[1])
-    assert readings["text.loss identity"].startswith("needs a text tower")
-    assert readings["modality.source words"] == "the same settings as base here"
+    assert len(runnable(components, "synthetic", settings["synthetic"])[0]) == 11
+    tiny, dino = (
+        dict(line.split(": ", 1) for line in runnable(find("readings"), on, settings[on])[1])
+        for on in ("synthetic", "market_mm")
+    )
+    assert tiny["text.loss identity"].startswith("needs a text tower")
+    assert dino["modality.source learned"] == "the same settings as base here"
     assert "text.loss identity" in [row.name for row, _ in runnable(find("readings"), "c", settings["rgbnt201"])[0]]
 
 
