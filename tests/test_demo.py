@@ -12,7 +12,6 @@ import torch
 
 import dmpt.demo as demo_module
 import dmpt.evaluate as evaluate_module
-import dmpt.train as train_module
 from dmpt import adapter
 from dmpt.assets import tiny_clip
 from dmpt.cli import main
@@ -161,7 +160,7 @@ def relabelled(dataset: Dataset) -> Dataset:
 def test_wrong_labels_teach_nothing(
     trained: dict[str, Path], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_module, "load_dataset", lambda *arguments: relabelled(load_dataset(*arguments)))
+    monkeypatch.setattr("dmpt.training_data.load_dataset", lambda *arguments: relabelled(load_dataset(*arguments)))
     Trainer(configure(root, "DMPT", SMALL.epochs), tmp_path / "run").fit()
     wrong = score(tmp_path / "run")
     print(f"wrong labels {wrong:.1f}")

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-import dmpt.train as train_module
 from dmpt.cli import main
 from dmpt.data.datasets import load_dataset
 from dmpt.data.loader import Batch, TripletDataset, train_batches
@@ -510,7 +509,7 @@ def incomplete(layout: str, root: str, *settings: Any) -> Dataset:
 def test_incomplete_triplets_train_and_are_evaluated(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_module, "load_dataset", incomplete)
+    monkeypatch.setattr("dmpt.training_data.load_dataset", incomplete)
     monkeypatch.setattr("dmpt.evaluate.load_dataset", incomplete)
     fit(with_(settings(data, epochs=1), missing={"shared": True}), tmp_path / "run")
     result = evaluate(tmp_path / "run", without="all")
@@ -527,7 +526,7 @@ def test_no_complete_triplet_is_refused_where_a_head_needs_one(
         whole = load_dataset(layout, root)
         return replace(whole, train=tuple(restrict(whole.train, ("rgb", "nir"))))
 
-    monkeypatch.setattr(train_module, "load_dataset", two)
+    monkeypatch.setattr("dmpt.training_data.load_dataset", two)
     with pytest.raises(UserError, match=r"no training triplet has all of rgb, nir, tir.*set data\.modalities"):
         Trainer(settings(data), tmp_path / "run")
     Trainer(with_(settings(data), data={"modalities": ("rgb", "nir")}), tmp_path / "other")
