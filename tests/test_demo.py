@@ -266,6 +266,6 @@ def test_a_component_switched_off_takes_its_own_and_no_more(
     assert bool(gone) == bool(tensors)
     assert set(full.trained) - set(less.trained) == gone
     assert set(less.trained) <= set(full.trained)
-    steps = [t._step(next(t.data.batches(t.config, t.data.sampler.epoch(0), 0, 0, 0, 1)), 1) for t in (full, less)]
+    steps = [t._step(next(t.data.batches(t.config, epoch=0, start=0, process=0, processes=1)), 1) for t in (full, less)]
     assert set(steps[0]["losses"]) - set(steps[1]["losses"]) == ({term} if term else set())
     assert steps[0]["loss"] != steps[1]["loss"]

@@ -166,19 +166,18 @@ class Trainer:
             run.Stopped: the user stopped the run; its state is saved.
         """
         recipe, progress = self.config.train, self.progress
-        epochs = [self.data.sampler.epoch(e) for e in range(recipe.epochs)]
+        counts = [len(self.data.sampler.epoch(e)) for e in range(recipe.epochs)]  # they differ
         share = self.accelerator.process_index, self.accelerator.num_processes
         with (
             run.Log(self.out, recipe.tensorboard, self.main, progress.step) as log,
             bar() as display,
             run.interrupts() as stopping,
         ):
-            total = sum(len(batches) for batches in epochs)
-            task = display.add_task("training", total=total, completed=progress.step, note="")
+            task = display.add_task("training", total=sum(counts), completed=progress.step, note="")
             saved = progress.step
             for epoch in range(progress.epoch, recipe.epochs):
-                count, started, first = len(epochs[epoch]), time.perf_counter(), progress.position
-                for batch in self.data.batches(self.config, epochs[epoch], epoch, first, *share):
+                count, started, first = counts[epoch], time.perf_counter(), progress.position
+                for batch in self.data.batches(self.config, epoch, first, *share):
                     line = self._step(batch, count)
                     log.write(line)
                     note = " ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())

@@ -53,15 +53,12 @@ class TrainingData:
             lines.append(f"selecting by mAP on {select}: {self.valid} of {len(self.evaluated[0])} queries valid")
         return lines
 
-    def batches(
-        self, config: Config, order: list[list[int]], epoch: int, start: int, process: int, processes: int
-    ) -> Iterator[Batch]:
+    def batches(self, config: Config, epoch: int, start: int, process: int, processes: int) -> Iterator[Batch]:
         """One process's share of an epoch, decoded and augmented.
 
         Args:
             config: with ``data.mean`` and ``data.std`` known.
-            order: all batches of the epoch (``PKSampler.epoch``).
-            epoch: from 0; augmentation depends on it.
+            epoch: from 0; the draw of batches and augmentation depend on it.
             start: the first batch that is wanted.
             process: which share.
             processes: how many there are; each gets as many rows of each batch.
@@ -73,7 +70,7 @@ class TrainingData:
         labels = [self.labels[record.pid] for record in self.records]
         leave_out = missing.dropout, seed, missing.view == "both"
         dataset = TripletDataset(self.records, transform, data.value_range, labels, *leave_out)
-        own = [shard(batch, process, processes) for batch in order]
+        own = [shard(batch, process, processes) for batch in self.sampler.epoch(epoch)]
         return train_batches(dataset, own, epoch, start=start, workers=data.workers)
 
 
