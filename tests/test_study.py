@@ -413,6 +413,8 @@ def test_missing_modalities_have_a_column(data: Path, tmp_path: Path) -> None:
     place = Place(tmp_path, data, missing=True)
     place.run(seeds=1, rows=["one layer"])
     assert "mean of the six missing cases" in (place.results / "table.md").read_text()
+    whole = find(str(write_study(tmp_path / "depth.yaml")))
+    assert "missing" not in write(whole, place.results).read_text()  # as where such a result is taken over
     assert float(lines(place.results)[0]["mAP_missing_mean"]) > 0
 
 

@@ -179,7 +179,8 @@ def _section(
     reference: Group | None,
     compared: Mapping[str, tuple[Comparison, float]],
 ) -> list[str]:
-    extra = [m for m in MISSING if any(g.values("missing", *m[1:], "mAP") for g in groups)]
+    shown = MISSING if study.missing else ()  # a result taken over from another study may have them all the same
+    extra = [m for m in shown if any(g.values("missing", *m[1:], "mAP") for g in groups)]
     header = ["", "mAP", "rank-1", *(f"mAP, {name}" for name, *_ in extra), "trained parameters", "s / epoch"]
     header += ["difference [95 %]", "p (Holm)", "learning rate", "seeds"]
     rows = []
