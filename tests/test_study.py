@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from dmpt.check_settings import check
 from dmpt.cli import main
@@ -24,17 +25,19 @@ from dmpt.config import Config
 from dmpt.data.datasets import load_dataset
 from dmpt.errors import UserError
 from dmpt.params import equal_lora_rank
-from dmpt.run import flatten
+from dmpt.progress import console
+from dmpt.run import STATE, flatten
 from dmpt.shipped import folder
 from dmpt.study.board import THREADS, execute, launch, log_of
 from dmpt.study.data import Data, find_data
 from dmpt.study.definition import GRID, Study, find, slug, studies
 from dmpt.study.one_run import Task, work
 from dmpt.study.plan import Plan, best, estimate, make, open_tasks
-from dmpt.study.results import Result, read, read_all
+from dmpt.study.results import Result, difference, read, read_all
 from dmpt.study.rows import config_of, runnable, settings_of
 from dmpt.study.run import _with_data, dry_run, study
-from dmpt.study.table import write
+from dmpt.study.table import grid_lines, write
+from dmpt.study.twins import with_twins
 from dmpt.train import Trainer
 from runs import dmpt, settings, toy
 
@@ -91,7 +94,7 @@ def write_study(path: Path, **changes: Any) -> Path:
         "rows": [{"name": "none", "change": {"bind.depth": 0}}, {"name": "one layer", "change": {"bind.depth": 1}}],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(content | changes))
+    path.write_text(yaml.safe_dump(content | changes, sort_keys=False))
     return path
 
 
@@ -221,6 +224,102 @@ def test_a_run_on_other_data_weights_or_splits_is_no_twin(
     place.results = place.results.parent / "again"
     place.run(seeds=1, rows=["none"])
     assert place.launch.names == ["none/seed-0"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("backbone.weights", "other.safetensors"), ("text.file", "other.safetensors"), ("data.mean", (0.1, 0.2, 0.3))],
+)
+def test_a_run_with_other_files_or_normalisation_is_no_twin(
+    finished: Place, tmp_path: Path, key: str, value: Any
+) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    for path in place.results.rglob("config.yaml"):
+        content = yaml.safe_load(path.read_text())
+        section, name = key.split(".")
+        content[section][name] = list(value) if isinstance(value, tuple) else value
+        path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=key):
+        open_tasks(place.plan().tests({}))  # nor is it this study's own any more
+    again = replace(place.plan(), results=place.results.parent / "again")
+    assert with_twins(again.tests({}), place.results.parent) == []
+
+
+def test_what_training_filled_in_is_what_nobody_set(finished: Place) -> None:
+    result = read_all(finished.results)[0]
+    assert result.config["data.mean"] is not None
+    assert difference(result.config, result.config | {"data.mean": None, "data.std": None}) is None
+    assert difference({**result.config, "data.std": [1.0, 1.0, 1.0]}, result.config | {"data.std": None}) is not None
+
+
+def test_a_renamed_row_keeps_its_results(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    rows = [{"name": "None", "change": {"bind.depth": 0}}, {"name": "one layer", "change": {"bind.depth": 1}}]
+    place.study = find(str(write_study(place.root / "depth.yaml", rows=rows)))
+    place.run()
+    assert place.launch.names == []
+    assert {line["row"] for line in lines(place.results)} == {"None", "one layer"}
+
+
+def test_rows_on_two_bases_are_no_table(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    for path in (place.results / "toy/none").rglob("config.yaml"):
+        content = yaml.safe_load(path.read_text())
+        content["data"]["flip"] = 0.25
+        path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"one-layer/seed-0: data.flip is 0.5, but 0.25 in .*none/seed-0, of the same"):
+        write(place.study, place.results)
+
+
+def test_a_grid_that_was_changed_is_not_the_one_that_is_told(finished: Place, tmp_path: Path) -> None:
+    rows = [{"name": "none", "change": {"bind.depth": 0}, "lr": [1e-3, 2e-3, 4e-3]}]
+    study = find(str(write_study(tmp_path / "grid.yaml", rows=rows, reference="none")))
+    some = read(finished.results / "toy/none/seed-0")
+    assert some is not None
+    for rate, mAP in ((1e-3, 1.0), (2e-3, 2.0), (4e-3, 1.5), (8e-3, 9.0)):
+        folder = tmp_path / f"toy/none/lr-{rate:g}"
+        shutil.copytree(some.folder, folder)
+        content = yaml.safe_load((folder / "config.yaml").read_text())
+        content["train"]["lr"] = rate
+        (folder / "config.yaml").write_text(yaml.safe_dump(content))
+        numbers = some.numbers | {"mAP": mAP, "study": some.numbers["study"] | {"kind": "choice"}}
+        (folder / "metrics.json").write_text(json.dumps(numbers))
+    said = "none: validation mAP by learning rate 0.001: 1.0, 0.002: 2.0, 0.004: 1.5; chosen 0.002 (seed 0)"
+    assert grid_lines(study, tmp_path / "toy") == [said]
+
+
+@pytest.mark.parametrize("key", ["mAP", "provenance", "seconds_per_epoch"])
+def test_a_result_that_lacks_a_number_is_damaged(finished: Place, tmp_path: Path, key: str) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    path = place.results / "toy/none/seed-0/metrics.json"
+    numbers = json.loads(path.read_text())
+    numbers.pop(key, None)
+    numbers["study"].pop(key, None)
+    path.write_text(json.dumps(numbers))
+    with pytest.raises(UserError, match=r"is damaged .*; remove this folder and run again"):
+        place.run()
+
+
+def test_numbers_of_an_ordinary_run_are_nobodys_result(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    (place.results.parent / "mine/x").mkdir(parents=True)
+    (place.results.parent / "mine/x/metrics.json").write_text('{"mAP": 5.0}')
+    place.run(seeds=3, rows=["none"])
+    assert place.launch.names == ["none/seed-2"]
+
+
+def test_data_in_a_file_have_changes_of_their_own(data: Path, tmp_path: Path) -> None:
+    rows = [{"name": "none", "on": {"own/toy.yaml": {"train.epochs": 1}}}]
+    study = find(str(write_study(tmp_path / "s.yaml", rows=rows, reference="none", data=["own/toy.yaml"])))
+    plan = make(study, "toy", settings(data, epochs=2), seeds=1, only=(), out=tmp_path, results=tmp_path)
+    assert [config.train.epochs for _, config in plan.rows] == [1]
+
+
+def test_too_many_seeds(finished: Place) -> None:
+    for changes, seeds in (({}, 10**7), ({"train.seed": 2**63 - 2}, 3)):
+        base = config_of(flatten(asdict(finished.base)) | changes)
+        with pytest.raises(UserError, match="give at most 1000, all below"):
+            make(finished.study, "toy", base, seeds=seeds, only=(), out=Path("o"), results=Path("r"))
 
 
 def test_a_run_without_missing_modalities_is_no_twin_where_they_are_asked_for(finished: Place, tmp_path: Path) -> None:
@@ -538,13 +637,14 @@ def write_data(path: Path, root: Path) -> Path:
 
 
 @pytest.mark.long
-def test_a_run_ends_with_its_parent(finished: Place, tmp_path: Path) -> None:
+@pytest.mark.parametrize("early", [False, True])
+def test_a_run_ends_with_its_parent(finished: Place, tmp_path: Path, early: bool) -> None:
     task = replace(finished.plan().tests({})[0], out=tmp_path / "run", kept=tmp_path / "kept")
     config = replace(task.config, train=replace(task.config.train, epochs=5000))
     source = (
         "import sys, time; from dmpt.study.board import launch; from dmpt.study.one_run import Task; "
-        "print(launch(Task.from_json(sys.stdin.read())).pid, flush=True)\n"
-        f"while not __import__('pathlib').Path({str(task.out / 'metrics.jsonl')!r}).exists(): time.sleep(0.1)"
+        "print(launch(Task.from_json(sys.stdin.read())).pid, flush=True)\n"  # and is gone before it has imported torch
+        + ("" if early else f"while not __import__('os').path.exists({str(task.out / STATE)!r}): time.sleep(0.1)")
     )
     ended = subprocess.run(
         [sys.executable, "-c", source],
@@ -564,7 +664,20 @@ def test_a_run_ends_with_its_parent(finished: Place, tmp_path: Path) -> None:
     else:
         os.kill(pid, 9)
         raise AssertionError("it went on without its parent")
-    assert (task.out / "state.safetensors").exists()
+    assert (task.out / STATE).exists() or early
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_name_with_brackets_is_shown_as_it_is(
+    finished: Place, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    seen = Console(file=io.StringIO(), force_terminal=terminal, width=200, highlight=False, markup=console._markup)
+    for module in ("dmpt.progress", "dmpt.study.board"):
+        monkeypatch.setattr(f"{module}.console", seen)
+    task = replace(finished.plan().tests({})[0], row="LoRA [rank 8] [/b]")
+    assert execute([task], 1, "[/b]", Counted()) == []
+    assert isinstance(seen.file, io.StringIO)
+    assert "LoRA [rank 8] [/b]" in seen.file.getvalue()
 
 
 # The files.
@@ -695,6 +808,7 @@ def test_any_settings_file_is_data(tmp_path: Path) -> None:
         ({"rows": [{"name": "a", "change": 3}]}, "row a: must hold keys and values"),
         ({"rows": [{"name": "a", "lr": [1e-3, 1e-3, 1e-2]}]}, "row a: lr is .*; give 3 learning rates"),
         ({"rows": [{"name": "a", "lr": [-1e-3, 1e-3, 1e-2]}]}, "row a: lr is .*; give 3 learning rates"),
+        ({"rows": [{"name": "β 1"}, {"name": "β  1"}]}, "two rows would share the folder β-1"),
         ({"rows": [{"name": "???"}]}, r"row '\?\?\?': its name has no letter or digit"),
         ({"rows": [{"name": "a", "on": {"toi": {}}}]}, "row a: on toi: is not among the study's data toy"),
         ({"rows": [{"name": "a", "on": {"toy": {"train.epoch": 1}}}]}, "on toy: this version of dmpt has no setting"),
@@ -702,7 +816,7 @@ def test_any_settings_file_is_data(tmp_path: Path) -> None:
         ({"rows": None}, "rows is None; give a list"),
         ({"data": []}, "data is empty"),
         ({"reference": []}, "reference is empty"),
-        ({"seeds": "abc"}, "seeds is 'abc'; give a whole number from 1 on"),
+        ({"seeds": "abc"}, "seeds is 'abc'; give a whole number from 1 to 1000"),
         ({"seeds": 0}, "seeds is 0; give"),
         ({"missing": "no"}, "missing is 'no'; write true or false"),
         ({"choice": {"seed": "x"}}, "choice: seed is 'x'; give a whole number"),
@@ -713,6 +827,19 @@ def test_any_settings_file_is_data(tmp_path: Path) -> None:
         ),
         ({"captain": "x"}, "unknown key captain"),
         ({"split": "val"}, "split is 'val'; write test or validation"),
+        ({"split": "validation", "missing": True}, "missing: true needs split: test"),
+        ({"seeds": 10**8}, "seeds is 100000000; give a whole number from 1 to 1000"),
+        ({"rows": [{"name": "a;b"}]}, "row 'a;b': a name has no semicolon"),
+        ({"rows": [{"name": "a", "lr": [1e-3, 3e-3, float("inf")]}]}, "row a: lr is .*; give 3 learning rates"),
+        ({"rows": [{"name": "a", "change": {"train.select": "test"}}]}, "row a: train.select cannot be set here"),
+        ({"rows": [{"name": "a", "change": {"train.seed": 5}}]}, "row a: train.seed cannot be set here"),
+        ({"rows": [{"name": "a", "on": {"toy": {"train.seed": 5}}}]}, "row a: train.seed cannot be set here"),
+        (
+            {"rows": [{"name": "a", "change": {"train.lr": 0.1}, "lr": [1e-3, 2e-3, 3e-3]}]},
+            "row a: train.lr cannot be set here: the row has a grid",
+        ),
+        ({"choice": {"change": {"train.lr": 0.1}}}, "choice: train.lr cannot be set here"),
+        ({"rows": [{"name": "a", 1: "x", "foo": "y"}]}, "a row: unknown key 1"),
         ({"base": {"train.val_shere": 0.3}}, "base: this version of dmpt has no setting train.val_shere; did you"),
     ],
 )

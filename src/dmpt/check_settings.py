@@ -77,7 +77,8 @@ def check(config: Config) -> None:
     require(
         0 < data.test_share < 1, f"data.test_share is {data.test_share}; it must lie between 0 and 1, both excluded"
     )
-    require(train.seed < 2**63, f"train.seed is {train.seed}; it must be below 2^63")
+    for name, seed in (("train.seed", train.seed), ("data.split_seed", data.split_seed)):
+        require(seed < 2**63, f"{name} is {seed}; it must be below 2^63")
     require(0 < train.lr < math.inf, f"train.lr is {train.lr}; it must be above 0")
     require(data.std is None or min(data.std) > 0, f"data.std is {data.std}; each value must be above 0")
     require(train.clip is None or train.clip > 0, f"train.clip is {train.clip}; it must be above 0, or null for none")

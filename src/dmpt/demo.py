@@ -150,7 +150,7 @@ def demo(out: Path, quick: bool = False, seed: int = 0) -> None:
     )
     runs, rows = {}, []
     for number, name in enumerate(ROWS, start=1):
-        console.print(f"\n[bold]{number} of {len(ROWS)}: {name}[/bold]")
+        console.print(f"\n{number} of {len(ROWS)}: {name}", style="bold")
         run = runs[name] = out / name.replace(" ", "-")
         trainer = Trainer(configure(root, name, scale.epochs, seed), run)
         trainer.fit()

@@ -63,6 +63,8 @@ def bootstrap(
         raise UserError(f"cannot compare {first.shape[1]} with {second.shape[1]} queries; evaluate on the same data")
     if not all(np.array_equal(~np.isnan(row), valid) for row in (*first, *second)):
         raise UserError("cannot compare: other queries have something to find; evaluate on the same data")
+    if not valid.any():
+        raise UserError("cannot compare: no query has anything to find")
     _, unit = np.unique(pids[valid], return_inverse=True)
     count = np.bincount(unit)
     sums = [_by_identity(method[:, valid], unit) for method in (first, second)]

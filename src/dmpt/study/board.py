@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -61,7 +62,7 @@ def launch(task: Task) -> "subprocess.Popen[str]":
             start_new_session=True,
         )
     assert process.stdin is not None
-    process.stdin.write(task.to_json())
+    process.stdin.write(replace(task, parent=os.getpid()).to_json())
     process.stdin.close()
     return process
 
@@ -101,7 +102,7 @@ def execute(tasks: Sequence[Task], jobs: int, what: str, launch: Launch = launch
                     board.advance(overall)
                     done = len(tasks) - len(waiting) - len(running)
                     said = _said(task, code)
-                    console.print(f"{done} of {len(tasks)}: {_name(task)}: {said}", markup=False)
+                    console.print(f"{done} of {len(tasks)}: {_name(task)}: {said}")
                     if code:
                         failures.append(f"{_name(task)}: {said}")
                 if running:

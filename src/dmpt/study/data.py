@@ -7,6 +7,7 @@ from typing import Any
 from dmpt.errors import UserError
 from dmpt.run import flatten
 from dmpt.shipped import folder, settings_file
+from dmpt.study.definition import name_of_data
 from dmpt.study.reading import (
     KNOWN,
     check_keys,
@@ -40,20 +41,20 @@ class Data:
     asks: tuple[str, ...] = ()
 
 
-def find_data(name: str) -> Data:
+def find_data(given: str) -> Data:
     """The data of a name: one of ``studies/data/``, a settings file of ``configs/``, or a path to either.
 
     Raises:
         UserError: there is none, or the file is not as it must be.
     """
     entries = folder("studies") / "data"
-    path = Path(name) if name.endswith(".yaml") else entries / f"{name}.yaml"
-    if not name.endswith(".yaml") and not path.is_file():
-        shipped = settings_file(name)
+    path = Path(given) if given.endswith(".yaml") else entries / f"{given}.yaml"
+    if not given.endswith(".yaml") and not path.is_file():
+        shipped = settings_file(given)
         if shipped is None:
             known = [entry.stem for entry in sorted(entries.glob("*.yaml"))]
             raise UserError(
-                f"--on {name}: no such data; there are {', '.join(known)}, the files of configs/, or a .yaml file"
+                f"--on {given}: no such data; there are {', '.join(known)}, the files of configs/, or a .yaml file"
             )
         path = shipped
     content = read_yaml(path)
@@ -74,4 +75,4 @@ def find_data(name: str) -> Data:
     if "config" in content:
         settings |= shipped_settings(path, content["config"])
     settings |= settings_in(path, "settings", flatten(mapping_in(path, "settings", content.get("settings", {}))))
-    return Data(path.stem, settings, content.get("world"), asks)
+    return Data(name_of_data(given), settings, content.get("world"), asks)

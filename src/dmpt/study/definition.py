@@ -1,8 +1,9 @@
 """What a study is: a YAML file of rows (docs/study.md)."""
 
 import difflib
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,6 +22,10 @@ from dmpt.study.reading import (
 )
 
 Split = Literal["test", "validation"]
+MOST = 1000
+"""Training seeds, at most."""
+RUNS = ("train.seed", "train.select")
+"""Settings that a study gives its runs."""
 GRID = 3
 """Learning rates that a row may try: the same number for every row that tries any."""
 
@@ -68,7 +73,7 @@ class Study:
         name: its file's name without the ending.
         caption: what it shows.
         mirrors: the paper's table.
-        reference: rows that the others are compared with: the first of them that the data can run.
+        reference: rows that the others are compared with: the first of them that has results on the data.
         rows: in the order of the table.
         data: what it was made for; the first is the default.
         seeds: number of training seeds, by default.
@@ -94,14 +99,24 @@ class Study:
 
 
 def slug(name: str) -> str:
-    """A name as files may be called; ``dmpt+`` is plus, and ``S + bind`` is and."""
+    """A name as files may be called, in any script; ``dmpt+`` is plus, and ``S + bind`` is and."""
     plain = re.sub(r"(?<=\w)\+", " plus ", name.lower()).replace("+", " and ")
-    return re.sub(r"[^a-z0-9.]+", "-", plain).strip("-.")
+    return re.sub(r"[^\w.]+", "-", plain).strip("-.")
 
 
 def studies() -> list[str]:
     """Names of the studies that come with the package."""
     return sorted(path.stem for path in folder("studies").glob("*.yaml"))
+
+
+def name_of_data(given: str) -> str:
+    """What data are called: by their name, or by that of their file without its ending."""
+    return Path(given).stem if given.endswith(".yaml") else given
+
+
+def _refuse_keys(path: Path, where: str, change: Mapping[str, Any], keys: Sequence[str], why: str) -> None:
+    for key in keys:
+        require(path, key not in change, f"{where}: {key} cannot be set here: {why}")
 
 
 def find(name: str) -> Study:
@@ -133,13 +148,15 @@ def find(name: str) -> Study:
     for name in reference:
         require(path, name in names, f"reference {name!r} is no row; rows are {', '.join(names)}")
     seeds, missing, split = content.get("seeds", 3), content.get("missing", False), content.get("split", "test")
-    require(path, is_whole(seeds, 1), f"seeds is {seeds!r}; give a whole number from 1 on")
+    require(path, is_whole(seeds, 1) and seeds <= MOST, f"seeds is {seeds!r}; give a whole number from 1 to {MOST}")
     require(path, isinstance(missing, bool), f"missing is {missing!r}; write true or false")
     require(path, split in get_args(Split), f"split is {split!r}; write {' or '.join(get_args(Split))}")
     choice = content.get("choice", {})
     check_keys(path, "choice: ", choice, {"seed", "change"})
     require(path, is_whole(choice.get("seed", 0), 0), f"choice: seed is {choice.get('seed')!r}; give a whole number")
     settings_in(path, "choice", choice.get("change", {}))
+    _refuse_keys(path, "choice", choice.get("change", {}), ("train.lr", *RUNS), "it is what choosing varies or fixes")
+    require(path, not (missing and split != "test"), "missing: true needs split: test; remove one of them")
     return Study(
         name=path.stem,
         caption=str(content["caption"]),
@@ -160,20 +177,21 @@ def _row(path: Path, content: Any, grid: Any, data: Sequence[str]) -> Row:
     check_keys(path, "a row: ", content, {"name", "config", "change", "on", "lr"}, ("name",))
     name = str(content["name"])
     require(path, slug(name), f"row {name!r}: its name has no letter or digit")
+    require(path, ";" not in name, f"row {name!r}: a name has no semicolon: --rows separates names by it")
     change: dict[str, Any] = {}
     for config in names_of(content.get("config", [])):
         change |= shipped_settings(path, config)
     change |= settings_in(path, f"row {name}", content.get("change", {}))
     lr = content.get("lr", grid)
-    valid = isinstance(lr, (list, tuple)) and all(isinstance(rate, float) and rate > 0 for rate in lr)
+    valid = isinstance(lr, (list, tuple)) and all(isinstance(rate, float) and 0 < rate < math.inf for rate in lr)
     if not valid or len(lr) not in (0, GRID) or len(set(lr)) < len(lr):
         raise UserError(f"{path}, row {name}: lr is {lr}; give {GRID} learning rates, as every row, or [] for none")
-    on = mapping_in(path, f"row {name}: on", content.get("on", {}))
-    for key in on:
+    on: dict[str, dict[str, Any]] = {}
+    for key, own in mapping_in(path, f"row {name}: on", content.get("on", {})).items():
         require(path, key in data, f"row {name}: on {key}: is not among the study's data {', '.join(data)}")
-    return Row(
-        name,
-        change,
-        {key: settings_in(path, f"row {name}: on {key}", own) for key, own in on.items()},
-        tuple(lr),
-    )
+        on[name_of_data(key)] = settings_in(path, f"row {name}: on {key}", own)
+    for changed in (change, *on.values()):
+        _refuse_keys(path, f"row {name}", changed, RUNS, "a study gives each run its seed, and tests the last epoch")
+        if lr:
+            _refuse_keys(path, f"row {name}", changed, ("train.lr",), "the row has a grid, lr")
+    return Row(name, change, on, tuple(lr))

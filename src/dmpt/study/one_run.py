@@ -14,7 +14,7 @@ from typing import Any, Literal
 from dmpt.config import Config
 from dmpt.config_values import from_dict
 from dmpt.errors import UserError
-from dmpt.run import LOG
+from dmpt.run import read_log
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Task:
         missing: whether it is also tested with modalities missing.
         fingerprint: of all the data, all splits.
         jobs: how many runs share the machine.
+        parent: process that waits for it; None = none does.
     """
 
     data: str
@@ -43,6 +44,7 @@ class Task:
     missing: bool = False
     fingerprint: str = ""
     jobs: int = 1
+    parent: int | None = None
 
     def to_json(self) -> str:
         """For another process."""
@@ -70,7 +72,7 @@ def work(task: Task) -> None:
 
     trainer = Trainer(task.config, task.out, resume=True)
     trainer.fit()
-    log = [json.loads(line) for line in (task.out / LOG).read_text(encoding="utf-8").splitlines()]
+    log = read_log(task.out)
     numbers: dict[str, Any]
     if task.kind != "test":
         assert trainer.data.evaluated is not None
@@ -100,9 +102,8 @@ def work(task: Task) -> None:
     keep(task.kept, trainer.config, {**numbers, "study": study, "provenance": where}, per_query)
 
 
-def _stop_with_parent() -> None:
-    """Save and leave when the process that started this one is gone, however it went."""
-    parent = os.getppid()
+def _stop_with(parent: int) -> None:
+    """Save and leave when the process that started this one is gone, however and however early it went."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -115,7 +116,8 @@ def _stop_with_parent() -> None:
 def main() -> None:
     """Run the task on standard input; exit code 2 with one line for what the user can mend, 130 when stopped."""
     task = Task.from_json(sys.stdin.read())
-    _stop_with_parent()
+    if task.parent is not None:
+        _stop_with(task.parent)
     try:
         work(task)
     except UserError as error:

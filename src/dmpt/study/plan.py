@@ -10,7 +10,7 @@ from typing import Any
 from dmpt.config import Config
 from dmpt.errors import UserError
 from dmpt.run import flatten
-from dmpt.study.definition import Row, Study
+from dmpt.study.definition import MOST, Row, Study
 from dmpt.study.one_run import Task
 from dmpt.study.results import Result, check_inputs_of, check_settings_of, read, read_all
 from dmpt.study.rows import config_of, runnable
@@ -109,6 +109,8 @@ def make(study: Study, data: str, base: Config, *, seeds: int, only: Sequence[st
         UserError: settings are not valid, or a seed is the one by which learning rates are chosen.
     """
     rows, left_out = runnable(study, data, flatten(_plain(base)), only)
+    if seeds > MOST or base.train.seed + seeds > 2**63:
+        raise UserError(f"--seeds {seeds} from seed {base.train.seed} on; give at most {MOST}, all below 2^63")
     numbers = tuple(range(base.train.seed, base.train.seed + seeds))
     if study.choice.seed in numbers and any(row.lr for row, _ in rows):
         raise UserError(f"seed {study.choice.seed} chooses learning rates in {study.file}; give another --train.seed")

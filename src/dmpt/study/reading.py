@@ -48,7 +48,7 @@ def check_keys(path: Path, where: str, content: Any, known: set[str], needed: Se
     """
     if not isinstance(content, dict):
         raise UserError(f"{path}: {where or 'the file'} must hold keys and values, not {content!r}")
-    if unknown := sorted(set(content) - known):
+    if unknown := sorted(set(content) - known, key=str):
         raise UserError(f"{path}: {where}unknown key {unknown[0]}; known are {', '.join(sorted(known))}")
     if lacking := [key for key in needed if key not in content]:
         raise UserError(f"{path}: {where}lacks {lacking[0]}")

@@ -8,8 +8,10 @@ queries.csv    average precision of each query, in percent; empty where there is
 import csv
 import io
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ from dmpt.study.reading import KNOWN
 from dmpt.yaml12 import load
 
 METRICS, QUERIES = "metrics.json", "queries.csv"
-FILLED = ("data.mean", "data.std")
-"""Settings that training fills in when they are null."""
+MEASURES = ("mAP", "rank1", "rank5", "rank10", "mINP")
+NEEDED = ("data", "row", "kind", "trained", "seconds_per_epoch", "peak_memory_bytes", "jobs", "data_fingerprint")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Result:
     def row(self) -> str:
         """Name of its row."""
         return str(self.numbers["study"]["row"])
+
+    @property
+    def slug(self) -> str:
+        """Its row's folder: a row that was renamed may still have it."""
+        return self.folder.parent.name
 
     @property
     def seed(self) -> int:
@@ -75,7 +82,7 @@ class Result:
                 lines = list(csv.DictReader(file))
             pids = np.array([int(line["pid"]) for line in lines], dtype=np.int64)
             return pids, np.array([float(line["average_precision"] or "nan") for line in lines])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
             raise UserError(f"{path}: is missing or damaged ({error!r}); remove its folder and run again") from error
 
 
@@ -102,7 +109,7 @@ def keep(folder: Path, config: Config, numbers: Mapping[str, Any], per_query: Ma
 
 
 def read(folder: Path) -> Result | None:
-    """The result in a folder; None where there is none yet.
+    """The result in a folder; None where there is none yet, or the numbers are of a run outside any study.
 
     Raises:
         UserError: it is damaged.
@@ -111,9 +118,14 @@ def read(folder: Path) -> Result | None:
         return None
     try:
         numbers = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        if isinstance(numbers, dict) and "study" not in numbers:
+            return None
         config = flatten(load((folder / CONFIG).read_text(encoding="utf-8")))
         result = Result(folder, numbers, config)
-        _ = result.row, result.seed, result.lr, result.chooses
+        _ = result.row, result.seed, result.lr, result.chooses, dict(numbers["provenance"])
+        _ = [numbers["study"][key] for key in (*NEEDED, "backbone_sha256")]
+        if not all(math.isfinite(numbers[key]) for key in MEASURES):
+            raise ValueError("a measure is no number")
         return result
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{folder}: is damaged ({error!r}); remove this folder and run again") from error
@@ -143,20 +155,45 @@ def check_settings_of(folder: Path, config: Config) -> None:
         refuse(folder, *differs)
 
 
-def difference(old: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+def difference(
+    old: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = ()
+) -> tuple[str, Any, Any] | None:
     """The first setting in which two runs differ: its name, then and now; None where they do not.
-
-    A setting that is younger than a run had its default: a new setting leaves what was there as it was.
 
     Args:
         old: settings of a kept run, as dotted keys.
         now: settings of another, or those at hand.
+        free: settings in which they may differ.
     """
-    for key, default in KNOWN.items():
-        before, after = old.get(key, default), now.get(key, default)
-        if key not in HARMLESS and before != after and not (key in FILLED and after is None):
-            return key, before, after
-    return None
+    before, after = _comparable(old), _comparable(now)
+    differing = (key for key in before if key not in free and before[key] != after[key])
+    return next(((key, before[key], after[key]) for key in differing), None)
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as far as they say which numbers come out.
+
+    A setting that is younger than a run had its default; ``data.mean`` and ``data.std`` that nobody set are the
+    tower's; text files count by their names, wherever they are; what the backbone's file holds is compared by hash
+    (``check_inputs_of``), which random weights have none of.
+    """
+    whole = {key: settings.get(key, default) for key, default in KNOWN.items()}
+    found = {key: value for key, value in whole.items() if key not in HARMLESS}
+    found |= {key: own for key, own in _normalisation(whole["backbone.name"]).items() if found[key] is None}
+    found |= {key: whole[key] and Path(whole[key]).name for key in ("text.weights", "text.file")}
+    return {**found, "backbone.weights": "random" if whole["backbone.weights"] == "random" else "from a file"}
+
+
+@cache
+def _normalisation(name: str) -> dict[str, list[float]]:
+    """What training fills in where they are null; empty = such a tower is not known, and never was trained."""
+    import timm
+
+    try:
+        known = timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        return {}
+    return {} if known is None else {"data.mean": list(known.mean), "data.std": list(known.std)}
 
 
 def check_inputs_of(result: Result, data: str, backbone: str | None) -> None:

@@ -57,11 +57,11 @@ def study(
     backbone_hash(base)  # and before a run is started, that the weights are there
     plan = replace(planned(base), fingerprint=_fingerprint(base), jobs=jobs)
     for line in plan.left_out:
-        console.print(f"left out: {line}", markup=False)
+        console.print(f"left out: {line}")
     failures = _run(plan, plan.choices(), jobs, "choosing learning rates", launch)
     chosen = plan.chosen()
-    for line in grid_lines(plan.results / plan.data):
-        console.print(line, markup=False)
+    for line in grid_lines(study, plan.results / plan.data):
+        console.print(line)
     failures += _run(plan, plan.tests(chosen), jobs, study.name, launch)
     if failures:
         with suppress(UserError):  # when none is there

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from dmpt.statistics import DRAWS, Comparison, bootstrap, holm
 from dmpt.study.definition import GRID, Study
 from dmpt.study.plan import best
 from dmpt.study.plot import Line, strips
-from dmpt.study.results import Result, difference, read_all
+from dmpt.study.results import MEASURES, Result, difference, read_all
 
-MEASURES = ("mAP", "rank1", "rank5", "rank10", "mINP")
 MISSING = (("mean of the six missing cases", "mean"), ("mismatched subsets", "any_to_any", "mismatched"))
+PLANNED = {"train.lr", "train.seed", "train.eval_every"}
+"""What ``dmpt.study.plan`` sets for each run, whatever the base."""
 SPLITS = {"test": "the test split", "validation": "identities held out from training, the test split unseen"}
 NOTES = (
     "Numbers are percent on {split}: the mean over training seeds ± standard deviation (lowest to highest "
@@ -90,22 +91,21 @@ def write(study: Study, results: Path) -> Path:
     return results / "table.md"
 
 
-def grid_lines(folder: Path) -> list[str]:
-    """What each learning rate came to on validation identities, a line per row."""
-    rows: dict[str, list[Result]] = {}
-    for result in read_all(folder):
-        if result.chooses:
-            rows.setdefault(result.row, []).append(result)
+def grid_lines(study: Study, folder: Path) -> list[str]:
+    """What each learning rate of the study came to on validation identities, a line per row."""
+    found = [result for result in read_all(folder) if result.chooses]
     lines = []
-    for row, found in rows.items():
-        tried = sorted(found, key=lambda result: result.lr)
+    for row in study.rows:
+        tried = sorted((r for r in found if r.slug == row.slug and r.lr in row.lr), key=lambda result: result.lr)
+        if not tried:
+            continue
         won = best(tried)
         if len(tried) < GRID:
-            lines.append(f"{row}: {len(tried)} of {GRID} learning rates tried, so none is chosen yet")
+            lines.append(f"{row.name}: {len(tried)} of {GRID} learning rates tried, so none is chosen yet")
             continue
         edge = "" if won not in (tried[0], tried[-1]) else ", at the grid's edge"
         grid = ", ".join(f"{result.lr:g}: {result.numbers['mAP']:.1f}" for result in tried)
-        lines.append(f"{row}: validation mAP by learning rate {grid}; chosen {won.lr:g}{edge} (seed {won.seed})")
+        lines.append(f"{row.name}: validation mAP by learning rate {grid}; chosen {won.lr:g}{edge} (seed {won.seed})")
     return lines
 
 
@@ -113,33 +113,37 @@ def _groups(study: Study, found: Sequence[Result]) -> list[Group]:
     """Rows that have been tested, in the order of the study."""
     groups = []
     for row in study.rows:
-        own = [result for result in found if result.row == row.name and not result.chooses]
+        own = [result for result in found if result.slug == row.slug and not result.chooses]
         if own:
             groups.append(Group(row.name, tuple(sorted(own, key=lambda result: result.seed))))
     if groups:
-        _check_alike(groups)
+        _check_alike(groups, {key for row in study.rows for change in (row.change, *row.on.values()) for key in change})
     return groups
 
 
-def _check_alike(groups: Sequence[Group]) -> None:
-    """Refuse to compare what was made from different data or weights, and to average what had different settings.
+def _check_alike(groups: Sequence[Group], changed: Set[str]) -> None:
+    """Refuse to compare what was made from different data, weights or bases, and to average different settings.
+
+    Args:
+        groups: of one table.
+        changed: settings in which its rows may differ.
 
     Raises:
         UserError: names the first that differs.
     """
-    whole = groups[0].results[0]
-    random = whole.config["backbone.weights"] == "random"  # then each seed has its own
-    inputs = ("data_fingerprint",) if random else ("data_fingerprint", "backbone_sha256")
+    everything = [result for group in groups for result in group.results]
+    loaded = [result for result in everything if result.config["backbone.weights"] != "random"]  # else a draw per seed
+    for key, compared in (("data_fingerprint", everything), ("backbone_sha256", loaded)):
+        for other in compared:
+            before, now = compared[0].numbers["study"][key], other.numbers["study"][key]
+            if before != now:
+                _refuse_mix(compared[0], other, key, before, now)
     for group in groups:
-        first = group.results[0]
-        for other in group.results:
-            for key in inputs:
-                before, now = whole.numbers["study"][key], other.numbers["study"][key]
-                if before != now:
-                    _refuse_mix(whole, other, key, before, now)
-            differs = difference(first.config, {**other.config, "train.seed": first.seed})
-            if differs is not None:
-                _refuse_mix(first, other, *differs)
+        for first, free in ((everything[0], changed | PLANNED), (group.results[0], {"train.seed"})):
+            for other in group.results:
+                differs = difference(first.config, other.config, free)
+                if differs is not None:
+                    _refuse_mix(first, other, *differs)
 
 
 def _refuse_mix(first: Result, other: Result, key: str, before: Any, now: Any) -> None:
@@ -166,7 +170,10 @@ def _queries(group: Group, expected: Any) -> tuple[Any, Any]:
     for result in group.results:
         pids, values = result.queries()
         if expected is not None and not np.array_equal(pids, expected):
-            raise UserError(f"{result.folder}: was tested on other queries; remove this folder and run again")
+            raise UserError(
+                f"{result.folder}: was tested on other queries than {group.results[0].folder} or the reference; see "
+                "which is damaged, remove its folder and run again"
+            )
         expected = pids
         rows.append(values)
     return expected, np.stack(rows)
@@ -202,7 +209,7 @@ def _section(
         )
     some = groups[0].results[0]
     first = some.numbers
-    tried = len({json.dumps([r.row, r.lr]) for r in read_all(folder)})
+    tried = len({json.dumps([r.slug, r.lr]) for r in read_all(folder)})
     epochs = sorted({r.config["train.epochs"] for g in groups for r in g.results} - {0})
     said = [
         f"{some.config['backbone.name']}; epochs {', '.join(map(str, epochs)) or 'none'}; {first['queries']} queries "
@@ -212,7 +219,7 @@ def _section(
     absent = [row.name for row in study.rows if row.name not in [g.name for g in groups]]
     if absent:
         said.append(f"Without results here: {'; '.join(absent)}.")
-    said += grid_lines(folder)
+    said += grid_lines(study, folder)
     bar = ["---", *("---:" for _ in header[1:])]
     table = [f"| {' | '.join(cells)} |" for cells in (header, bar, *rows)]
     table[1] = table[1].replace(" ", "")
