@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import dmpt.run as run_module
+from dmpt.adapter import chosen_by, load_card
 from dmpt.cli import main
 from dmpt.config import Config, TrainConfig
 from dmpt.data.datasets import load_dataset
@@ -21,6 +23,7 @@ from dmpt.data.manifest import Record
 from dmpt.data.split import hold_out
 from dmpt.errors import UserError
 from dmpt.model.weights import build_vit
+from dmpt.run import cut_log, read_log
 from dmpt.schedule import learning_rate
 from dmpt.train import Trainer
 from runs import dmpt, fit, flags, log, same_in_two_processes, settings, toy, with_
@@ -57,6 +60,7 @@ def test_a_run_folder_holds_what_it_promises(data: Path, tmp_path: Path) -> None
         "state.safetensors",
         "last/adapter.safetensors",
         "last/config.json",
+        ".lock",
     }
     lines = [line for line in log(out) if "losses" in line]
     assert [line["step"] for line in lines] == list(range(1, trainer.progress.step + 1))
@@ -198,6 +202,53 @@ def test_resume_touches_nothing_but_a_run(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run to resume"):
         Trainer(settings(data), tmp_path / "project", resume=True)
     assert (tmp_path / "project" / "config.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "left", [[], [".environment.json.x1"], ["environment.json"], ["environment.json", ".config.yaml.x1"]]
+)
+def test_killed_in_its_first_moments_begins_again(data: Path, tmp_path: Path, left: list[str]) -> None:
+    config = settings(data, epochs=1)
+    (tmp_path / "run").mkdir()
+    for name in left:
+        (tmp_path / "run" / name).write_text("{")
+    trainer = Trainer(config, tmp_path / "run", resume=True)
+    assert json.loads((tmp_path / "run/environment.json").read_text())["torch"] == torch.__version__
+    trainer.fit()
+
+
+def test_a_run_folder_with_an_empty_config_says_so(data: Path, tmp_path: Path) -> None:
+    for name in ("config.yaml", "environment.json"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=r"config.yaml is damaged \(.*\); remove the folder, or give another"):
+        Trainer(settings(data), tmp_path, resume=True)
+
+
+def test_one_process_per_run_folder(data: Path, tmp_path: Path) -> None:
+    config = settings(data, epochs=1)
+    trainer = Trainer(config, tmp_path / "run")
+    source = (
+        "import sys, time; from filelock import FileLock\nwith FileLock(sys.argv[1]): print(flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", source, str(tmp_path / "run/.lock")], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(UserError, match="another process is training there; wait until it has ended"):
+            trainer.fit()
+        assert log(tmp_path / "run") == []
+    finally:
+        other.kill()
+        other.wait()
+    trainer.fit()  # the lock went with the process
+
+
+def test_a_log_with_foreign_lines_is_read_and_cut(tmp_path: Path) -> None:
+    text = b'{"step": 1, "loss": 2.0}\n\xff\xfe\n[]\n{"loss": 3.0}\n{"step": 2, "loss": 1.5}\n{"step": 3'
+    (tmp_path / "metrics.jsonl").write_bytes(text)
+    assert [line["step"] for line in read_log(tmp_path)] == [1, 2]
+    cut_log(tmp_path, 1)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 2.0}\n'
 
 
 def test_killed_before_the_first_save_begins_again_without_double_steps(data: Path, tmp_path: Path) -> None:
@@ -410,6 +461,9 @@ def test_validation_holds_out_identities_of_two_cameras_and_keeps_the_best(
 
 def test_selecting_on_the_test_set_goes_by_that_name(data: Path, tmp_path: Path) -> None:
     fit(settings(data, select="test", epochs=1), tmp_path / "run")
+    shutil.copytree(tmp_path / "run/best", tmp_path / "mine")
+    for folder, said in (("run/last", "last step"), ("run/best", "test"), ("mine", "test")):
+        assert chosen_by(tmp_path / folder, load_card(tmp_path / folder)) == said
     assert any("test" in line for line in log(tmp_path / "run"))
     assert (tmp_path / "run" / "best" / "adapter.safetensors").exists()
 

@@ -29,6 +29,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
+        with temporary.open("rb") as file:  # else a power cut can leave the new name with nothing in it
+            os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise UserError(

@@ -5,6 +5,7 @@ environment.json   versions, commit, command
 metrics.jsonl      one line per step and per evaluation
 state.safetensors  everything that resuming needs, in one file and so in one rename; tensors only
 last/, best/       adapters (``dmpt.adapter``)
+.lock              held by the process that trains here; of no use to anybody later
 """
 
 import json
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 
 from dmpt.adapter import read_tensors_file, write_tensors
@@ -72,7 +74,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping) and key != "overrides":
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat
 
 
@@ -85,7 +87,8 @@ def check_folder(out: Path, resume: bool) -> None:
     """Refuse a folder that is in use, before any work is done; nothing is written.
 
     Raises:
-        UserError: ``out`` is a file, holds something and ``resume`` is off, or holds something that is no run.
+        UserError: ``out`` is a file, holds something and ``resume`` is off, or holds something that is no run. What a
+            kill in a run's first moments leaves is one.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; give a folder")
@@ -93,7 +96,9 @@ def check_folder(out: Path, resume: bool) -> None:
         return
     if not resume:
         raise UserError(f"--out {out} is in use; give another folder, or --resume to go on with this run")
-    if not (out / CONFIG).exists() or not (out / ENVIRONMENT).exists():
+    first = ENVIRONMENT, f".{ENVIRONMENT}.", f".{CONFIG}."  # dots: the temporary names under which files are written
+    begun = (out / CONFIG).exists() and (out / ENVIRONMENT).exists()
+    if not begun and not all(path.name.startswith(first) for path in out.iterdir()):
         raise UserError(f"--out {out} holds something, but no run to resume; give another folder")
 
 
@@ -106,11 +111,14 @@ def open_run(out: Path, config: Config) -> None:
     if (out / STATE).exists():
         return
     if (out / CONFIG).exists():
-        began = flatten(load((out / CONFIG).read_text(encoding="utf-8")))
+        try:
+            began = flatten(load((out / CONFIG).read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+            raise UserError(f"{out / CONFIG} is damaged ({error!r}); remove the folder, or give another") from error
         _refuse_change({key: began.get(key) for key in settings(config)}, settings(config), out)
     plain = json.loads(json.dumps(asdict(config)))  # tuples as lists
-    write_text(out / CONFIG, yaml.safe_dump(plain, sort_keys=False))
     write_text(out / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+    write_text(out / CONFIG, yaml.safe_dump(plain, sort_keys=False))
     cut_log(out, 0)
 
 
@@ -171,14 +179,21 @@ def load_state(
 
 def cut_log(out: Path, step: int) -> None:
     """Drop lines after the saved step, which will be run again, and a line that a kill cut short."""
-    path, kept = out / LOG, []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    kept = [json.dumps(line) + "\n" for line in read_log(out) if line["step"] <= step]
+    write_text(out / LOG, "".join(kept))
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl`` that are whole; none where the file is absent (an adapter alone)."""
+    path, found = out / LOG, []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:
+            content = json.loads(line)
+        except ValueError:  # cut short by a kill
             continue
-    write_text(path, "".join(kept))
+        if isinstance(content, dict) and isinstance(content.get("step"), int):
+            found.append(content)
+    return found
 
 
 def _refuse_change(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
@@ -240,6 +255,21 @@ class Log:
                 self.file.close()
         if self.events is not None:
             self.events.close()
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Inside, no other process trains in the folder; the lock ends with the process, however that ends.
+
+    Raises:
+        UserError: another does.
+    """
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise UserError(f"{out}: another process is training there; wait until it has ended, or stop it") from None
 
 
 class Stopped(KeyboardInterrupt):

@@ -162,13 +162,14 @@ class Trainer:
         """Train to the end, or to Ctrl-C, which saves and leaves.
 
         Raises:
-            UserError: a loss is not finite, or a file cannot be written.
+            UserError: a loss is not finite, a file cannot be written, or another process trains in the folder.
             run.Stopped: the user stopped the run; its state is saved.
         """
         recipe, progress = self.config.train, self.progress
         counts = [len(self.data.sampler.epoch(e)) for e in range(recipe.epochs)]  # they differ
         share = self.accelerator.process_index, self.accelerator.num_processes
         with (
+            run.alone(self.out) if self.main else nullcontext(),
             run.Log(self.out, recipe.tensorboard, self.main, progress.step) as log,
             bar() as display,
             run.interrupts() as stopping,
@@ -328,7 +329,7 @@ class Trainer:
 
     def _save_adapter(self, which: str) -> None:
         progress = self.progress
-        metrics: dict[str, Any] = {"step": progress.step, "text_saturated_at": progress.saturated}
+        metrics: dict[str, Any] = {"which": which, "step": progress.step, "text_saturated_at": progress.saturated}
         if progress.best is not None:
             metrics |= {f"best_{self.config.train.select}_mAP": progress.best, "best_step": progress.best_step}
         with self._as_saved():

@@ -1,35 +1,20 @@
 """CMC, and what training logged."""
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from dmpt.report.figures import Axis, Series, axis, lines
 from dmpt.report.measured import Measured
-from dmpt.run import LOG
+from dmpt.run import read_log
 
 RANKS = 20
 POINTS = 150
 """Of a drawn loss curve: each is the mean of as many steps as needed."""
 TERMS = {"ce": "cross-entropy", "triplet": "triplet", "centre": "centre", "text": "text"}
-
-
-def read_log(run: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` that are whole; none where the file is absent (an adapter alone)."""
-    path, found = run / LOG, []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            content = json.loads(line)
-        except ValueError:  # cut short by a kill
-            continue
-        if isinstance(content, dict) and "step" in content:
-            found.append(content)
-    return found
 
 
 def cmc(runs: Sequence[Measured]) -> Markup:

@@ -49,10 +49,8 @@ def run(arguments: Namespace) -> None:
     from dmpt.verbs.train import fit
 
     config, out = config_of(arguments), Path(arguments.out)
-    finished = is_finished(out)
-    trainer = Trainer(config, out, arguments.resume or finished, arguments.skip_broken)
-    if not finished:
-        fit(trainer)
+    trainer = Trainer(config, out, arguments.resume or is_finished(out), arguments.skip_broken)
+    fit(trainer)  # of a finished run it only writes the adapter anew, which a kill may have come before
     if not trainer.main:
         return
     result = compare(arguments.cell, config, out, trainer, arguments.skip_broken)
