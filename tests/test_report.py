@@ -1,5 +1,6 @@
 """Reports: the page stands alone, escapes what users named, and its numbers agree with slow independent ones."""
 
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -24,6 +25,7 @@ from dmpt.report.demo import Row, demo_page
 from dmpt.report.measured import Measured, measure, names
 from dmpt.report.pictures import thumbnail
 from dmpt.report.single import report
+from dmpt.run import read_log
 from dmpt.statistics import bootstrap
 from runs import fit, settings, toy, with_
 from small import KINDS, error_of, small_backbone, small_images
@@ -247,6 +249,17 @@ def test_a_slot_is_the_feature_of_its_modality(full: Measured) -> None:
     assert values[(0, 1, 2)] == pytest.approx(full.metrics.mAP, abs=1e-4)
 
 
+@pytest.mark.parametrize(("feature", "whole"), [("cls+bind", (0, 1, 2)), ("cls", (0, 2))])
+def test_the_share_of_each_spectrum_there_is(tmp_path: Path, feature: Any, whole: tuple[int, ...]) -> None:
+    modalities = tuple(MODALITIES[m] for m in whole)
+    config = with_(settings(toy(tmp_path / "toy"), epochs=0), data={"modalities": modalities})
+    fit(replace(config, feature=feature), tmp_path / "run")
+    run = measure(tmp_path / "run")
+    values = breakdown.modality_mAP(run)
+    assert sorted(values) == sorted(c for n in (1, 2, 3) for c in itertools.combinations(whole, n))
+    assert values[whole] == pytest.approx(run.metrics.mAP, abs=1e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("prompted", [True, False])
 def test_attention_gives_the_model_s_own_tokens(kind: str, prompted: bool) -> None:
@@ -418,7 +431,7 @@ def test_log_without_its_cut_line(tmp_path: Path) -> None:
     lines = [{"step": s, "loss": 4.0 - s, "losses": {"ce": 3.0 - s}} for s in (1, 2, 3)]
     text = "\n".join(json.dumps(line) for line in lines) + '\n{"step": 4, "lo'
     (tmp_path / "metrics.jsonl").write_text(text)
-    assert curves.read_log(tmp_path) == lines
+    assert read_log(tmp_path) == lines
     drawn = curves.losses(tmp_path)
     assert drawn is not None
     assert "total: from 3 to 1; cross-entropy: from 2 to 0" in drawn

@@ -162,6 +162,11 @@ def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = N
     return network, card
 
 
+def chosen_by(folder: Path, card: Card) -> str:
+    """How training chose an adapter: ``val`` or ``test`` where it is the best epoch's, wherever it was copied to."""
+    return card.config.train.select if card.metrics.get("which", folder.name) == "best" else "last step"
+
+
 def saved_step(folder: Path) -> int:
     """The training step at which ``adapter.safetensors`` was saved.
 

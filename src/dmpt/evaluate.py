@@ -196,6 +196,7 @@ def evaluate(
             "step": adapter.saved_step(opened.folder),
             "seed": opened.card.config.train.seed,
             "selected": opened.card.config.train.select,
+            "chosen_by": adapter.chosen_by(opened.folder, opened.card),
             "data": dataset.name,
             "data_fingerprint": fingerprint([*records[0], *records[1]]),
             "backbone_sha256": opened.card.backbone_sha256,

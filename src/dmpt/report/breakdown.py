@@ -71,14 +71,14 @@ def camera_table(pairs: CameraPairs) -> Markup:
     ).format(head, Markup("").join(rows))
 
 
-def subsets() -> list[tuple[int, ...]]:
-    """Every choice of modalities, the single ones first."""
-    numbers = range(len(MODALITIES))
+def subsets(modalities: Sequence[str]) -> list[tuple[int, ...]]:
+    """Every choice of them, by their slots, the single ones first."""
+    numbers = [MODALITIES.index(m) for m in modalities]
     return [chosen for size in (1, 2, 3) for chosen in itertools.combinations(numbers, size)]
 
 
 def slots(features: Features, chosen: Sequence[int], width: int) -> Features:
-    """The chosen modalities' part of the features ``(N, 3 D)``, normalised anew, ``(N, len(chosen) D)``."""
+    """The chosen modalities' part of the features ``(N, 3 width)``, normalised anew, ``(N, len(chosen) width)``."""
     part = np.concatenate([features[:, m * width : (m + 1) * width] for m in chosen], axis=1)
     norms = np.linalg.norm(part, axis=1, keepdims=True)
     return np.asarray(part / np.maximum(norms, np.finfo(np.float32).tiny), np.float32)
@@ -86,9 +86,9 @@ def slots(features: Features, chosen: Sequence[int], width: int) -> Features:
 
 def modality_mAP(run: Measured) -> dict[tuple[int, ...], float]:
     """mAP, percent, of each choice of modalities, from the same features."""
-    width = run.network.backbone.width
+    width = run.query_features.shape[1] // len(MODALITIES)  # twice the backbone's where the bind is part of it
     found = {}
-    for chosen in subsets():
+    for chosen in subsets(run.card.config.data.modalities):
         query, gallery = (slots(f, chosen, width) for f in (run.query_features, run.gallery_features))
         found[chosen] = evaluate(query, gallery, run.query_labels, run.gallery_labels, run.metrics.protocol).mAP
     return found

@@ -150,7 +150,7 @@ def measure(
         "adapter": str(folder),
         "training step": step,
         "seed": card.config.train.seed,
-        "checkpoint chosen by": card.config.train.select if folder.name == "best" else "last step",
+        "checkpoint chosen by": adapter.chosen_by(folder, card),
         "test data": f"{dataset.name}, {len({r.pid for r in gallery})} identities, fingerprint "
         + fingerprint([*query, *gallery]),
         "triplets skipped": len(skipped),

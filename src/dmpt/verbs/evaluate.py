@@ -66,7 +66,7 @@ def _show(result: dict[str, Any]) -> None:
         _table(f"{provenance['data']}, after {found['method']}, {_counts(found)}", {"re-ranked": found})
     if result["skipped"]:
         print(f"skipped {len(result['skipped'])} broken triplets:", *result["skipped"], sep="\n  ")
-    if provenance["selected"] == "test" and provenance["which"] == "best":
+    if provenance["chosen_by"] == "test":
         print("selected on this very test set: an optimistic number")
 
 
