@@ -54,6 +54,8 @@ class Parser(ArgumentParser):
         parsed: Namespace = super().parse_args(list(args), **options)
         if self.preset and parsed[self.preset[0]] != first:
             self.error(f"give the {self.preset[0]} first, then its settings: {self.prog} {parsed[self.preset[0]]} ...")
+        if self.preset and parsed.get("on") != flags.get("--on"):
+            self.error("give --on as a flag, not in a file: it says which settings the file changes")
         for name in SECTIONS:
             if not any(option.startswith(f"{name}.") for option in self._settings()):
                 continue  # a flag of this verb by the same name
