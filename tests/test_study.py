@@ -669,12 +669,12 @@ def test_a_run_ends_with_its_parent(finished: Place, tmp_path: Path, early: bool
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_name_with_brackets_is_shown_as_it_is(
-    finished: Place, monkeypatch: pytest.MonkeyPatch, terminal: bool
+    finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
     seen = Console(file=io.StringIO(), force_terminal=terminal, width=200, highlight=False, markup=console._markup)
     for module in ("dmpt.progress", "dmpt.study.board"):
         monkeypatch.setattr(f"{module}.console", seen)
-    task = replace(finished.plan().tests({})[0], row="LoRA [rank 8] [/b]")
+    task = replace(finished.plan().tests({})[0], row="LoRA [rank 8] [/b]", out=tmp_path / "run", kept=tmp_path / "kept")
     assert execute([task], 1, "[/b]", Counted()) == []
     assert isinstance(seen.file, io.StringIO)
     assert "LoRA [rank 8] [/b]" in seen.file.getvalue()

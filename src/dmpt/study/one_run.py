@@ -16,6 +16,9 @@ from dmpt.config_values import from_dict
 from dmpt.errors import UserError
 from dmpt.run import read_log
 
+PATIENCE = 60.0
+"""Seconds in which a run whose study is gone should have saved; then it is interrupted again, which ends it unsaved."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -103,12 +106,20 @@ def work(task: Task) -> None:
 
 
 def _stop_with(parent: int) -> None:
-    """Save and leave when the process that started this one is gone, however and however early it went."""
+    """Save and leave when the process that started this one is gone, however and however early it went.
+
+    Raises:
+        KeyboardInterrupt: it is gone already.
+    """
+    if os.getppid() != parent:
+        raise KeyboardInterrupt
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGINT)
+        while True:  # what is being imported or freed just then may swallow one
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(PATIENCE)
 
     threading.Thread(target=watch, daemon=True).start()
 
@@ -116,9 +127,9 @@ def _stop_with(parent: int) -> None:
 def main() -> None:
     """Run the task on standard input; exit code 2 with one line for what the user can mend, 130 when stopped."""
     task = Task.from_json(sys.stdin.read())
-    if task.parent is not None:
-        _stop_with(task.parent)
     try:
+        if task.parent is not None:
+            _stop_with(task.parent)
         work(task)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
