@@ -9,6 +9,7 @@ from typing import Any
 from dmpt.config import Config
 from dmpt.config_values import from_dict
 from dmpt.errors import UserError
+from dmpt.run import flatten, nest
 from dmpt.shipped import folder, settings_file
 from dmpt.yaml12 import load
 
@@ -59,8 +60,4 @@ def settings(cell: Cell) -> Config:
     path = settings_file(cell.config)
     if path is None:
         raise UserError(f"{folder() / cell.config}.yaml does not exist; install dmpt again, or restore the file")
-    content = load(path.read_text(encoding="utf-8"))
-    for key, value in cell.change.items():
-        section, name = key.split(".")
-        content.setdefault(section, {})[name] = value
-    return from_dict(content)
+    return from_dict(nest(flatten(load(path.read_text(encoding="utf-8"))) | cell.change))

@@ -78,6 +78,18 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested settings: what ``flatten`` began with."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, _, name = key.partition(".")
+        if name:
+            nested.setdefault(section, {})[name] = value
+        else:
+            nested[section] = value
+    return nested
+
+
 def settings(config: Config) -> dict[str, Any]:
     """The settings that a resumed run must share with the one it goes on with."""
     return {key: value for key, value in flatten(asdict(config)).items() if key not in HARMLESS}

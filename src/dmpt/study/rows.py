@@ -7,6 +7,7 @@ from dmpt.check_settings import check
 from dmpt.config import Config
 from dmpt.config_values import from_dict
 from dmpt.errors import UserError
+from dmpt.run import nest
 from dmpt.study.definition import Row, Study
 
 WORDED = ("words", "attribute", "permuted")
@@ -19,14 +20,7 @@ def config_of(flat: Mapping[str, Any]) -> Config:
     Raises:
         UserError: a key or a choice is unknown, or settings contradict each other.
     """
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        section, _, name = key.partition(".")
-        if name:
-            nested.setdefault(section, {})[name] = value
-        else:
-            nested[section] = value
-    config = from_dict(nested)
+    config = from_dict(nest(flat))
     check(config)
     return config
 
