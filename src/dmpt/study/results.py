@@ -28,7 +28,11 @@ from dmpt.yaml12 import load
 
 METRICS, QUERIES = "metrics.json", "queries.csv"
 MEASURES = ("mAP", "rank1", "rank5", "rank10", "mINP")
-NEEDED = ("data", "row", "kind", "trained", "seconds_per_epoch", "peak_memory_bytes", "jobs", "data_fingerprint")
+NEEDED = (
+    *("data", "row", "kind", "trained", "seconds_per_epoch", "peak_memory_bytes", "jobs"),
+    *("data_fingerprint", "backbone_sha256"),
+)
+"""What ``study`` in ``metrics.json`` must hold."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def read(folder: Path) -> Result | None:
         config = flatten(load((folder / CONFIG).read_text(encoding="utf-8")))
         result = Result(folder, numbers, config)
         _ = result.row, result.seed, result.lr, result.chooses, dict(numbers["provenance"])
-        _ = [numbers["study"][key] for key in (*NEEDED, "backbone_sha256")]
+        _ = [numbers["study"][key] for key in NEEDED]
         if not all(math.isfinite(numbers[key]) for key in MEASURES):
             raise ValueError("a measure is no number")
         return result
