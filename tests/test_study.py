@@ -296,7 +296,7 @@ def test_a_result_that_lacks_a_number_is_damaged(finished: Place, tmp_path: Path
     numbers.pop(key, None)
     numbers["study"].pop(key, None)
     path.write_text(json.dumps(numbers))
-    with pytest.raises(UserError, match=r"is damaged .*; remove this folder and run again"):
+    with pytest.raises(UserError, match=r"is damaged .*; remove its folder and run again"):
         place.run()
 
 
@@ -956,8 +956,8 @@ def test_damaged_results_are_told(finished: Place, tmp_path: Path) -> None:
     place = copy_of(finished, tmp_path)
     kept = place.results / "toy" / "none" / "seed-0"
     (kept / "queries.csv").write_text("pid,average_precision\n1,x\n")
-    with pytest.raises(UserError, match=r"queries.csv: is missing or damaged .*; remove its folder and run again"):
+    with pytest.raises(UserError, match=r"queries.csv is missing or damaged .*; remove its folder and run again"):
         write(place.study, place.results)
     (kept / "metrics.json").write_text("{")
-    with pytest.raises(UserError, match=r"seed-0: is damaged .*; remove this folder and run again"):
+    with pytest.raises(UserError, match=r"seed-0 is damaged .*; remove its folder and run again"):
         write(place.study, place.results)

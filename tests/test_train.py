@@ -220,7 +220,7 @@ def test_killed_in_its_first_moments_begins_again(data: Path, tmp_path: Path, le
 def test_a_run_folder_with_an_empty_config_says_so(data: Path, tmp_path: Path) -> None:
     for name in ("config.yaml", "environment.json"):
         (tmp_path / name).write_text("")
-    with pytest.raises(UserError, match=r"config.yaml is damaged \(.*\); remove the folder, or give another"):
+    with pytest.raises(UserError, match=r"config.yaml is damaged \(.*\); remove its folder and run again"):
         Trainer(settings(data), tmp_path, resume=True)
 
 

@@ -95,6 +95,19 @@ def settings(config: Config) -> dict[str, Any]:
     return {key: value for key, value in flatten(asdict(config)).items() if key not in HARMLESS}
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings in a folder's ``config.yaml``, as dotted keys.
+
+    Raises:
+        UserError: the file cannot be read, or is damaged.
+    """
+    path = folder / CONFIG
+    try:
+        return flatten(load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is damaged ({error!r}); remove its folder and run again") from error
+
+
 def check_folder(out: Path, resume: bool) -> None:
     """Refuse a folder that is in use, before any work is done; nothing is written.
 
@@ -123,10 +136,7 @@ def open_run(out: Path, config: Config) -> None:
     if (out / STATE).exists():
         return
     if (out / CONFIG).exists():
-        try:
-            began = flatten(load((out / CONFIG).read_text(encoding="utf-8")))
-        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-            raise UserError(f"{out / CONFIG} is damaged ({error!r}); remove the folder, or give another") from error
+        began = read_settings(out)
         _refuse_change({key: began.get(key) for key in settings(config)}, settings(config), out)
     plain = json.loads(json.dumps(asdict(config)))  # tuples as lists
     write_text(out / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")

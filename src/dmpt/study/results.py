@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from dmpt.config import Config
 from dmpt.errors import UserError
 from dmpt.files import write_text
-from dmpt.run import CONFIG, HARMLESS, flatten
+from dmpt.run import CONFIG, HARMLESS, flatten, read_settings
 from dmpt.study.reading import KNOWN
-from dmpt.yaml12 import load
 
 METRICS, QUERIES = "metrics.json", "queries.csv"
 MEASURES = ("mAP", "rank1", "rank5", "rank10", "mINP")
@@ -87,7 +86,7 @@ class Result:
             pids = np.array([int(line["pid"]) for line in lines], dtype=np.int64)
             return pids, np.array([float(line["average_precision"] or "nan") for line in lines])
         except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: is missing or damaged ({error!r}); remove its folder and run again") from error
+            raise UserError(f"{path} is missing or damaged ({error!r}); remove its folder and run again") from error
 
 
 def keep(folder: Path, config: Config, numbers: Mapping[str, Any], per_query: Mapping[str, Any]) -> None:
@@ -124,15 +123,14 @@ def read(folder: Path) -> Result | None:
         numbers = json.loads((folder / METRICS).read_text(encoding="utf-8"))
         if isinstance(numbers, dict) and "study" not in numbers:
             return None
-        config = flatten(load((folder / CONFIG).read_text(encoding="utf-8")))
-        result = Result(folder, numbers, config)
+        result = Result(folder, numbers, read_settings(folder))
         _ = result.row, result.seed, result.lr, result.chooses, dict(numbers["provenance"])
         _ = [numbers["study"][key] for key in NEEDED]
         if not all(math.isfinite(numbers[key]) for key in MEASURES):
             raise ValueError("a measure is no number")
         return result
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{folder}: is damaged ({error!r}); remove this folder and run again") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is damaged ({error!r}); remove its folder and run again") from error
 
 
 def read_all(folder: Path) -> list[Result]:
@@ -147,14 +145,9 @@ def check_settings_of(folder: Path, config: Config) -> None:
     Raises:
         UserError: names the setting that differs.
     """
-    path = folder / CONFIG
-    if not path.is_file():
+    if not (folder / CONFIG).is_file():
         return
-    try:
-        old = flatten(load(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: is damaged ({error!r}); remove this folder and run again") from error
-    differs = difference(old, flatten(asdict(config)))
+    differs = difference(read_settings(folder), flatten(asdict(config)))
     if differs is not None:
         refuse(folder, *differs)
 

@@ -138,12 +138,12 @@ def _check_alike(groups: Sequence[Group], changed: Set[str]) -> None:
             before, now = compared[0].numbers["study"][key], other.numbers["study"][key]
             if before != now:
                 _refuse_mix(compared[0], other, key, before, now)
-    for group in groups:
-        for first, free in ((everything[0], changed | PLANNED), (group.results[0], {"train.seed"})):
-            for other in group.results:
-                differs = difference(first.config, other.config, free)
-                if differs is not None:
-                    _refuse_mix(first, other, *differs)
+    pairs = [(everything[0], group.results[0], changed | PLANNED) for group in groups]
+    pairs += [(group.results[0], other, {"train.seed"}) for group in groups for other in group.results[1:]]
+    for first, other, free in pairs:
+        differs = difference(first.config, other.config, free)
+        if differs is not None:
+            _refuse_mix(first, other, *differs)
 
 
 def _refuse_mix(first: Result, other: Result, key: str, before: Any, now: Any) -> None:
