@@ -454,6 +454,13 @@ def test_axis_covers_its_values_with_few_round_ticks(low: float, high: float) ->
     assert steps == pytest.approx(np.full(len(steps), steps[0]))
 
 
+def test_more_lines_than_colours_stay_apart() -> None:
+    series = [figures.Series(str(i), [0, 1], [0, i]) for i in range(12)]
+    drawn = figures.lines(series, figures.axis("x", 0, 1), figures.axis("y", 0, 12), "alt")
+    kinds = re.findall(r'<path class="(line[^"]*)" d="M1 5', drawn)
+    assert len(set(kinds)) == len(kinds) == 12
+
+
 def test_bars_rise_for_gains_and_hang_for_losses() -> None:
     drawn = figures.bars([10.0, 0.0, -5.0], figures.Axis("", 0, 3), figures.axis("", -5, 10), "alt")
     gain, loss = (re.search(rf'class="area {kind}" d="([^"]*)"', drawn) for kind in ("gain", "loss"))

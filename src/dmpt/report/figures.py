@@ -14,7 +14,8 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 46
 COLOURS = 6
-"""The style sheet has so many, ``.c0`` ... ``.c5``; each has a dash pattern of its own."""
+"""The style sheet has so many, ``.c0`` ... ``.c5``; each has a dash pattern of its own. The next six lines
+are thinner."""
 SHAPES: tuple[Callable[[float, float], str], ...] = (
     lambda x, y: f"M{x - 4:.1f} {y:.1f}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
     lambda x, y: f"M{x - 3.6:.1f} {y - 3.6:.1f}h7.2v7.2h-7.2z",
@@ -72,15 +73,19 @@ def axis(label: str, low: float, high: float) -> Axis:
 
 def lines(series: Sequence[Series], x: Axis, y: Axis, alt: str) -> Markup:
     """Lines over one pair of axes, with a key below where there are several."""
-    colours = [(i if s.colour is None else s.colour) % COLOURS for i, s in enumerate(series)]
+    kinds = [_kind(i if s.colour is None else s.colour) for i, s in enumerate(series)]
     body = Markup("").join(
-        Markup('<path class="line c{}" d="{}"/>').format(c, _line(s, x, y))
-        for c, s in zip(colours, series, strict=True)
+        Markup('<path class="{}" d="{}"/>').format(kind, _line(s, x, y)) for kind, s in zip(kinds, series, strict=True)
     )
     chart = _chart(body, x, y, alt)
     if len(series) == 1:
         return chart
-    return chart + _key([(s.name, _swatch_line(c)) for c, s in zip(colours, series, strict=True)])
+    return chart + _key([(s.name, _swatch_line(kind)) for kind, s in zip(kinds, series, strict=True)])
+
+
+def _kind(number: int) -> str:
+    """Classes of a line."""
+    return f"line c{number % COLOURS}{' thin' * (number // COLOURS % 2)}"
 
 
 def scatter(series: Sequence[Series], x: Axis, y: Axis, alt: str, diagonal: bool = False) -> Markup:
@@ -168,10 +173,8 @@ def _key(entries: Sequence[tuple[str, Markup]]) -> Markup:
     return Markup('<ul class="key">{}</ul>').format(items)
 
 
-def _swatch_line(colour: int) -> Markup:
-    return Markup('<svg viewBox="0 0 28 10" aria-hidden="true"><path class="line c{}" d="M1 5H27"/></svg>').format(
-        colour
-    )
+def _swatch_line(kind: str) -> Markup:
+    return Markup('<svg viewBox="0 0 28 10" aria-hidden="true"><path class="{}" d="M1 5H27"/></svg>').format(kind)
 
 
 def _swatch_mark(index: int) -> Markup:
