@@ -1,23 +1,30 @@
 """What a training step costs when prompts enter from layer l on: backward ends there.
 
-Steps of DMPT for some l, in rounds that run all, beside full fine-tuning of the plain tower on our attention and on
-timm's own two, of which the fastest counts. FLOPs are those of the matrix products that PyTorch counts in forward and
-backward. Ratios within one process.
+Steps of DMPT for some l, and of the presets, in rounds that run all, beside full fine-tuning of the plain tower on our
+attention and on timm's own two, of which the fastest counts. FLOPs are those of the matrix products that PyTorch counts
+in forward and backward. Ratios within one process.
 """
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 from torch.utils.flop_counter import FlopCounterMode
 
+from dmpt.run import flatten
+from dmpt.shipped import folder
+from dmpt.study.reading import shipped_settings
+from dmpt.study.rows import config_of
 from goals import beside, goal, machine, rounds, table
 from models import DTYPES, PATHS, Case, Path, Step, Tower, network, tower
 
 PLAIN = [f"full fine-tuning, {path}" for path in PATHS]
 CLAIMS = {0: 0.8, 6: 0.65}
 """Share of full fine-tuning's time that a step may take at l of 12."""
+PRESETS = ("dmpt+", "dmpt-fast")
+FASTER = 1.3
+"""What dmpt-fast should be of the paper's design."""
 
 
 def main() -> None:
@@ -37,6 +44,7 @@ def main() -> None:
     print(f"\n{case}")
     frozen = tower(case.plain("frozen"))
     steps = {f"DMPT, l = {first}": first_layer(case, frozen, first) for first in args.layers}
+    steps |= {name: preset(case, frozen, name) for name in PRESETS}
     trained = Step(case, network(case.plain("full")))
 
     def on(path: Path) -> None:
@@ -48,21 +56,28 @@ def main() -> None:
     times = rounds({**steps, **full}, 1 if args.quick else args.repeats)
     table(times)
     print(f"\n{'share of full fine-tuning':30}{'step time':>12}{'FLOPs':>12}{'speed against the first':>26}")
-    ratios = {}
-    for first, (label, step) in zip(args.layers, steps.items(), strict=True):
-        ratios[first] = beside(times, label, PLAIN)
-        speed = 1 / beside(times, label, [f"DMPT, l = {args.layers[0]}"])
-        print(f"{label:30}{ratios[first]:12.3f}{flops(step) / of_full:12.3f}{speed:26.2f}")
+    ratios = {label: beside(times, label, PLAIN) for label in steps}
+    speeds = {label: 1 / beside(times, label, [f"DMPT, l = {args.layers[0]}"]) for label in steps}
+    for label, step in steps.items():
+        print(f"{label:30}{ratios[label]:12.3f}{flops(step) / of_full:12.3f}{speeds[label]:26.2f}")
     print()
     for first, limit in CLAIMS.items():
-        if first in ratios and not args.overrides:  # the goals are for 12 layers
-            goal(f"step_l{first}_per_full_{case.name}_{case.precision}", ratios[first], limit)
+        if first in args.layers and not args.overrides:  # the goals are for 12 layers
+            goal(f"step_l{first}_per_full_{case.name}_{case.precision}", ratios[f"DMPT, l = {first}"], limit)
+    if args.layers[0] == 0:
+        goal(f"speed_of_dmpt-fast_{case.name}_{case.precision}", speeds["dmpt-fast"], FASTER, at_most=False)
 
 
 def first_layer(case: Case, frozen: Tower, first: int) -> Step:
     """A step with prompts from one layer on."""
     config = case.dmpt()
     return Step(case, network(replace(config, semantic=replace(config.semantic, first_layer=first)), frozen))
+
+
+def preset(case: Case, frozen: Tower, name: str) -> Step:
+    """A step of DMPT as a file of ``configs/`` changes it."""
+    change = shipped_settings(folder() / f"{name}.yaml", name)
+    return Step(case, network(config_of(flatten(asdict(case.dmpt())) | change), frozen))
 
 
 def flops(step: Step) -> int:
