@@ -28,6 +28,7 @@ from dmpt.params import equal_lora_rank
 from dmpt.progress import console
 from dmpt.run import STATE, flatten
 from dmpt.shipped import folder
+from dmpt.statistics import holm
 from dmpt.study.board import THREADS, execute, launch, log_of
 from dmpt.study.data import Data, find_data
 from dmpt.study.definition import GRID, Study, find, slug, studies
@@ -271,6 +272,66 @@ def test_rows_on_two_bases_are_no_table(finished: Place, tmp_path: Path) -> None
         write(place.study, place.results)
 
 
+def test_a_row_that_was_changed_has_no_results(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    rows = [{"name": "none", "change": {"bind.depth": 0, "bind.external": False}}, {"name": "one layer"}]
+    changed = find(str(write_study(place.root / "depth.yaml", rows=rows)))
+    with pytest.raises(UserError, match=r"none/seed-0: bind.external was True, now it is False; go on"):
+        write(changed, place.results)
+    grid = replace(changed, rows=(replace(changed.rows[0], lr=(1e-3, 2e-3, 4e-3)),))
+    for result in read_all(place.results / "toy/none"):
+        numbers = result.numbers | {"study": result.numbers["study"] | {"kind": "choice"}}
+        (result.folder / "metrics.json").write_text(json.dumps(numbers))
+    with pytest.raises(UserError, match=r"none/seed-0: bind.external was True, now it is False; go on"):
+        grid_lines(grid, place.results / "toy")
+
+
+def test_a_row_with_a_backbone_of_its_own_is_compared(finished: Place, tmp_path: Path) -> None:
+    """Other weights and another normalisation than the other rows': that is what the row asks for."""
+    place = copy_of(finished, tmp_path / "c")
+    tower = "vit_base_patch16_clip_quickgelu_224"
+    rows = [{"name": "none", "change": {"bind.depth": 0, "backbone.name": tower}}, {"name": "one layer"}]
+    for result in read_all(place.results):
+        content, numbers = yaml.safe_load((result.folder / "config.yaml").read_text()), result.numbers
+        content["backbone"]["weights"] = "some.safetensors"
+        if result.row == "none":
+            content["backbone"]["name"] = tower
+            content["data"] |= {
+                "mean": [0.48145466, 0.4578275, 0.40821073],
+                "std": [0.26862954, 0.26130258, 0.27577711],
+            }
+        numbers["study"]["backbone_sha256"] = result.row
+        (result.folder / "config.yaml").write_text(yaml.safe_dump(content))
+        (result.folder / "metrics.json").write_text(json.dumps(numbers))
+    write(find(str(write_study(place.root / "depth.yaml", rows=rows))), place.results)
+    rows[0]["change"].pop("backbone.name")  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"(backbone.name|backbone_sha256) is "):
+        write(find(str(write_study(place.root / "depth.yaml", rows=rows))), place.results)
+
+
+def test_p_is_corrected_over_the_rows_of_a_table(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    rows: list[dict[str, Any]] = [{"name": "not run"}, {"name": "one layer"}]
+    for i in range(3):
+        rows.append({"name": f"none {i}", "change": {"bind.depth": 0}})
+        shutil.copytree(place.results / "toy/none", place.results / f"toy/none-{i}")
+        for path in (place.results / f"toy/none-{i}").rglob("queries.csv"):
+            found = list(csv.DictReader(path.open()))
+            better = [f"{q['pid']},{float(q['average_precision']) + 40 * i * (k % 3):.4f}" for k, q in enumerate(found)]
+            path.write_text("\n".join(["pid,average_precision", *better]) + "\n")
+    shutil.rmtree(place.results / "toy/none")
+    path = write_study(place.root / "depth.yaml", rows=rows, reference=["not run", "one layer"])
+    write(find(str(path)), place.results)
+    table = {line["row"]: line for line in lines(place.results) if line["seed"] == "0"}
+    assert table["one layer"]["p"] == ""  # the first reference with results
+    raw, corrected = ([float(table[f"none {i}"][key]) for i in range(3)] for key in ("p", "p_holm"))
+    assert len(set(raw)) > 1
+    assert corrected == pytest.approx(holm(raw), abs=2e-4)
+    assert max(raw) < max(corrected) or min(raw) < min(corrected)
+    cells = [line.split(" | ")[6] for line in (place.results / "table.md").read_text().splitlines() if "| none" in line]
+    assert [float(cell.replace("< ", "")) for cell in cells] == pytest.approx(corrected, abs=1e-3)
+
+
 def test_a_grid_that_was_changed_is_not_the_one_that_is_told(finished: Place, tmp_path: Path) -> None:
     rows = [{"name": "none", "change": {"bind.depth": 0}, "lr": [1e-3, 2e-3, 4e-3]}]
     study = find(str(write_study(tmp_path / "grid.yaml", rows=rows, reference="none")))
@@ -378,7 +439,7 @@ def test_a_table_is_rebuilt_from_results_alone(finished: Place, tmp_path: Path) 
 
 
 def test_a_run_that_was_stopped_goes_on(finished: Place, tmp_path: Path) -> None:
-    """As after a kill: state saved after two steps, and lines that came later."""
+    """By Ctrl-C, which saves: here after two steps."""
     place = copy_of(finished, tmp_path)
     kept, out = place.results / "toy" / "none" / "seed-1", place.out / "toy" / "none" / "seed-1"
     expected = json.loads((kept / "metrics.json").read_text())["mAP"]
@@ -712,7 +773,7 @@ def test_rows_of_a_shipped_study(name: str) -> None:
     chosen = find(name)
     for on, base in bases().items():
         for row in chosen.rows:
-            change = row.change | row.on.get(on, {})
+            change = row.changes(on)
             config = settings_of(chosen, row, on, base)
             check(config)
             after = flatten(asdict(config))
@@ -743,6 +804,15 @@ def test_vehicles_are_drawn_for_the_aspect_study(tmp_path: Path, monkeypatch: py
     path.write_text("world: {train_ids: 3, test_ids: 2, colour: red}\n")
     with pytest.raises(UserError, match="world: unknown key colour"):
         find_data(str(path))
+
+
+@pytest.mark.parametrize("name", studies())
+def test_the_tables_that_are_kept_are_what_the_results_say(name: str, tmp_path: Path) -> None:
+    kept = folder("studies") / "results" / name
+    shutil.copytree(kept, tmp_path / name)
+    write(find(name), tmp_path / name)
+    for path in (path for path in kept.iterdir() if path.is_file()):
+        assert (tmp_path / name / path.name).read_text() == path.read_text(), path
 
 
 def test_every_row_has_as_many_learning_rates() -> None:

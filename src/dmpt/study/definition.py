@@ -51,6 +51,10 @@ class Row:
         """Its folder's name."""
         return slug(self.name)
 
+    def changes(self, data: str) -> dict[str, Any]:
+        """Settings in which it differs from the base on some data, as dotted keys."""
+        return {**self.change, **self.on.get(data, {})}
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -162,21 +162,21 @@ def difference(
         now: settings of another, or those at hand.
         free: settings in which they may differ.
     """
-    before, after = _comparable(old), _comparable(now)
+    before, after = comparable(old), comparable(now)
     differing = (key for key in before if key not in free and before[key] != after[key])
     return next(((key, before[key], after[key]) for key in differing), None)
 
 
-def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as far as they say which numbers come out.
+def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, as dotted keys, as far as they say which numbers come out.
 
-    A setting that is younger than a run had its default; ``data.mean`` and ``data.std`` that nobody set are the
-    tower's; text files count by their names, wherever they are; what the backbone's file holds is compared by hash
+    A setting that is younger than a run had its default; ``data.mean`` and ``data.std`` that are the tower's count as
+    not set; text files count by their names, wherever they are; what the backbone's file holds is compared by hash
     (``check_inputs_of``), which random weights have none of.
     """
     whole = {key: settings.get(key, default) for key, default in KNOWN.items()}
     found = {key: value for key, value in whole.items() if key not in HARMLESS}
-    found |= {key: own for key, own in _normalisation(whole["backbone.name"]).items() if found[key] is None}
+    found |= {key: None for key, own in _normalisation(whole["backbone.name"]).items() if found[key] == own}
     found |= {key: whole[key] and Path(whole[key]).name for key in ("text.weights", "text.file")}
     return {**found, "backbone.weights": "random" if whole["backbone.weights"] == "random" else "from a file"}
 
@@ -191,6 +191,21 @@ def _normalisation(name: str) -> dict[str, list[float]]:
     except RuntimeError:
         return {}
     return {} if known is None else {"data.mean": list(known.mean), "data.std": list(known.std)}
+
+
+def check_row_of(result: Result, change: Mapping[str, Any]) -> None:
+    """Refuse a result that was made when its row was another.
+
+    Args:
+        result: what is kept.
+        change: what the row changes now, as dotted keys.
+
+    Raises:
+        UserError: names the setting that differs.
+    """
+    differs = difference(result.config, {**result.config, **change})
+    if differs is not None:
+        refuse(result.folder, *differs)
 
 
 def check_inputs_of(result: Result, data: str, backbone: str | None) -> None:

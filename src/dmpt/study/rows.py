@@ -38,7 +38,7 @@ def settings_of(study: Study, row: Row, data: str, base: Mapping[str, Any]) -> C
         UserError: this version does not know a choice, a value is of another type, or not valid on this base.
     """
     try:
-        return config_of({**base, **row.change, **row.on.get(data, {})})
+        return config_of({**base, **row.changes(data)})
     except UserError as error:
         said = str(error).replace("it was written by another version of dmpt", "this version of dmpt has none such")
         raise UserError(f"{study.file}, row {row.name}: {said}") from error

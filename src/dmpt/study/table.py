@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ import numpy as np
 from dmpt.errors import UserError
 from dmpt.files import write_text
 from dmpt.statistics import DRAWS, Comparison, bootstrap, holm
-from dmpt.study.definition import GRID, Study
+from dmpt.study.definition import GRID, Row, Study
 from dmpt.study.plan import best
 from dmpt.study.plot import Line, strips
-from dmpt.study.results import MEASURES, Result, difference, read_all
+from dmpt.study.results import MEASURES, Result, check_row_of, comparable, difference, read_all
 
 MISSING = (("mean of the six missing cases", "mean"), ("mismatched subsets", "any_to_any", "mismatched"))
 PLANNED = {"train.lr", "train.seed", "train.eval_every"}
 """What ``dmpt.study.plan`` sets for each run, whatever the base."""
+TOWER = {"backbone.name", "backbone.weights"}
+"""What a row changes that has weights of its own."""
 SPLITS = {"test": "the test split", "validation": "identities held out from training, the test split unseen"}
 NOTES = (
     "Numbers are percent on {split}: the mean over training seeds ± standard deviation (lowest to highest "
@@ -37,12 +39,19 @@ class Group:
     """A row and its seeds.
 
     Attributes:
-        name: of the row.
+        row: of the study.
+        change: the settings in which it differs from the base on these data, as dotted keys.
         results: one per seed, in ascending order.
     """
 
-    name: str
+    row: Row
+    change: dict[str, Any]
     results: tuple[Result, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its row."""
+        return self.row.name
 
     def values(self, *keys: str) -> list[float]:
         """A number of each seed, by its path in ``metrics.json``; empty where a seed has none."""
@@ -70,7 +79,7 @@ def write(study: Study, results: Path) -> Path:
     provenance: dict[str, Any] = {}
     for folder in sorted(path for path in results.glob("*") if path.is_dir()):
         found = read_all(folder)
-        groups = _groups(study, found)
+        groups = _groups(study, folder.name, found)
         if not groups:
             continue
         reference = next((g for name in study.reference for g in groups if g.name == name), None)
@@ -97,6 +106,8 @@ def grid_lines(study: Study, folder: Path) -> list[str]:
     lines = []
     for row in study.rows:
         tried = sorted((r for r in found if r.slug == row.slug and r.lr in row.lr), key=lambda result: result.lr)
+        for result in tried:
+            check_row_of(result, row.changes(folder.name) | study.choice.change)
         if not tried:
             continue
         won = best(tried)
@@ -109,41 +120,39 @@ def grid_lines(study: Study, folder: Path) -> list[str]:
     return lines
 
 
-def _groups(study: Study, found: Sequence[Result]) -> list[Group]:
+def _groups(study: Study, data: str, found: Sequence[Result]) -> list[Group]:
     """Rows that have been tested, in the order of the study."""
     groups = []
     for row in study.rows:
         own = [result for result in found if result.slug == row.slug and not result.chooses]
         if own:
-            groups.append(Group(row.name, tuple(sorted(own, key=lambda result: result.seed))))
-    if groups:
-        _check_alike(groups, {key for row in study.rows for change in (row.change, *row.on.values()) for key in change})
+            groups.append(Group(row, row.changes(data), tuple(sorted(own, key=lambda result: result.seed))))
+    _check_alike(groups)
     return groups
 
 
-def _check_alike(groups: Sequence[Group], changed: Set[str]) -> None:
+def _check_alike(groups: Sequence[Group]) -> None:
     """Refuse to compare what was made from different data, weights or bases, and to average different settings.
-
-    Args:
-        groups: of one table.
-        changed: settings in which its rows may differ.
 
     Raises:
         UserError: names the first that differs.
     """
-    everything = [result for group in groups for result in group.results]
-    loaded = [result for result in everything if result.config["backbone.weights"] != "random"]  # else a draw per seed
-    for key, compared in (("data_fingerprint", everything), ("backbone_sha256", loaded)):
-        for other in compared:
-            before, now = compared[0].numbers["study"][key], other.numbers["study"][key]
-            if before != now:
-                _refuse_mix(compared[0], other, key, before, now)
-    pairs = [(everything[0], group.results[0], changed | PLANNED) for group in groups]
-    pairs += [(group.results[0], other, {"train.seed"}) for group in groups for other in group.results[1:]]
-    for first, other, free in pairs:
-        differs = difference(first.config, other.config, free)
-        if differs is not None:
-            _refuse_mix(first, other, *differs)
+    seen: dict[str, tuple[Any, Result]] = {}  # of everything that its row does not change: the first, and whose it is
+    for group in groups:
+        for result in group.results:
+            check_row_of(result, group.change)
+            differs = difference(group.results[0].config, result.config, {"train.seed"})
+            if differs is not None:
+                _refuse_mix(group.results[0], result, *differs)
+            base = {k: v for k, v in comparable(result.config).items() if k not in group.change.keys() | PLANNED}
+            base["data_fingerprint"] = result.numbers["study"]["data_fingerprint"]
+            # random weights are drawn anew for each seed
+            if result.config["backbone.weights"] != "random" and not TOWER & group.change.keys():
+                base["backbone_sha256"] = result.numbers["study"]["backbone_sha256"]
+            for key, now in base.items():
+                before, first = seen.setdefault(key, (now, result))
+                if before != now:
+                    _refuse_mix(first, result, key, before, now)
 
 
 def _refuse_mix(first: Result, other: Result, key: str, before: Any, now: Any) -> None:
