@@ -12,10 +12,12 @@ from dmpt.statistics import bootstrap, holm
 Array = NDArray[np.float64]
 
 
-def made(effect: float, seed: int, seeds: int = 2, ids: int = 30) -> tuple[Array, Array, NDArray[np.int64]]:
+def made(
+    effect: float, seed: int, seeds: int = 2, ids: int = 30, most: int = 5
+) -> tuple[Array, Array, NDArray[np.int64]]:
     """Two methods: identities differ in how hard they are, and in what the second method does for them."""
     draw = np.random.default_rng(seed)
-    pids = np.repeat(np.arange(ids) * 3 + 5, draw.integers(1, 6, ids))
+    pids = np.repeat(np.arange(ids) * 3 + 5, draw.integers(1, most + 1, ids))
     hard, gain = draw.normal(50, 15, 3 * ids + 5), draw.normal(effect, 6, 3 * ids + 5)
     first = hard[pids] + draw.normal(0, 3, (seeds, len(pids)))
     second = hard[pids] + gain[pids] + draw.normal(0, 3, (seeds, len(pids)))
@@ -48,6 +50,15 @@ def test_the_same_as_a_slow_bootstrap(effect: float, seeds: int) -> None:
     assert fast.difference == pytest.approx(expected[0])
     assert (fast.low, fast.high) == pytest.approx(expected[1:3], abs=0.35)
     assert fast.p == pytest.approx(expected[3], abs=0.06)
+
+
+def test_the_same_where_identities_have_few_or_many_queries_and_seeds_differ() -> None:
+    first, second, pids = made(6.0, 7, seeds=3, ids=6, most=40)
+    scatter = np.random.default_rng(8).normal(0, 2, (2, 3, 1))
+    first, second = first + scatter[0], second + scatter[1]
+    fast, expected = bootstrap(first, second, pids), slow(first, second, pids, 4000)
+    assert fast.difference == pytest.approx(expected[0])
+    assert (fast.low, fast.high) == pytest.approx(expected[1:3], abs=0.35)
 
 
 def test_a_seed_that_differs_widens_the_interval() -> None:
