@@ -260,6 +260,23 @@ def test_the_share_of_each_spectrum_there_is(tmp_path: Path, feature: Any, whole
     assert values[whole] == pytest.approx(run.metrics.mAP, abs=1e-4)
 
 
+def test_a_run_of_two_spectra_shows_these_alone(tmp_path: Path) -> None:
+    """RGBN300 has no thermal pictures; here near-infrared is left out, which is not the last slot."""
+    config = with_(settings(toy(tmp_path / "toy"), epochs=1), data={"modalities": ("rgb", "tir")})
+    fit(config, tmp_path / "run")
+    run = measure(tmp_path / "run")
+    page = stands_alone(report(run))
+    assert not [text for _, text in page.texts if "NIR" in text or "near-infrared" in text]
+    assert any("triplets of RGB and thermal pictures" in text for text in page.said("p"))
+    assert all((a["alt"] or "").endswith("in RGB and TIR") for a in page.all("img"))
+    assert [text for text in page.said("th") if text.endswith(", %")] == ["RGB, %", "TIR, %", "even look, %"]
+    seen = attention.gaze(run.network, run.gallery[:3], run.card.config)
+    assert {values.shape[:2] for values in seen.maps.values()} == {(2, 3)}
+    whole = attention.gaze(run.network, run.gallery[:3], with_(run.card.config, data={"modalities": MODALITIES}))
+    for kind, values in seen.maps.items():
+        assert (values == whole.maps[kind][[0, 2]]).all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("prompted", [True, False])
 def test_attention_gives_the_model_s_own_tokens(kind: str, prompted: bool) -> None:

@@ -9,14 +9,14 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from dmpt.config import Config
+from dmpt.config import Config, DataConfig
 from dmpt.data.loader import TripletDataset
 from dmpt.data.manifest import MODALITIES, Record
 from dmpt.data.transforms import TestTransform
 from dmpt.model.network import DMPT
 from dmpt.report.measured import Measured
 from dmpt.report.page import table
-from dmpt.report.pictures import SPECTRA, Pixels, labelled, lying, stacked, triplet
+from dmpt.report.pictures import SPECTRA, Pixels, labelled, listed, lying, stacked, triplet
 
 HEAT = np.array([[40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [252, 255, 164]], float)
 """From little to much attention; the lightness grows evenly, so that it reads without colours too."""
@@ -27,9 +27,9 @@ class Gaze:
     """Attention of some triplets, the mean over heads, by kind of token.
 
     Attributes:
-        maps: by kind of the looking token, its attention to each patch ``(3, B, rows, columns)``, the mean over its
-            tokens; what it gives to other tokens is missing from the sum.
-        cls: by kind of token looked at, the share of the class token's attention ``(3, B)``; they sum to 1.
+        maps: by kind of the looking token, its attention to each patch ``(M, B, rows, columns)``, the mean over its
+            tokens, M = the modalities in use; what it gives to other tokens is missing from the sum.
+        cls: by kind of token looked at, the share of the class token's attention ``(M, B)``; they sum to 1.
         counts: tokens of each kind.
     """
 
@@ -53,14 +53,13 @@ def gaze(network: DMPT, records: Sequence[Record], config: Config) -> Gaze:
     assert data.mean is not None
     assert data.std is not None
     transform = TestTransform(data.size, data.mean, data.std)
-    images = TripletDataset(records, transform, data.value_range).batch(0, range(len(records))).images
+    batch = TripletDataset(records, transform, data.value_range).batch(0, range(len(records)))
     parameter = next(network.parameters())
     with torch.inference_mode(), torch.autocast(parameter.device.type, enabled=False):
         prompts = None if network.prompts is None else network.prompts()
-        exchanges = network.exchanges(prompts)
-        looked = (
-            backbone.attention(images.to(parameter.device), prompts, exchanges)[1].float().mean(dim=2).cpu().numpy()
-        )
+        exchanges = network.exchanges(prompts, batch.present.to(parameter.device))
+        attention = backbone.attention(batch.images.to(parameter.device), prompts, exchanges)[1]
+        looked = attention[[MODALITIES.index(m) for m in data.modalities]].float().mean(dim=2).cpu().numpy()
     ends = {"class token": 1, "registers": backbone.leading - 1}
     if prompts is not None:
         ends |= {"modality prompts": config.modality.length, "semantic prompts": config.semantic.length}
@@ -110,32 +109,32 @@ def examples(run: Measured, count: int) -> list[Record]:
 
 def attention_section(run: Measured, count: int = 4) -> Markup:
     """Overlays of some test triplets, and the class token's shares as a table."""
-    records = examples(run, count)
+    records, data = examples(run, count), run.card.config.data
     seen = gaze(run.network, records, run.card.config)
     ratios = {kind: values / values.mean(axis=(-2, -1), keepdims=True) for kind, values in seen.maps.items()}
     # Single patches may attract nearly all attention; one scale for all maps that lets the rest be seen.
     top = max(2.0, float(np.percentile(np.stack(list(ratios.values())), 98)))
     blocks = []
     for number, record in enumerate(records):
-        pictures = triplet(record, run.card.config.data)
+        pictures = triplet(record, data)
         columns = [("picture", pictures)]
         for kind, weights in ratios.items():
             columns.append((kind, [overlay(p, w, top) for p, w in zip(pictures, weights[:, number], strict=True)]))
         cells = Markup("").join(
-            Markup('<li>{}<span class="said">{}</span></li>').format(_stack(kind, images, record), kind)
+            Markup('<li>{}<span class="said">{}</span></li>').format(_stack(kind, images, record, data), kind)
             for kind, images in columns
         )
         title = f"identity {record.pid}, camera {record.camera}"
         blocks.append(Markup('<div class="gaze"><h4>{}</h4><ul class="strip">{}</ul></div>').format(title, cells))
-    kind = "gazes wide" if lying(run.card.config.data) else "gazes"
+    kind = "gazes wide" if lying(data) else "gazes"
     body = Markup('<div class="{}">{}</div>').format(kind, Markup("").join(blocks))
-    return body + _scale(top) + _shares(seen)
+    return body + _scale(top) + _shares(seen, data)
 
 
-def _stack(kind: str, images: Sequence[Pixels], record: Record) -> Markup:
-    alt = f"{kind}, identity {record.pid}, camera {record.camera}, in RGB, NIR and TIR"
+def _stack(kind: str, images: Sequence[Pixels], record: Record, data: DataConfig) -> Markup:
+    alt = f"{kind}, identity {record.pid}, camera {record.camera}, in {listed(data)}"
     picture = stacked(images, alt)
-    return labelled(picture) if kind == "picture" else picture
+    return labelled(picture, data) if kind == "picture" else picture
 
 
 def _scale(top: float) -> Markup:
@@ -147,12 +146,12 @@ def _scale(top: float) -> Markup:
     ).format(stops, top)
 
 
-def _shares(seen: Gaze) -> Markup:
+def _shares(seen: Gaze, data: DataConfig) -> Markup:
     """What the class token looks at, by spectrum, against what an even look would give."""
     total = sum(seen.counts.values())
     rows = []
     for kind, share in seen.cls.items():
         values = [f"{100 * value:.1f}" for value in share.mean(axis=1)]
         rows.append([f"{kind} ({seen.counts[kind]})", *values, f"{100 * seen.counts[kind] / total:.1f}"])
-    header = ["class token looks at (tokens)", *(f"{SPECTRA[m]}, %" for m in MODALITIES), "even look, %"]
+    header = ["class token looks at (tokens)", *(f"{SPECTRA[m]}, %" for m in data.modalities), "even look, %"]
     return table(header, rows)

@@ -73,7 +73,7 @@ def demo_page(
     )
     shown = [before, after] if before is not after else [after]
     sections = [
-        curve_section(measured, dict(runs)),
+        curve_section(measured),
         list_section(after),
         map_section(shown),
         modality_section(after),

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup
@@ -11,7 +11,7 @@ from PIL import Image
 
 from dmpt.config import DataConfig
 from dmpt.data.images import read_image
-from dmpt.data.manifest import MODALITIES, Record
+from dmpt.data.manifest import Record
 
 Pixels = NDArray[np.uint8]
 
@@ -19,7 +19,15 @@ LONG_SIDE = 144
 """Of a thumbnail, pixels: sharp on the page, a few KB in the file."""
 QUALITY = 80
 SPECTRA = {"rgb": "RGB", "nir": "NIR", "tir": "TIR"}
-"""What the page calls the modalities."""
+"""What the page calls the modalities in tables and beside pictures."""
+SPOKEN = {"rgb": "RGB", "nir": "near-infrared", "tir": "thermal"}
+"""What it calls them in sentences."""
+
+
+def listed(data: DataConfig, names: Mapping[str, str] = SPECTRA) -> str:
+    """``RGB, NIR and TIR``, or those of them that the run uses."""
+    *before, last = (names[modality] for modality in data.modalities)
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def thumbnail_size(data: DataConfig) -> tuple[int, int]:
@@ -48,8 +56,8 @@ def thumbnail(record: Record, modality: str, data: DataConfig) -> Pixels:
 
 
 def triplet(record: Record, data: DataConfig) -> list[Pixels]:
-    """Thumbnails in the order of ``MODALITIES``."""
-    return [thumbnail(record, modality, data) for modality in MODALITIES]
+    """Thumbnails of the modalities that the run uses."""
+    return [thumbnail(record, modality, data) for modality in data.modalities]
 
 
 def stacked(images: Sequence[Pixels], alt: str) -> Markup:
@@ -59,9 +67,9 @@ def stacked(images: Sequence[Pixels], alt: str) -> Markup:
     return inline(np.concatenate(rows), alt)
 
 
-def labelled(picture: Markup) -> Markup:
-    """A stack of the three spectra that says which is which."""
-    names = Markup("").join(Markup('<span class="spectrum">{}</span>').format(SPECTRA[m]) for m in MODALITIES)
+def labelled(picture: Markup, data: DataConfig) -> Markup:
+    """A stack of the spectra that says which is which."""
+    names = Markup("").join(Markup('<span class="spectrum">{}</span>').format(SPECTRA[m]) for m in data.modalities)
     return Markup('<span class="stack">{}{}</span>').format(picture, names)
 
 

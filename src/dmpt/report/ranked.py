@@ -1,4 +1,4 @@
-"""Ranked lists: a query and what was found for it, in three spectra."""
+"""Ranked lists: a query and what was found for it, in all spectra."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from dmpt.data.manifest import Record
 from dmpt.report.measured import Measured, Ranked
-from dmpt.report.pictures import labelled, lying, stacked, triplet
+from dmpt.report.pictures import labelled, listed, lying, stacked, triplet
 
 TOP = 8
 
@@ -66,12 +66,13 @@ def ranked_list(run: Measured, ranked: Ranked, title: str = "") -> Markup:
 
 
 def _cell(run: Measured, record: Record, kind: str, place: str, *said: str) -> Markup:
+    data = run.card.config.data
     mark = {"query": "query", "hit": f"{place} ✓", "miss": f"{place} ✗"}[kind]
     means = {"query": "Query", "hit": f"Rank {place}, right", "miss": f"Rank {place}, wrong"}[kind]
-    alt = f"{means}: identity {record.pid}, camera {record.camera}, in RGB, NIR and TIR"
-    picture = stacked(triplet(record, run.card.config.data), alt)
+    alt = f"{means}: identity {record.pid}, camera {record.camera}, in {listed(data)}"
+    picture = stacked(triplet(record, data), alt)
     if kind == "query":
-        picture = labelled(picture)
+        picture = labelled(picture, data)
     return Markup('<li class="{}"><span class="mark-text">{}</span>{}<span class="said">{}</span></li>').format(
         kind, mark, picture, Markup("<br>").join(said)
     )

@@ -40,6 +40,6 @@ def several(measured: Sequence[Measured], out: Path | None = None) -> Path:
             *map(provenance, measured),
         ]
     )
-    sections = [curve_section(measured, {one.name: one.run for one in measured}), map_section(measured)]
+    sections = [curve_section(measured), map_section(measured)]
     write_page(out, f"{len(measured)} runs side by side", lead, sections)
     return out

@@ -11,6 +11,7 @@ from dmpt.report.breakdown import camera_pairs, camera_table, modality_mAP, moda
 from dmpt.report.embedding import maps
 from dmpt.report.measured import Measured
 from dmpt.report.page import Section, caution, figure, numbers, pair, paragraph, provenance, write_page
+from dmpt.report.pictures import SPOKEN, listed
 
 LISTS = 4
 """Best, and worst, ranked lists on a page."""
@@ -36,7 +37,7 @@ def report(measured: Measured, out: Path | None = None) -> Path:
             paragraph(
                 f"{measured.network.backbone.info.name} adapted to re-identify a {measured.card.object} across "
                 f"cameras, tested on the {data.layout} layout's test split: {metrics.valid_queries} queries against "
-                f"{metrics.gallery} triplets of RGB, near-infrared and thermal pictures. Rates are percent."
+                f"{metrics.gallery} triplets of {listed(data, SPOKEN)} pictures. Rates are percent."
             ),
             numbers(measured),
             caution(measured),
@@ -44,7 +45,7 @@ def report(measured: Measured, out: Path | None = None) -> Path:
         ]
     )
     sections = [
-        curve_section([measured], {measured.name: measured.run}),
+        curve_section([measured]),
         camera_section(measured),
         modality_section(measured),
         list_section(measured),
@@ -55,8 +56,9 @@ def report(measured: Measured, out: Path | None = None) -> Path:
     return out
 
 
-def curve_section(measured: Sequence[Measured], folders: dict[str, Path]) -> Section:
+def curve_section(measured: Sequence[Measured]) -> Section:
     """CMC and losses; of a single run every term of the loss."""
+    folders = {run.name: run.run for run in measured}
     parts = [
         figure(
             curves.cmc(measured),
@@ -113,9 +115,10 @@ def list_section(run: Measured, count: int = LISTS) -> Section:
     return Section(
         "lists",
         "Best and worst ranked lists",
-        "Left the query, then what was found, the most similar first; top to bottom RGB, near-infrared, thermal. "
-        "✓ and a solid frame: the right identity; ✗ and a dashed frame: another one. Below, the camera and the cosine "
-        "similarity. The queries of highest and lowest average precision, one per identity.",
+        "Left the query, then what was found, the most similar first; top to bottom "
+        f"{listed(run.card.config.data, SPOKEN)}. ✓ and a solid frame: the right identity; ✗ and a dashed frame: "
+        "another one. Below, the camera and the cosine similarity. The queries of highest and lowest average "
+        "precision, one per identity.",
         body,
     )
 
