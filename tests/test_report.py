@@ -377,6 +377,11 @@ def test_comparison_is_by_query(folder: Path, full: Measured, frozen: Measured, 
     assert cells[:2] == [f"{frozen.metrics.mAP:.1f}", f"{full.metrics.mAP:.1f}"]
     first = int(np.lexsort((np.arange(len(change)), -change))[0])
     assert page.said("h4")[0].startswith(f"frozen: identity {full.query[first].pid}, average precision")
+    names = [text for text in page.said("th") if text.endswith(".jpg")]
+    assert sorted(names) == sorted(record.name for record in full.query)
+    most = full.query[int(np.nanargmax(np.abs(change)))]
+    assert names[0] == most.name
+    assert {most.name} < {item["title"] for item in page.all("li") if "title" in item}
     points = [a["d"] or "" for a in page.all("path", "mark")]
     assert sum(path.count("a4 4 0 1 0 8 0") for path in points) == better + 1  # and one in the key
 

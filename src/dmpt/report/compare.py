@@ -14,6 +14,7 @@ from dmpt.report.page import (
     caution,
     count,
     figure,
+    folded,
     pair,
     paragraph,
     provenance,
@@ -24,6 +25,8 @@ from dmpt.report.page import (
 from dmpt.statistics import DRAWS, bootstrap
 
 LISTS = 3
+NAMED = 500
+"""Queries in the table of names, at most."""
 BARS = 400
 """Drawn at most; of more queries evenly spread ones are taken from the sorted differences."""
 
@@ -68,7 +71,7 @@ def compare(first: Measured, second: Measured, out: Path | None = None) -> Path:
     )
     cmc = figure(curves.cmc([first, second]), "CMC: how often a right match is among the first k. Higher is better.")
     sections = [
-        _query_section(first, second, change[valid], valid),
+        _query_section(first, second, change, valid),
         Section("curves", "CMC curves", "The higher line finds a right match sooner.", pair(cmc)),
         _list_section(first, second, change, valid),
     ]
@@ -102,7 +105,8 @@ def _certainty(a: Measured, b: Measured) -> str:
     )
 
 
-def _query_section(a: Measured, b: Measured, change: NDArray[np.float64], valid: NDArray[np.int64]) -> Section:
+def _query_section(a: Measured, b: Measured, changes: NDArray[np.float64], valid: NDArray[np.int64]) -> Section:
+    change = changes[valid]
     before, after = (run.metrics.average_precision[valid] for run in (a, b))
     points = axis("change of average precision, points", min(0.0, float(change.min())), max(0.0, float(change.max())))
     ordered = np.sort(change)[::-1]
@@ -139,8 +143,21 @@ def _query_section(a: Measured, b: Measured, change: NDArray[np.float64], valid:
         "Which queries changed",
         "A mean hides that some queries win and others lose. Look how much of the left chart lies below zero, and "
         "whether easy queries (to the right in the other) stayed easy.",
-        body,
+        body + _names(a, b, changes, valid),
     )
+
+
+def _names(a: Measured, b: Measured, change: NDArray[np.float64], valid: NDArray[np.int64]) -> Markup:
+    """Which files the queries are that changed, the most changed first."""
+    order = valid[np.argsort(-np.abs(change[valid]), kind="stable")][:NAMED]
+    before, after = (run.metrics.average_precision for run in (a, b))
+    rows = []
+    for q in order:
+        record, numbers = a.query[q], (f"{before[q]:.1f}", f"{after[q]:.1f}", _signed(change[q]))
+        rows.append([record.name, f"{record.pid}", f"{record.camera}", *numbers])
+    header = ["query", "identity", "camera", f"average precision in {a.name}", f"in {b.name}", "change"]
+    every = "All queries" if len(order) == len(valid) else f"The {len(order)} queries that changed most"
+    return folded(f"{every}, by file", table(header, rows))
 
 
 def _list_section(a: Measured, b: Measured, change: NDArray[np.float64], valid: NDArray[np.int64]) -> Section:

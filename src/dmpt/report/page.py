@@ -108,6 +108,11 @@ def subheading(text: str) -> Markup:
     return Markup("<h3>{}</h3>").format(text)
 
 
+def folded(summary: str, body: Markup) -> Markup:
+    """What opens when its line is clicked."""
+    return Markup('<details class="from"><summary>{}</summary>{}</details>').format(summary, body)
+
+
 def tiles(values: Mapping[str, str]) -> Markup:
     """The numbers that matter, large."""
     cells = Markup("").join(
@@ -167,8 +172,7 @@ def provenance(run: Measured) -> Markup:
         Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, _plain(value))
         for name, value in run.provenance.items()
     )
-    summary = f"Where the numbers of {run.name} come from"
-    return Markup('<details class="from"><summary>{}</summary><dl>{}</dl></details>').format(summary, rows)
+    return folded(f"Where the numbers of {run.name} come from", Markup("<dl>{}</dl>").format(rows))
 
 
 def caution(run: Measured) -> Markup:

@@ -73,6 +73,5 @@ def _cell(run: Measured, record: Record, kind: str, place: str, *said: str) -> M
     picture = stacked(triplet(record, data), alt)
     if kind == "query":
         picture = labelled(picture, data)
-    return Markup('<li class="{}"><span class="mark-text">{}</span>{}<span class="said">{}</span></li>').format(
-        kind, mark, picture, Markup("<br>").join(said)
-    )
+    item = Markup('<li class="{}" title="{}"><span class="mark-text">{}</span>{}<span class="said">{}</span></li>')
+    return item.format(kind, record.name, mark, picture, Markup("<br>").join(said))
