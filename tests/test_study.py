@@ -24,6 +24,8 @@ from dmpt.cli import main
 from dmpt.config import Config
 from dmpt.data.datasets import load_dataset
 from dmpt.errors import UserError
+from dmpt.paper import cells
+from dmpt.paper import settings as paper_settings
 from dmpt.params import equal_lora_rank
 from dmpt.progress import console
 from dmpt.run import STATE, flatten
@@ -330,6 +332,33 @@ def test_p_is_corrected_over_the_rows_of_a_table(finished: Place, tmp_path: Path
     assert max(raw) < max(corrected) or min(raw) < min(corrected)
     cells = [line.split(" | ")[6] for line in (place.results / "table.md").read_text().splitlines() if "| none" in line]
     assert [float(cell.replace("< ", "")) for cell in cells] == pytest.approx(corrected, abs=1e-3)
+
+
+def test_pairs_of_rows_are_a_table_of_their_own(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    shutil.copytree(place.results / "toy/none", place.results / "toy/again")
+    rows = [{"name": name, "change": {"bind.depth": 0}} for name in ("none", "again")]
+    pairs = [["one layer", "none"], ["none", "again"], ["one layer", "not run"]]
+    rows += [{"name": "one layer", "paper": "table4-k0"}, {"name": "not run"}]  # type: ignore[list-item]
+    write(find(str(write_study(place.root / "depth.yaml", rows=rows, pairs=pairs))), place.results)
+    text = (place.results / "table.md").read_text().splitlines()
+    table = [line[2:-2].split(" | ") for line in text if line.startswith("| ")]
+    names = [line[0] for line in table]
+    assert names == ["", "none", "again", "one layer", "", "none", "again"]
+    assert table[5][1:] == ["one layer", *table[1][6:8]]  # both families are of two: the same correction
+    assert table[6][1:2] == ["none"]
+    assert table[6][2].startswith("+0.0 [")
+    assert [line["mAP_in_paper"] for line in lines(place.results)] == ["", "", "", "", "72.1", "72.1"]
+    assert table[3][3] == "72.1"
+
+
+def test_the_paper_s_cells_are_the_rows_beside_which_they_stand() -> None:
+    stand = [(name, row) for name in studies() for row in find(name).rows if row.paper]
+    assert {name for name, _ in stand} == {"bind_depth", "comparison", "components", "modality_length"}
+    for name, row in stand:
+        cell = cells()[row.paper or ""]
+        plain = flatten(asdict(paper_settings(replace(cell, change={}))))
+        assert config_of(plain | row.change) == paper_settings(cell), (name, row.name)
 
 
 def test_a_grid_that_was_changed_is_not_the_one_that_is_told(finished: Place, tmp_path: Path) -> None:
@@ -910,6 +939,11 @@ def test_any_settings_file_is_data(tmp_path: Path) -> None:
         ),
         ({"choice": {"change": {"train.lr": 0.1}}}, "choice: train.lr cannot be set here"),
         ({"rows": [{"name": "a", 1: "x", "foo": "y"}]}, "a row: unknown key 1"),
+        ({"pairs": "none"}, "pairs is 'none'; give a list of pairs of rows"),
+        ({"pairs": [["none", "two"]]}, r"pairs: \['none', 'two'\] must be two rows, of none, one layer"),
+        ({"pairs": [["none"]]}, r"pairs: \['none'\] must be two rows"),
+        ({"rows": [{"name": "a", "paper": "table9"}]}, "row a: the paper has no cell 'table9'; dmpt reproduce --list"),
+        ({"rows": [{"name": "a", "paper": ["table3-s"]}]}, "row a: the paper has no cell "),
         ({"base": {"train.val_shere": 0.3}}, "base: this version of dmpt has no setting train.val_shere; did you"),
     ],
 )

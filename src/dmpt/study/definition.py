@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dmpt.errors import UserError
+from dmpt.paper import cells
 from dmpt.shipped import folder
 from dmpt.study.reading import (
     check_keys,
@@ -39,12 +40,14 @@ class Row:
         change: settings in which it differs from the base, as dotted keys; those of its ``config`` among them.
         on: what else it changes on some data, by their name.
         lr: learning rates to choose from on validation identities; empty = the base's.
+        paper: the paper's cell that it mirrors (``dmpt.paper``); None = none does.
     """
 
     name: str
     change: dict[str, Any] = field(default_factory=dict)
     on: dict[str, dict[str, Any]] = field(default_factory=dict)
     lr: tuple[float, ...] = ()
+    paper: str | None = None
 
     @property
     def slug(self) -> str:
@@ -79,6 +82,7 @@ class Study:
         mirrors: the paper's table.
         reference: rows that the others are compared with: the first of them that has results on the data.
         rows: in the order of the table.
+        pairs: names of rows that are compared with each other too: the second against the first.
         data: what it was made for; the first is the default.
         seeds: number of training seeds, by default.
         choice: of learning rates.
@@ -93,6 +97,7 @@ class Study:
     mirrors: str
     reference: tuple[str, ...]
     rows: tuple[Row, ...]
+    pairs: tuple[tuple[str, str], ...]
     data: tuple[str, ...]
     seeds: int
     choice: Choice
@@ -137,8 +142,9 @@ def find(name: str) -> Study:
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(studies())}; or give a .yaml file"
             raise UserError(f"there is no study {name!r}; {hint}")
     content = read_yaml(path)
-    known = {"caption", "mirrors", "reference", "rows", "data", "seeds", "choice", "missing", "lr", "split", "base"}
-    check_keys(path, "", content, known, ("caption", "mirrors", "reference", "rows", "data"))
+    needed = ("caption", "mirrors", "reference", "rows", "data")
+    known = {*needed, "pairs", "seeds", "choice", "missing", "lr", "split", "base"}
+    check_keys(path, "", content, known, needed)
     data, reference = names_of(content["data"]), names_of(content["reference"])
     listed = content["rows"]
     require(path, isinstance(listed, list) and listed, f"rows is {listed!r}; give a list, each with a name")
@@ -151,6 +157,11 @@ def find(name: str) -> Study:
     require(path, reference, "reference is empty; name the row that the others are compared with")
     for name in reference:
         require(path, name in names, f"reference {name!r} is no row; rows are {', '.join(names)}")
+    pairs = content.get("pairs", [])
+    require(path, isinstance(pairs, list), f"pairs is {pairs!r}; give a list of pairs of rows")
+    for pair in pairs:
+        named = isinstance(pair, list) and len(pair) == 2 and all(name in names for name in pair)
+        require(path, named, f"pairs: {pair!r} must be two rows, of {', '.join(names)}")
     seeds, missing, split = content.get("seeds", 3), content.get("missing", False), content.get("split", "test")
     require(path, is_whole(seeds, 1) and seeds <= MOST, f"seeds is {seeds!r}; give a whole number from 1 to {MOST}")
     require(path, isinstance(missing, bool), f"missing is {missing!r}; write true or false")
@@ -167,6 +178,7 @@ def find(name: str) -> Study:
         mirrors=str(content["mirrors"]),
         reference=reference,
         rows=rows,
+        pairs=tuple((before, after) for before, after in pairs),
         data=data,
         seeds=seeds,
         choice=Choice(**choice),
@@ -178,7 +190,7 @@ def find(name: str) -> Study:
 
 
 def _row(path: Path, content: Any, grid: Any, data: Sequence[str]) -> Row:
-    check_keys(path, "a row: ", content, {"name", "config", "change", "on", "lr"}, ("name",))
+    check_keys(path, "a row: ", content, {"name", "config", "change", "on", "lr", "paper"}, ("name",))
     name = str(content["name"])
     require(path, slug(name), f"row {name!r}: its name has no letter or digit")
     require(path, ";" not in name, f"row {name!r}: a name has no semicolon: --rows separates names by it")
@@ -198,4 +210,7 @@ def _row(path: Path, content: Any, grid: Any, data: Sequence[str]) -> Row:
         _refuse_keys(path, f"row {name}", changed, RUNS, "a study gives each run its seed, and tests the last epoch")
         if lr:
             _refuse_keys(path, f"row {name}", changed, ("train.lr",), "the row has a grid, lr")
-    return Row(name, change, on, tuple(lr))
+    paper = content.get("paper")
+    known = paper is None or (isinstance(paper, str) and paper in cells())
+    require(path, known, f"row {name}: the paper has no cell {paper!r}; dmpt reproduce --list names them")
+    return Row(name, change, on, tuple(lr), paper)

@@ -5,60 +5,30 @@ import io
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dmpt.errors import UserError
 from dmpt.files import write_text
-from dmpt.statistics import DRAWS, Comparison, bootstrap, holm
+from dmpt.paper import cells
+from dmpt.statistics import DRAWS, Comparison
 from dmpt.study.definition import GRID, Row, Study
+from dmpt.study.groups import Group, compare, groups_of
 from dmpt.study.plan import best
 from dmpt.study.plot import Line, strips
-from dmpt.study.results import MEASURES, Result, check_row_of, comparable, difference, read_all
+from dmpt.study.results import MEASURES, Result, check_row_of, read_all
 
 MISSING = (("mean of the six missing cases", "mean"), ("mismatched subsets", "any_to_any", "mismatched"))
-PLANNED = {"train.lr", "train.seed", "train.eval_every"}
-"""What ``dmpt.study.plan`` sets for each run, whatever the base."""
-TOWER = {"backbone.name", "backbone.weights"}
-"""What a row changes that has weights of its own."""
 SPLITS = {"test": "the test split", "validation": "identities held out from training, the test split unseen"}
 NOTES = (
     "Numbers are percent on {split}: the mean over training seeds ± standard deviation (lowest to highest "
     "seed); every seed is in table.csv. Difference: mAP minus that of the reference, percentage points, with its 95 % "
     "interval: a paired bootstrap ({draws:,} draws) over identities and training seeds, gallery fixed. p: two-sided, "
     "Holm-corrected over the rows of this table; the interval is not corrected. With one seed it says nothing about "
-    "seeds. Seconds per epoch: the median, on the machine that provenance.json names."
+    "seeds, and with three that differ much it is too small (docs/study.md). Seconds per epoch: the median, on the "
+    "machine that provenance.json names; runs that shared it with other work do not compare; empty where the results "
+    "were taken over from another study."
 )
-
-
-@dataclass(frozen=True)
-class Group:
-    """A row and its seeds.
-
-    Attributes:
-        row: of the study.
-        change: the settings in which it differs from the base on these data, as dotted keys.
-        results: one per seed, in ascending order.
-    """
-
-    row: Row
-    change: dict[str, Any]
-    results: tuple[Result, ...]
-
-    @property
-    def name(self) -> str:
-        """Of its row."""
-        return self.row.name
-
-    def values(self, *keys: str) -> list[float]:
-        """A number of each seed, by its path in ``metrics.json``; empty where a seed has none."""
-        found: list[Any] = [result.numbers for result in self.results]
-        for key in keys:
-            found = [content.get(key) if isinstance(content, dict) else None for content in found]
-        return [] if None in found else [float(value) for value in found]
 
 
 def write(study: Study, results: Path) -> Path:
@@ -79,19 +49,16 @@ def write(study: Study, results: Path) -> Path:
     provenance: dict[str, Any] = {}
     for folder in sorted(path for path in results.glob("*") if path.is_dir()):
         found = read_all(folder)
-        groups = _groups(study, folder.name, found)
+        groups = groups_of(study, folder.name, found)
         if not groups:
             continue
         reference = next((g for name in study.reference for g in groups if g.name == name), None)
-        compared = _compare(groups, reference)
+        compared = _against(groups, reference)
         text += _section(study, folder, groups, reference, compared)
         lines += [line for group in groups for line in _csv_lines(folder.name, group, compared.get(group.name))]
         provenance[folder.name] = [_origin(result) for result in found]
-        plot = strips(
-            f"{study.name} on {folder.name}",
-            [Line(g.name, g.values("mAP"), g.values("study", "seconds_per_epoch")) for g in groups],
-        )
-        write_text(results / f"{folder.name}.svg", plot)
+        plotted = [Line(group.name, group.values("mAP"), group.seconds()) for group in groups]
+        write_text(results / f"{folder.name}.svg", strips(f"{study.name} on {folder.name}", plotted))
     if not lines:
         raise UserError(f"{results}: no finished run of {study.name} yet; run dmpt study {study.name} without --table")
     write_text(results / "table.md", "\n".join([*text, NOTES.format(split=SPLITS[study.split], draws=DRAWS), ""]))
@@ -120,72 +87,30 @@ def grid_lines(study: Study, folder: Path) -> list[str]:
     return lines
 
 
-def _groups(study: Study, data: str, found: Sequence[Result]) -> list[Group]:
-    """Rows that have been tested, in the order of the study."""
-    groups = []
-    for row in study.rows:
-        own = [result for result in found if result.slug == row.slug and not result.chooses]
-        if own:
-            groups.append(Group(row, row.changes(data), tuple(sorted(own, key=lambda result: result.seed))))
-    _check_alike(groups)
-    return groups
+def _against(groups: Sequence[Group], reference: Group | None) -> dict[str, tuple[Comparison, float]]:
+    """Each row against the reference, with its corrected p, by name."""
+    others = [group for group in groups if reference is not None and group is not reference]
+    found = compare([(reference, group) for group in others if reference is not None])
+    return {group.name: comparison for group, comparison in zip(others, found, strict=True)}
 
 
-def _check_alike(groups: Sequence[Group]) -> None:
-    """Refuse to compare what was made from different data, weights or bases, and to average different settings.
-
-    Raises:
-        UserError: names the first that differs.
-    """
-    seen: dict[str, tuple[Any, Result]] = {}  # of everything that its row does not change: the first, and whose it is
-    for group in groups:
-        for result in group.results:
-            check_row_of(result, group.change)
-            differs = difference(group.results[0].config, result.config, {"train.seed"})
-            if differs is not None:
-                _refuse_mix(group.results[0], result, *differs)
-            base = {k: v for k, v in comparable(result.config).items() if k not in group.change.keys() | PLANNED}
-            base["data_fingerprint"] = result.numbers["study"]["data_fingerprint"]
-            # random weights are drawn anew for each seed
-            if result.config["backbone.weights"] != "random" and not TOWER & group.change.keys():
-                base["backbone_sha256"] = result.numbers["study"]["backbone_sha256"]
-            for key, now in base.items():
-                before, first = seen.setdefault(key, (now, result))
-                if before != now:
-                    _refuse_mix(first, result, key, before, now)
+def _pairs(study: Study, groups: Sequence[Group]) -> list[str]:
+    """The pairs of rows that the study names, as a table of its own, with its own correction."""
+    by_name = {group.name: group for group in groups}
+    pairs = [(by_name[a], by_name[b]) for a, b in study.pairs if a in by_name and b in by_name]
+    rows = [
+        [after.name, before.name, *_compared(comparison, False)]
+        for (before, after), comparison in zip(pairs, compare(pairs), strict=True)
+    ]
+    header = ["", "against", "difference [95 %]", "p (Holm, of these pairs)"]
+    return [*_markdown(header, rows, left=2), ""] if rows else []
 
 
-def _refuse_mix(first: Result, other: Result, key: str, before: Any, now: Any) -> None:
-    raise UserError(
-        f"{other.folder}: {key} is {now}, but {before} in {first.folder}, of the same table; remove "
-        "one of them and run again, or keep them apart by another --results"
-    )
-
-
-def _compare(groups: Sequence[Group], reference: Group | None) -> dict[str, tuple[Comparison, float]]:
-    """Each row against the reference, with its corrected p."""
-    if reference is None:
-        return {}
-    pids, first = _queries(reference, None)
-    others = [group for group in groups if group is not reference]
-    found = [bootstrap(first, _queries(group, pids)[1], pids) for group in others]
-    corrected = holm([comparison.p for comparison in found])
-    return {g.name: (c, p) for g, c, p in zip(others, found, corrected, strict=True)}
-
-
-def _queries(group: Group, expected: Any) -> tuple[Any, Any]:
-    """Identities ``(Q,)`` and average precision ``(seeds, Q)``."""
-    rows = []
-    for result in group.results:
-        pids, values = result.queries()
-        if expected is not None and not np.array_equal(pids, expected):
-            raise UserError(
-                f"{result.folder}: was tested on other queries than {group.results[0].folder} or the reference; see "
-                "which is damaged, remove its folder and run again"
-            )
-        expected = pids
-        rows.append(values)
-    return expected, np.stack(rows)
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """A table, of which the first columns are text."""
+    bar = ["---" if number < left else "---:" for number in range(len(header))]
+    first, _, *others = (f"| {' | '.join(cells)} |" for cells in (header, bar, *rows))
+    return [first, f"|{'|'.join(bar)}|", *others]
 
 
 def _section(
@@ -197,18 +122,20 @@ def _section(
 ) -> list[str]:
     shown = MISSING if study.missing else ()  # a result taken over from another study may have them all the same
     extra = [m for m in shown if any(g.values("missing", *m[1:], "mAP") for g in groups)]
-    header = ["", "mAP", "rank-1", *(f"mAP, {name}" for name, *_ in extra), "trained parameters", "s / epoch"]
-    header += ["difference [95 %]", "p (Holm)", "learning rate", "seeds"]
+    printed = any(group.row.paper for group in groups)
+    header = ["", "mAP", "rank-1", *(f"mAP, {name}" for name, *_ in extra), *["mAP in the paper"] * printed]
+    header += ["trained parameters", "s / epoch", "difference [95 %]", "p (Holm)", "learning rate", "seeds"]
     rows = []
     for group in groups:
         comparison = compared.get(group.name)
-        seconds = group.values("study", "seconds_per_epoch")
+        seconds = group.seconds()
         rows.append(
             [
                 group.name,
                 _spread(group.values("mAP")),
                 _spread(group.values("rank1")),
                 *(_spread(group.values("missing", *keys, "mAP")) for _, *keys in extra),
+                *[_in_paper(group.row)] * printed,
                 f"{group.results[0].numbers['study']['trained']:,}",
                 f"{statistics.median(seconds):.1f}" if seconds else "",
                 *_compared(comparison, group is reference),
@@ -225,21 +152,28 @@ def _section(
         f"({first['valid_queries']} valid), gallery {first['gallery']}, protocol {first['protocol']}.",
         f"Rows and learning rates of this study on this data: {tried}.",
     ]
+    if printed:
+        places = [f"{row.name}: {cells()[row.paper].where}" for row in study.rows if row.paper]
+        configs = sorted({cells()[row.paper].config for row in study.rows if row.paper})
+        said.append(f"In the paper: of {', '.join(configs)} (`dmpt reproduce --list`). {'; '.join(places)}.")
     absent = [row.name for row in study.rows if row.name not in [g.name for g in groups]]
     if absent:
         said.append(f"Without results here: {'; '.join(absent)}.")
     said += grid_lines(study, folder)
-    bar = ["---", *("---:" for _ in header[1:])]
-    table = [f"| {' | '.join(cells)} |" for cells in (header, bar, *rows)]
-    table[1] = table[1].replace(" ", "")
     return [
         f"## {folder.name}\n",
-        *table,
+        *_markdown(header, rows),
         "",
+        *_pairs(study, groups),
         *(f"- {line}" for line in said),
         "",
         f"![{folder.name}]({folder.name}.svg)\n",
     ]
+
+
+def _in_paper(row: Row) -> str:
+    """The paper's number for the row, on the paper's data."""
+    return f"{cells()[row.paper].paper['mAP']:.1f}" if row.paper else ""
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -285,6 +219,7 @@ def _csv_lines(data: str, group: Group, comparison: tuple[Comparison, float] | N
                 "epochs": result.config["train.epochs"],
                 **{key: result.numbers[key] for key in MEASURES},
                 "mAP_missing_mean": without.get("mean", {}).get("mAP"),
+                "mAP_in_paper": _in_paper(group.row) or None,
                 "trained": study["trained"],
                 "seconds_per_epoch": study["seconds_per_epoch"],
                 "peak_memory_bytes": study["peak_memory_bytes"],
