@@ -452,8 +452,9 @@ def test_a_run_has_one_number_of_threads(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("dmpt.study.board.os.cpu_count", lambda: 2)
     monkeypatch.setattr("dmpt.study.board.subprocess.Popen", start)
-    launch(replace(finished.plan().tests({})[0], jobs=2))
+    launch(replace(finished.plan().tests({})[0], jobs=2, gpu="3"))
     assert {seen[0][name] for name in THREADS} == {expected}
+    assert seen[0]["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 def test_a_table_is_rebuilt_from_results_alone(finished: Place, tmp_path: Path) -> None:
@@ -677,11 +678,40 @@ class Fake:
 
 def test_no_more_processes_than_jobs(finished: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dmpt.study.board.POLL", 0.0)
+    monkeypatch.setattr(Fake, "most", 0)
     tasks = [replace(task, out=finished.root / f"no{n}") for n, task in enumerate(finished.plan(seeds=3).tests({}))]
     failures = execute(tasks, 2, "all", Fake)
     assert (Fake.most, Fake.running) == (2, 0)
     assert failures[0] == f"toy, none, seed 0: ended with exit code 1 ({finished.root / 'no0.log'})"
     assert len(failures) == len(tasks) == 6
+
+
+@pytest.mark.parametrize(("count", "named", "expected"), [(2, "", "01"), (2, "4, 6", "46"), (0, "", ""), (0, "-1", "")])
+def test_runs_are_spread_over_the_gpus(
+    finished: Place, monkeypatch: pytest.MonkeyPatch, count: int, named: str, expected: str
+) -> None:
+    monkeypatch.setattr("dmpt.study.board.POLL", 0.0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    running: list[str | None] = []
+    most: dict[str | None, int] = {}
+
+    class OnGpu(Fake):
+        def __init__(self, task: Task):
+            super().__init__(task)
+            self.gpu = task.gpu
+            running.append(task.gpu)
+            most[task.gpu] = max(most.get(task.gpu, 0), running.count(task.gpu))
+
+        def poll(self) -> int | None:
+            code = super().poll()
+            if code is not None:
+                running.remove(self.gpu)
+            return code
+
+    tasks = [replace(task, out=finished.root / f"gpu{n}") for n, task in enumerate(finished.plan(seeds=3).tests({}))]
+    execute(tasks, 4, "all", OnGpu)
+    assert most == (dict.fromkeys(expected, 2) or {None: 4})
 
 
 def test_ctrl_c_is_passed_on_and_waited_for(finished: Place, monkeypatch: pytest.MonkeyPatch) -> None:

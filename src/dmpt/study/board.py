@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from rich.progress import TaskID
 
 from dmpt.progress import bar, console
@@ -20,6 +22,7 @@ from dmpt.study.results import read
 
 POLL = 0.5
 TAIL = 4096
+GPUS = "CUDA_VISIBLE_DEVICES"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -51,6 +54,8 @@ def launch(task: Task) -> "subprocess.Popen[str]":
     # One of them set by the user means that number for all: torch would take the larger.
     asked = next((os.environ[name] for name in THREADS if name in os.environ), str(threads))
     environment = dict.fromkeys(THREADS, asked) | os.environ
+    if task.gpu is not None:
+        environment[GPUS] = task.gpu
     with log_of(task).open("a", encoding="utf-8") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "dmpt.study.one_run"],
@@ -67,8 +72,15 @@ def launch(task: Task) -> "subprocess.Popen[str]":
     return process
 
 
+def gpus() -> list[str]:
+    """The GPUs that runs can be spread over, as the environment names them."""
+    count = torch.cuda.device_count()
+    named = [name.strip() for name in os.environ.get(GPUS, "").split(",") if name.strip()]
+    return named[:count] or [str(number) for number in range(count)]
+
+
 def execute(tasks: Sequence[Task], jobs: int, what: str, launch: Launch = launch) -> list[str]:
-    """Run the tasks; a failure does not keep the others from running.
+    """Run the tasks, each on the GPU that has fewest; a failure does not keep the others from running.
 
     Args:
         tasks: in this order.
@@ -83,12 +95,14 @@ def execute(tasks: Sequence[Task], jobs: int, what: str, launch: Launch = launch
         KeyboardInterrupt: after every running task has saved and ended.
     """
     waiting, running, failures = list(tasks), dict[TaskID, tuple[Task, Process]](), list[str]()
+    known = gpus()
     with bar() as board:
         overall = board.add_task(what, total=len(tasks), note="")
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
-                    task = waiting.pop(0)
+                    busy = Counter(task.gpu for task, _ in running.values())
+                    task = replace(waiting.pop(0), gpu=min(known, key=busy.__getitem__, default=None))
                     row = board.add_task(f"  {_name(task)}", total=max(1, task.config.train.epochs), note="")
                     running[row] = task, launch(task)
                 for row, (task, process) in list(running.items()):

@@ -35,6 +35,7 @@ class Task:
         missing: whether it is also tested with modalities missing.
         fingerprint: of all the data, all splits.
         jobs: how many runs share the machine.
+        gpu: the one that it is to see, as ``CUDA_VISIBLE_DEVICES`` names it; None = there is no choice.
         parent: process that waits for it; None = none does.
     """
 
@@ -47,6 +48,7 @@ class Task:
     missing: bool = False
     fingerprint: str = ""
     jobs: int = 1
+    gpu: str | None = None
     parent: int | None = None
 
     def to_json(self) -> str:
