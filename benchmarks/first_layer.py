@@ -7,12 +7,12 @@ in forward and backward. Ratios within one process.
 
 import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from dmpt.run import flatten
+from dmpt.run import dotted
 from dmpt.shipped import folder
 from dmpt.study.reading import shipped_settings
 from dmpt.study.rows import config_of
@@ -77,7 +77,7 @@ def first_layer(case: Case, frozen: Tower, first: int) -> Step:
 def preset(case: Case, frozen: Tower, name: str) -> Step:
     """A step of DMPT as a file of ``configs/`` changes it."""
     change = shipped_settings(folder() / f"{name}.yaml", name)
-    return Step(case, network(config_of(flatten(asdict(case.dmpt())) | change), frozen))
+    return Step(case, network(config_of(dotted(case.dmpt()) | change), frozen))
 
 
 def flops(step: Step) -> int:

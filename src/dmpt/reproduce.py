@@ -1,7 +1,6 @@
 """``dmpt reproduce``: train one cell of the paper's tables, evaluate it, and set the numbers side by side."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from dmpt.evaluate import evaluate, save
 from dmpt.files import write_text
 from dmpt.paper import find, settings
 from dmpt.results import other_data
-from dmpt.run import STATE, flatten
+from dmpt.run import STATE, dotted
 from dmpt.train import Trainer
 
 REPRODUCTION = "reproduction.json"
@@ -42,8 +41,8 @@ def is_finished(out: Path) -> bool:
 
 def deviations(name: str, config: Config) -> list[str]:
     """Settings that differ from the cell's, one line each."""
-    asked = flatten(asdict(config))
-    cell = flatten(asdict(settings(find(name))))
+    asked = dotted(config)
+    cell = dotted(settings(find(name)))
     return [
         f"{key}: {cell.get(key)} -> {asked[key]}"
         for key in asked

@@ -78,6 +78,11 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def dotted(config: Config) -> dict[str, Any]:
+    """All settings as dotted keys, ``train.lr`` among them; tuples as lists."""
+    return flatten(asdict(config))
+
+
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys as nested settings: what ``flatten`` began with."""
     nested: dict[str, Any] = {}
@@ -92,7 +97,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def settings(config: Config) -> dict[str, Any]:
     """The settings that a resumed run must share with the one it goes on with."""
-    return {key: value for key, value in flatten(asdict(config)).items() if key not in HARMLESS}
+    return {key: value for key, value in dotted(config).items() if key not in HARMLESS}
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

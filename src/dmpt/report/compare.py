@@ -10,6 +10,7 @@ from dmpt.report import curves, ranked
 from dmpt.report.figures import Axis, Series, axis, bars, marks_key, scatter
 from dmpt.report.measured import Measured
 from dmpt.report.page import (
+    MEASURES,
     Section,
     caution,
     count,
@@ -81,13 +82,7 @@ def compare(first: Measured, second: Measured, out: Path | None = None) -> Path:
 
 def _numbers(a: Measured, b: Measured) -> Markup:
     rows: list[list[str]] = []
-    for label, key in (
-        ("mAP", "mAP"),
-        ("rank-1", "rank1"),
-        ("rank-5", "rank5"),
-        ("rank-10", "rank10"),
-        ("mINP", "mINP"),
-    ):
+    for label, key in MEASURES.items():
         before, after = getattr(a.metrics, key), getattr(b.metrics, key)
         rows.append([label, f"{before:.1f}", f"{after:.1f}", _signed(after - before)])
     rows.append(["trained parameters", count(a.trained), count(b.trained), ""])

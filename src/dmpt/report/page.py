@@ -69,6 +69,10 @@ class Section:
     body: Markup
 
 
+MEASURES = {"mAP": "mAP", "rank-1": "rank1", "rank-5": "rank5", "rank-10": "rank10", "mINP": "mINP"}
+"""What a page tells of a run, and what ``Metrics`` calls it."""
+
+
 def write_page(out: Path, title: str, lead: Markup, sections: Sequence[Section]) -> None:
     """Write the page.
 
@@ -148,15 +152,8 @@ def table(
 
 def numbers(run: Measured) -> Markup:
     """A run's numbers as tiles."""
-    metrics = run.metrics
-    values = {
-        "mAP": metrics.mAP,
-        "rank-1": metrics.rank1,
-        "rank-5": metrics.rank5,
-        "rank-10": metrics.rank10,
-        "mINP": metrics.mINP,
-    }
-    return tiles({**{name: f"{value:.1f}" for name, value in values.items()}, "trained": count(run.trained)})
+    values = {name: f"{getattr(run.metrics, key):.1f}" for name, key in MEASURES.items()}
+    return tiles({**values, "trained": count(run.trained)})
 
 
 def count(number: int) -> str:

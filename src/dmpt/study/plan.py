@@ -9,7 +9,7 @@ from typing import Any
 
 from dmpt.config import Config
 from dmpt.errors import UserError
-from dmpt.run import flatten
+from dmpt.run import dotted
 from dmpt.study.definition import MOST, Row, Study
 from dmpt.study.one_run import Task
 from dmpt.study.results import Result, check_inputs_of, check_settings_of, read, read_all
@@ -75,7 +75,7 @@ class Plan:
 
     def _choice(self, config: Config, lr: float) -> Config:
         choice = self.study.choice
-        config = config_of({**flatten(_plain(config)), **choice.change})
+        config = config_of({**dotted(config), **choice.change})
         return _validated(_with_train(config, seed=choice.seed, lr=lr))
 
     def _task(self, row: Row, config: Config, kind: Any, name: str) -> Task:
@@ -108,7 +108,7 @@ def make(study: Study, data: str, base: Config, *, seeds: int, only: Sequence[st
     Raises:
         UserError: settings are not valid, or a seed is the one by which learning rates are chosen.
     """
-    rows, left_out = runnable(study, data, flatten(_plain(base)), only)
+    rows, left_out = runnable(study, data, dotted(base), only)
     if seeds > MOST or base.train.seed + seeds > 2**63:
         raise UserError(f"--seeds {seeds} from seed {base.train.seed} on; give at most {MOST}, all below 2^63")
     numbers = tuple(range(base.train.seed, base.train.seed + seeds))
@@ -178,12 +178,6 @@ def _hash(weights: str, name: str) -> str | None:
     from dmpt.model.weights import resolve, sha256
 
     return sha256(resolve(weights, name))
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(config)
 
 
 def _validated(config: Config) -> Config:

@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,11 @@ import yaml
 
 from dmpt.config import Config
 from dmpt.errors import UserError
-from dmpt.run import flatten
+from dmpt.run import dotted, flatten
 from dmpt.shipped import settings_file
 from dmpt.yaml12 import load
 
-KNOWN: dict[str, Any] = flatten(asdict(Config()))
+KNOWN: dict[str, Any] = dotted(Config())
 """Every setting and its default, as dotted keys."""
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from dmpt.config import Config
 from dmpt.errors import UserError
 from dmpt.files import write_text
-from dmpt.run import CONFIG, HARMLESS, flatten, read_settings
+from dmpt.run import CONFIG, HARMLESS, dotted, read_settings
 from dmpt.study.reading import KNOWN
 
 METRICS, QUERIES = "metrics.json", "queries.csv"
@@ -147,7 +147,7 @@ def check_settings_of(folder: Path, config: Config) -> None:
     """
     if not (folder / CONFIG).is_file():
         return
-    differs = difference(read_settings(folder), flatten(asdict(config)))
+    differs = difference(read_settings(folder), dotted(config))
     if differs is not None:
         refuse(folder, *differs)
 

@@ -89,7 +89,7 @@ def dry_run(plan: Plan) -> list[str]:
         for name in pending
         for seed in plan.seeds
     ]
-    later = [replace(task, kind="test") for task in plan.tests(dict.fromkeys(pending, 1.0)) if task.row in pending]
+    later = [task for task in plan.tests(dict.fromkeys(pending, 1.0)) if task.row in pending]
     seconds = estimate([*waiting, *later], plan.results.parent)
     cost = "no run has finished yet, so nothing is known of the time"
     if seconds is not None:

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dmpt.files import write_text
-from dmpt.run import flatten
+from dmpt.run import dotted
 from dmpt.study.one_run import Task
 from dmpt.study.plan import backbone_hash
 from dmpt.study.results import METRICS, Result, difference, read_all
@@ -51,7 +50,7 @@ def _same(result: Result, task: Task) -> bool:
         (said["kind"], said["data"]) == (task.kind, task.data)
         and (not task.fingerprint or _same_inputs(said, task))
         and ("missing" in result.numbers or not task.missing or task.kind == "choice")
-        and difference(result.config, flatten(asdict(task.config))) is None
+        and difference(result.config, dotted(task.config)) is None
     )
 
 

@@ -27,12 +27,10 @@ def add(parser: Parser) -> None:
 
 def _preset(name: str, flags: Mapping[str, str]) -> dict[str, Any]:
     """A cell's settings: what the flags then override."""
-    from dataclasses import asdict
-
     from dmpt.paper import find, settings
-    from dmpt.run import flatten
+    from dmpt.run import dotted
 
-    return flatten(asdict(settings(find(name))))
+    return dotted(settings(find(name)))
 
 
 def run(arguments: Namespace) -> None:
