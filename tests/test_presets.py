@@ -38,6 +38,21 @@ def test_they_train_fewer_parameters_than_what_they_change(base: str, capsys: py
         assert params(capsys, base, preset)["trained"] < whole
 
 
+def test_the_rank_of_lora_that_trains_as_many(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = params(capsys, "rgbnt201")
+    assert asked["equal_lora_rank"] == 457  # as in studies/comparison.yaml
+    main(["params", "--config", "rgbnt201", "--ids", "171"])
+    assert capsys.readouterr().out.endswith("backbone.lora_rank 457\n")
+    bare = ["--semantic.length", "0", "--modality.length", "0", "--bind.depth", "0", "--text.loss", "off"]
+    lora = ["--backbone.tune", "lora", "--backbone.lora_rank", "457", "--ids", "171", "--json"]
+    main(["params", "--config", "rgbnt201", *bare, *lora])
+    found = json.loads(capsys.readouterr().out)
+    assert found["trained"] == pytest.approx(asked["trained"], rel=0.002)
+    assert "equal_lora_rank" not in found
+    main(["params", "--config", "rgbnt201", *bare, "--json"])
+    assert "equal_lora_rank" not in json.loads(capsys.readouterr().out)  # heads alone: no LoRA trains as few
+
+
 def test_their_parameters_for_clip_and_171_identities(capsys: pytest.CaptureFixture[str]) -> None:
     """Without P and, in ``dmpt-fast``, without the first six layers' prompts: the paper's 17,895,168 less these."""
     p, prompts = 12 * (512 * 768 + 768), 12 * 3 * 32 * 768

@@ -21,13 +21,16 @@ def run(arguments: Namespace) -> None:
     """Run the verb ``params``."""
     from dmpt.data.datasets import DATASETS
     from dmpt.errors import UserError
-    from dmpt.params import count_parameters
+    from dmpt.params import count_parameters, equal_lora_rank
 
     config = config_of(arguments)
     ids = arguments.ids or DATASETS[config.data.layout].train_ids
     if ids is None:
         raise UserError(f"the number of training identities of {config.data.layout} is not known; give --ids")
     result = count_parameters(config, ids)
+    prompted = config.semantic.length or config.modality.length or config.bind.depth
+    if config.backbone.tune == "frozen" and prompted:
+        result["equal_lora_rank"] = equal_lora_rank(config, ids)
     if arguments.json:
         print(json.dumps(result, indent=2))
         return
@@ -39,3 +42,5 @@ def run(arguments: Namespace) -> None:
     print(f"trained    {result['trained']:>13,}")
     print(f"in memory  {result['in_memory']:>13,}")
     print(f"paper's ratio: trained / (three towers {result['towers']:,} + trained) = {result['paper_ratio']:.2f} %")
+    if "equal_lora_rank" in result:
+        print(f"LoRA instead that trains as many or nearly: backbone.lora_rank {result['equal_lora_rank']}")
