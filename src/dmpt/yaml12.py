@@ -5,23 +5,25 @@ from typing import Any
 
 import yaml
 
+_NUMBER = re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|nan))$")
+_TRUTH = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the C one is 7 times as fast
-    pass
+
+def _with_words(safe: Any) -> Any:
+    """A safe loader for which ``off`` is a word."""
+    resolvers = {
+        first: [(tag, regexp) for tag, regexp in known if not tag.endswith((":bool", ":float", ":timestamp"))]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    loader: Any = type("Loader", (safe,), {"yaml_implicit_resolvers": resolvers})
+    loader.add_implicit_resolver("tag:yaml.org,2002:bool", _TRUTH, list("tTfF"))
+    loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
+    return loader
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|nan))$"),
-    list("-+.0123456789"),
-)
+_CAREFUL = _with_words(yaml.SafeLoader)
+_FAST = _with_words(getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+"""In C where PyYAML was built with it: 7 times as fast."""
 
 
 def load(text: str) -> Any:
@@ -30,4 +32,7 @@ def load(text: str) -> Any:
     Raises:
         yaml.YAMLError: it does not parse.
     """
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    try:
+        return yaml.load(text, Loader=_FAST)
+    except yaml.YAMLError:
+        return yaml.load(text, Loader=_CAREFUL)  # raises again; the C parser says the wrong line
