@@ -97,4 +97,7 @@ def same_in_two_processes(config: Config, folder: Path, *, rtol: float, atol: fl
 def log(out: Path) -> list[dict[str, Any]]:
     """``metrics.jsonl`` without what a clock says."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("epoch_seconds", "peak_memory_bytes")} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k not in ("epoch_seconds", "step_seconds", "peak_memory_bytes")}
+        for line in lines
+    ]

@@ -157,7 +157,7 @@ def test_a_table_with_every_seed(finished: Place) -> None:
         own = [float(other["mAP"]) for other in found if other["row"] == line["row"]]
         assert float(line["mAP_mean"]) == pytest.approx(sum(own) / 2, abs=1e-3)
         assert (float(line["mAP_min"]), float(line["mAP_max"])) == (min(own), max(own))
-        assert float(line["seconds_per_epoch"]) >= 0
+        assert 0 < float(line["seconds_per_step"]) < float(line["seconds_per_epoch"])
     difference = float(found[0]["mAP_mean"]) - float(found[2]["mAP_mean"])
     assert float(found[0]["difference"]) == pytest.approx(difference, abs=2e-3)
     assert float(found[0]["low"]) <= float(found[0]["high"])
@@ -167,6 +167,7 @@ def test_a_table_with_every_seed(finished: Place) -> None:
     text = (finished.results / "table.md").read_text()
     assert "| one layer |" in text
     assert "| reference |" in text
+    assert "| s / step |" in text
     assert "Rows and learning rates of this study on this data: 2" in text
     assert (finished.results / "toy.svg").read_text().count("<circle") == 8
 
@@ -208,6 +209,10 @@ def test_what_another_study_has_run_is_taken_over(finished: Place, tmp_path: Pat
     assert twin is not None
     assert own.row == "base"
     assert own.numbers["study"]["taken_from"] == "depth/toy/one-layer/seed-0"
+    cells = [line.split(" | ") for line in (other.results / "table.md").read_text().splitlines() if "| " in line]
+    at = cells[0].index("s / step")
+    assert [bool(line[at]) for line in cells[1:]] == [True, True]  # seeds of its own
+    assert [bool(line["seconds_per_step"]) for line in lines(other.results)] == [True] * 6
     assert own.numbers["mAP"] == twin.numbers["mAP"]
     assert (own.queries()[1] == twin.queries()[1]).all()
     other.run(seeds=3)

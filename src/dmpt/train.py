@@ -177,15 +177,17 @@ class Trainer:
             task = display.add_task("training", total=sum(counts), completed=progress.step, note="")
             saved = progress.step
             for epoch in range(progress.epoch, recipe.epochs):
-                count, started, first = counts[epoch], time.perf_counter(), progress.position
+                count, first, steps = counts[epoch], progress.position, list[float]()
+                started = began = time.perf_counter()
                 for batch in self.data.batches(self.config, epoch, first, *share):
                     line = self._step(batch, count)
+                    steps.append(time.perf_counter() - began)
                     log.write(line)
                     note = " ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
                     display.update(task, completed=progress.step, note=f"lr {line['lr']:.1e} {note}")
                     if progress.position == count:
                         seconds = (time.perf_counter() - started) * count / (count - first)
-                        log.write(self._epoch_line(seconds))
+                        log.write(self._epoch_line(seconds, steps))
                         if self.main and not console.is_terminal:  # no bar there
                             left = seconds * (recipe.epochs - epoch - 1) / 60
                             console.print(
@@ -200,6 +202,7 @@ class Trainer:
                         saved = progress.step
                     if stop:
                         raise run.Stopped
+                    began = time.perf_counter()
             self._save()
 
     def _anyone(self, flag: bool) -> bool:
@@ -274,7 +277,7 @@ class Trainer:
             self.average.update(self.progress.step)
         return norm if math.isfinite(norm) else 0.0  # JSON has no infinity
 
-    def _epoch_line(self, seconds: float) -> dict[str, Any]:
+    def _epoch_line(self, seconds: float, steps: list[float]) -> dict[str, Any]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         if torch.cuda.is_available():
             peak = torch.cuda.max_memory_allocated()
@@ -282,6 +285,8 @@ class Trainer:
             "step": self.progress.step,
             "epoch": self.progress.epoch,
             "epoch_seconds": round(seconds, 2),
+            # loading, forward and backward; a tenth of the steps took less: the machine may have other work meanwhile
+            "step_seconds": round(sorted(steps)[len(steps) // 10], 5),
             "peak_memory_bytes": peak,
         }
 

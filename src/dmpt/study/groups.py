@@ -44,9 +44,9 @@ class Group:
         return [] if None in found else [float(value) for value in found]
 
     def seconds(self) -> list[float]:
-        """Of an epoch, for each seed that was run for this study; what another study took says nothing here."""
-        studies = (result.numbers["study"] for result in self.results)
-        return [s["seconds_per_epoch"] for s in studies if "taken_from" not in s and s["seconds_per_epoch"] is not None]
+        """Of a step, for each seed that was run for this study; what another study took says nothing here."""
+        own = (result.numbers["study"] for result in self.results if "taken_from" not in result.numbers["study"])
+        return [study["seconds_per_step"] for study in own if study.get("seconds_per_step") is not None]
 
 
 def groups_of(study: Study, data: str, found: Sequence[Result]) -> list[Group]:

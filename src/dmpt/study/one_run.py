@@ -97,6 +97,7 @@ def work(task: Task) -> None:
         "kind": task.kind,
         "trained": trained,
         "seconds_per_epoch": statistics.median(seconds) if seconds else None,
+        "seconds_per_step": min((line["step_seconds"] for line in log if "step_seconds" in line), default=None),
         "peak_memory_bytes": max((line["peak_memory_bytes"] for line in log if "epoch_seconds" in line), default=None),
         "jobs": task.jobs,
         "data_fingerprint": task.fingerprint,

@@ -1,4 +1,4 @@
-"""One picture per table: each row a line of dots, mAP to the left and the time of an epoch to the right."""
+"""One picture per table: each row a line of dots, mAP to the left and the time of a step to the right."""
 
 import statistics
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Line:
     Attributes:
         name: to the left.
         values: mAP of each seed, percent.
-        seconds: per epoch, of each seed; empty where nothing was trained.
+        seconds: per training step, of each seed; empty where they are not known.
     """
 
     name: str
@@ -46,7 +46,7 @@ def strips(title: str, lines: Sequence[Line]) -> str:
     seconds = [value for line in lines for value in line.seconds]
     values = [value for line in lines for value in line.values]
     left = axis("mAP, %", min(values), max(values))
-    right = axis("seconds per epoch", 0, max(seconds)) if seconds else None
+    right = axis("seconds per training step", 0, max(seconds)) if seconds else None
     height = TOP + ROW * len(lines) + BOTTOM
     width = LABEL + PANEL + GAP + (PANEL + GAP if right else 0)
     alt = "; ".join(f"{line.name}: mAP {statistics.mean(line.values):.1f}" for line in lines)

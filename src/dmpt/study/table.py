@@ -25,9 +25,9 @@ NOTES = (
     "seed); every seed is in table.csv. Difference: mAP minus that of the reference, percentage points, with its 95 % "
     "interval: a paired bootstrap ({draws:,} draws) over identities and training seeds, gallery fixed. p: two-sided, "
     "Holm-corrected over the rows of this table; the interval is not corrected. With one seed it says nothing about "
-    "seeds, and with three that differ much it is too small (docs/study.md). Seconds per epoch: the median, on the "
-    "machine that provenance.json names; runs that shared it with other work do not compare; empty where the results "
-    "were taken over from another study."
+    "seeds, and with three that differ much it is too small (docs/study.md). Seconds per step, where they are "
+    "known: the fastest tenth of the training steps, on the machine that provenance.json names; nothing where a result "
+    "was taken over from another study."
 )
 
 
@@ -122,9 +122,9 @@ def _section(
 ) -> list[str]:
     shown = MISSING if study.missing else ()  # a result taken over from another study may have them all the same
     extra = [m for m in shown if any(g.values("missing", *m[1:], "mAP") for g in groups)]
-    printed = any(group.row.paper for group in groups)
+    printed, timed = any(group.row.paper for group in groups), any(group.seconds() for group in groups)
     header = ["", "mAP", "rank-1", *(f"mAP, {name}" for name, *_ in extra), *["mAP in the paper"] * printed]
-    header += ["trained parameters", "s / epoch", "difference [95 %]", "p (Holm)", "learning rate", "seeds"]
+    header += ["trained parameters", *["s / step"] * timed, "difference [95 %]", "p (Holm)", "learning rate", "seeds"]
     rows = []
     for group in groups:
         comparison = compared.get(group.name)
@@ -137,7 +137,7 @@ def _section(
                 *(_spread(group.values("missing", *keys, "mAP")) for _, *keys in extra),
                 *[_in_paper(group.row)] * printed,
                 f"{group.results[0].numbers['study']['trained']:,}",
-                f"{statistics.median(seconds):.1f}" if seconds else "",
+                *[f"{min(seconds):.3f}" if seconds else ""] * timed,
                 *_compared(comparison, group is reference),
                 ", ".join(sorted({f"{r.lr:g}" for r in group.results if r.config["train.epochs"]})),
                 ", ".join(str(r.seed) for r in group.results),
@@ -222,6 +222,7 @@ def _csv_lines(data: str, group: Group, comparison: tuple[Comparison, float] | N
                 "mAP_in_paper": _in_paper(group.row) or None,
                 "trained": study["trained"],
                 "seconds_per_epoch": study["seconds_per_epoch"],
+                "seconds_per_step": study.get("seconds_per_step"),
                 "peak_memory_bytes": study["peak_memory_bytes"],
                 **row,
             }
