@@ -97,10 +97,12 @@ def compare(pairs: Sequence[tuple[Group, Group]]) -> list[tuple[Comparison, floa
     Raises:
         UserError: they were tested on other queries.
     """
-    found = []
-    for first, second in pairs:
-        pids, before = _queries(first, None)
-        found.append(bootstrap(before, _queries(second, pids)[1], pids))
+    pids: Any = None
+    values: dict[str, Any] = {}
+    for group in (group for pair in pairs for group in pair):
+        if group.name not in values:
+            pids, values[group.name] = _queries(group, pids)
+    found = [bootstrap(values[first.name], values[second.name], pids) for first, second in pairs]
     corrected = holm([comparison.p for comparison in found])
     return list(zip(found, corrected, strict=True))
 

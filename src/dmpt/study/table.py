@@ -89,8 +89,10 @@ def grid_lines(study: Study, folder: Path) -> list[str]:
 
 def _against(groups: Sequence[Group], reference: Group | None) -> dict[str, tuple[Comparison, float]]:
     """Each row against the reference, with its corrected p, by name."""
-    others = [group for group in groups if reference is not None and group is not reference]
-    found = compare([(reference, group) for group in others if reference is not None])
+    if reference is None:
+        return {}
+    others = [group for group in groups if group is not reference]
+    found = compare([(reference, group) for group in others])
     return {group.name: comparison for group, comparison in zip(others, found, strict=True)}
 
 
