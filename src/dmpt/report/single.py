@@ -58,21 +58,20 @@ def report(measured: Measured, out: Path | None = None) -> Path:
 
 def curve_section(measured: Sequence[Measured]) -> Section:
     """CMC and losses; of a single run every term of the loss."""
-    folders = {run.name: run.run for run in measured}
     parts = [
         figure(
             curves.cmc(measured),
             "CMC: how often a right match is among the first k. Steep and early is good; the left end is rank-1.",
         )
     ]
-    single = len(folders) == 1
-    loss = curves.losses(next(iter(folders.values()))) if single else curves.total_losses(folders)
+    single = measured[0].run if len(measured) == 1 else None
+    loss = curves.losses(single) if single else curves.total_losses({run.name: run.run for run in measured})
     if loss is not None:
         what = "Each term as it enters the total" if single else "Total loss of each run that was trained"
         parts.append(
             figure(loss, f"{what}. It should fall and level off; a jump or a rise asks for a smaller train.lr.")
         )
-    chosen = curves.selection(next(iter(folders.values()))) if single else None
+    chosen = curves.selection(single) if single else None
     if chosen is not None:
         parts.append(figure(chosen, "mAP measured during training, by which the best checkpoint is kept."))
     body = pair(*parts)
