@@ -154,6 +154,9 @@ def test_best_goes_before_last_and_can_be_asked_for(tmp_path: Path) -> None:
     for which in ("best", "last"):
         (tmp_path / which).mkdir()
         (tmp_path / which / "adapter.safetensors").touch()
+    (tmp_path / "last" / "config.json").touch()
+    assert adapter_folder(tmp_path).name == "last"  # a kill came between the first best's two files
+    (tmp_path / "best" / "config.json").touch()
     assert adapter_folder(tmp_path).name == "best"
     assert adapter_folder(tmp_path, "last").name == "last"
 

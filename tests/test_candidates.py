@@ -366,6 +366,14 @@ def _killed() -> Any:
 # --- average ----------------------------------------------------------------------------------------------------------
 
 
+def test_what_says_never_seen_is_not_averaged() -> None:
+    network = small_network(missing={"dropout": 0.3})
+    assert {"shared.mean", "shared.variance"} <= network.own_state().keys()
+    averaged = Average(network, 0.9).tensors.keys()
+    assert "shared.project.0.weight" in averaged
+    assert not {"shared.mean", "shared.variance"} & averaged
+
+
 def test_the_average_is_the_transcription() -> None:
     network = small_network(**NO_TEXT)
     name = "prompts.semantic.tokens"

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 
 from dmpt.cli import main
 from dmpt.data.datasets import load_dataset
@@ -31,7 +33,7 @@ from dmpt.losses import (
 )
 from dmpt.model.bind import ExternalInteraction
 from dmpt.model.network import DMPT, Output
-from dmpt.model.shared import COMPLETE, SharedPart
+from dmpt.model.shared import SETS, SharedPart
 from dmpt.train import Trainer
 from runs import fit, log, same_in_two_processes, settings, toy, with_
 from small import TEXT_WIDTH, error_of, redraw, seeded, small_config, small_images, small_network, small_targets
@@ -216,6 +218,20 @@ def test_whole_and_subset_from_one_pass_are_those_of_two(sections: dict[str, Any
         assert error_of(one.shared, other.shared) < 1e-12
 
 
+@pytest.mark.parametrize("sections", [{}, {"missing": {**DROPOUT, "absent": "learned"}}, {"missing": DROPOUT}])
+def test_what_is_present_may_be_said_on_the_cpu_wherever_the_network_is(sections: dict[str, Any]) -> None:
+    """The loader's masks stay there. Tensors without content stand for those on a GPU."""
+    config = {"bind": {"depth": 1, "layers": [0]}, "modality": {"source": "learned"}, "text": {"loss": "off"}}
+    network = small_network(**config, **sections).eval()
+    shapes = {n: t.shape for n, t in (*network.named_parameters(), *network.named_buffers()) if t.is_floating_point()}
+    shape = small_images(network.backbone, batch=PRESENT.shape[1]).shape
+    with FakeTensorMode():
+        tensors = {name: torch.empty(shape, device="cuda") for name, shape in shapes.items()}
+        images, present = torch.empty(shape, device="cuda"), torch.ones(PRESENT.shape, dtype=torch.bool)
+        found = functional_call(network, tensors, (images, present))
+        assert found.features.device.type == "cuda"
+
+
 def test_learned_tokens_stand_for_the_absent_modality_in_the_bind() -> None:
     plain, learned = (ExternalInteraction(WIDTH, absent=length).double() for length in (0, 5))
     redraw(learned, seeded(1), std=0.3)
@@ -390,25 +406,57 @@ def test_running_statistics_are_those_of_different_identities() -> None:
         assert float(part.variance[which]) == pytest.approx(float(torch.tensor(values).var()), rel=1e-3)
     first = part.mean.clone()
     part.observe(features * 0 + 1, None, shared, labels)  # all the same: cosine 1
-    assert float(part.mean[COMPLETE]) == pytest.approx(0.9 * float(first[COMPLETE]) + 0.1, abs=1e-5)
-    assert torch.equal(part.mean[1:COMPLETE], first[1:COMPLETE])
+    assert float(part.mean[SETS - 1]) == pytest.approx(0.9 * float(first[SETS - 1]) + 0.1, abs=1e-5)
+    assert torch.equal(part.mean[1 : SETS - 1], first[1 : SETS - 1])
 
 
-def test_calibration_moves_every_set_to_the_scale_of_complete_triplets() -> None:
-    part = SharedPart(WIDTH)
+@pytest.mark.parametrize(("modalities", "complete"), [(("rgb", "nir", "tir"), 7), (("rgb", "nir"), 3), (("tir",), 4)])
+def test_calibration_moves_every_set_to_the_scale_of_complete_triplets(
+    modalities: tuple[str, ...], complete: int
+) -> None:
+    part = SharedPart(WIDTH, modalities)
     assert torch.equal(part.calibration(), torch.tensor([[1.0, 0.0]]).expand(8, 2))  # nothing was seen
     part.mean.copy_(torch.linspace(-0.2, 0.5, 8))
     part.variance.copy_(torch.linspace(0.04, 0.01, 8))
-    part.variance[3] = -1  # never seen
+    part.variance[2] = -1  # never seen
     scale, shift = part.calibration().T
-    assert (scale[COMPLETE], shift[COMPLETE]) == (1, 0)
-    assert (scale[3], shift[3]) == (1, 0)
-    for which in (0, 1, 2, 4, 5, 6):
+    assert (scale[complete], shift[complete]) == (1, 0)
+    assert (scale[2], shift[2]) == (1, 0)
+    for which in {0, 1, 3, 4, 5, 6, 7} - {complete}:
         mean, spread = part.mean[which], part.variance[which].sqrt()
-        assert scale[which] * mean + shift[which] == pytest.approx(float(part.mean[COMPLETE]), abs=1e-6)
-        assert scale[which] * spread == pytest.approx(float(part.variance[COMPLETE].sqrt()), abs=1e-6)
+        assert scale[which] * mean + shift[which] == pytest.approx(float(part.mean[complete]), abs=1e-6)
+        assert scale[which] * spread == pytest.approx(float(part.variance[complete].sqrt()), abs=1e-6)
     part.variance.zero_()  # constant features
     assert torch.equal(part.calibration()[:, 0], torch.ones(8))
+
+
+def own_data(folder: Path, source: Path, test_has: Any) -> Path:
+    """A manifest of the toy set whose test triplets lack what ``test_has`` says no to."""
+    listed = load_dataset("rgbnt201", source, settings(source).data)
+    rows = [",".join(map(str, [*r.paths.values(), r.pid, r.camera, "train"])) for r in listed.train]
+    for record in listed.gallery:
+        paths = [str(path) if test_has(record, name) else "" for name, path in record.paths.items()]
+        rows.append(",".join([*paths, str(record.pid), str(record.camera), "test"]))
+    folder.mkdir()
+    (folder / "manifest.csv").write_text("\n".join(["rgb,nir,tir,pid,camera,split", *rows]) + "\n")
+    return folder
+
+
+def test_a_case_without_a_valid_query_is_named(tmp_path: Path) -> None:
+    toys = toy(tmp_path / "toy")
+    data = own_data(tmp_path / "own", toys, lambda record, name: name != "tir" or record.camera == 1)
+    fit(with_(settings(toys, epochs=0), data={"root": str(data), "layout": "manifest"}), tmp_path / "run")
+    with pytest.raises(UserError, match=r"--missing rgb\+nir: no query has a match"):
+        evaluate(tmp_path / "run", without="all")
+
+
+def test_a_test_split_without_the_models_modalities(tmp_path: Path) -> None:
+    toys = toy(tmp_path / "toy")
+    data = own_data(tmp_path / "own", toys, lambda record, name: name == "rgb")
+    settled = with_(settings(toys, epochs=0), data={"root": str(data), "layout": "manifest", "modalities": ("tir",)})
+    fit(settled, tmp_path / "run")
+    with pytest.raises(UserError, match="no query triplet has tir, which the model reads"):
+        evaluate(tmp_path / "run")
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

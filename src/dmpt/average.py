@@ -8,11 +8,14 @@ from torch import Tensor
 
 from dmpt.model.network import DMPT
 
+SEEN = ("shared.mean", "shared.variance")
+
 
 class Average:
     """The average, beside a network that goes on training.
 
-    Batch norm's running statistics are averaged like the rest, so that they belong to the averaged network.
+    Batch norm's running statistics are averaged like the rest, so that they belong to the averaged network. The
+    shared part's are not: -1 in them means never seen, and an average would carry it on.
 
     Args:
         network: at its initial values, which are the average's first.
@@ -26,7 +29,8 @@ class Average:
         self.tensors = {n: t.detach().clone() for n, t in self._live().items()}
 
     def _live(self) -> dict[str, Tensor]:
-        return {name: t for name, t in self.network.own_state().items() if t.is_floating_point()}
+        own = self.network.own_state().items()
+        return {name: t for name, t in own if t.is_floating_point() and name not in SEEN}
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -78,7 +78,7 @@ def adapter_folder(run: Path, which: str | None = None) -> Path:
     # best exists only where training was told to select it
     candidates = [run / which] if which is not None else [run / "best", run / "last"]
     for folder in candidates:
-        if (folder / adapter.TENSORS).exists():
+        if (folder / adapter.TENSORS).exists() and (folder / adapter.CARD).exists():
             return folder
     raise UserError(f"{run} holds no trained adapter (looked for {', '.join(str(c) for c in candidates)}); train first")
 
@@ -243,10 +243,15 @@ def test_records(
     """Query and gallery whose images can be read, and the names that were skipped.
 
     Raises:
-        UserError: there is no test split, or an image is broken and ``skip_broken`` is off.
+        UserError: there is no test split, it has nothing of the modalities in use, or an image is broken and
+            ``skip_broken`` is off.
     """
     if not dataset.query or not dataset.gallery:
         raise UserError(f"data of layout {dataset.name} have no test images to search with and in; list them as test")
+    for side, listed in (("query", dataset.query), ("gallery", dataset.gallery)):
+        if not restrict(listed, data.modalities):
+            used = " or ".join(data.modalities)
+            raise UserError(f"data of layout {dataset.name}: no {side} triplet has {used}, which the model reads")
     gallery, skipped = keep_readable(restrict(dataset.gallery, data.modalities), data.value_range, skip_broken)
     if dataset.query is dataset.gallery:
         return (gallery, gallery), skipped

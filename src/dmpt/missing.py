@@ -95,7 +95,12 @@ def measure(
         features = extract(gallery)
         own = features if query is gallery else extract(query)
         seen[kept] = Seen(own, features, labels_of(query), labels_of(gallery))
-    by_case = {case_name(missing): _score(seen[kept], seen[kept], protocol) for missing, kept in cases.items()}
+    by_case = {}
+    for missing, kept in cases.items():
+        try:
+            by_case[case_name(missing)] = _score(seen[kept], seen[kept], protocol)
+        except UserError as error:
+            raise UserError(f"--missing {'+'.join(missing)}: {error}") from error
     result: dict[str, Any] = {
         "protocol": protocol,
         "modalities": list(modalities),

@@ -89,7 +89,7 @@ class DMPT(nn.Module):
         needs_projection = config.text.loss != "off" or "projected" in HEADS[config.heads]
         self.projection = _projection(config, backbone) if needs_projection else None
         feature = 2 * width if self.with_bind else width
-        self.shared = SharedPart(feature) if config.missing.with_shared else None
+        self.shared = SharedPart(feature, config.data.modalities) if config.missing.with_shared else None
         projected = self.projection.out_features if self.projection else None
         self.heads = Heads(config.heads, feature, projected, ids, config.data.modalities, self.shared is not None)
         self.identity_text: nn.Module | None = None  # set by training with the text loss ``identity``
@@ -106,9 +106,10 @@ class DMPT(nn.Module):
         """
         prompts, prefixes = self._baked or (self.prompts() if self.prompts is not None else None, None)
         keep = self.bind is not None
+        present, subset = (None if mask is None else mask.to(images.device) for mask in (present, subset))
         if present is not None and self.config.bind.layers:
             # All go through together: what is absent is black, and read by nothing.
-            images = images.masked_fill(~present.to(images.device)[..., None, None, None], 0)
+            images = images.masked_fill(~present[..., None, None, None], 0)
         if present is None or self.config.bind.layers:
             exchanges = self.exchanges(prompts, present)
             tokens = self.backbone(images, prompts, self.config.prompts, keep, prefixes, exchanges)
@@ -125,7 +126,6 @@ class DMPT(nn.Module):
             if self.probe is not None:
                 features = self.probe(features)
             if present is not None:  # the norm of nothing is its bias
-                present = present.to(features.device)
                 features = features.masked_fill(~present[..., None], 0)
             projected = z = normed = None
             if self.projection is not None:
@@ -150,7 +150,7 @@ class DMPT(nn.Module):
         keep: bool,
     ) -> Tensor:
         """The backbone's tokens ``(3, B, N, D)``, computed for the images that exist alone; zeros elsewhere."""
-        rows = [row.nonzero()[:, 0].to(images.device) for row in present]
+        rows = [row.nonzero()[:, 0] for row in present]
         parts: dict[int, Tensor] = {}
         for m, own in enumerate(rows):
             if len(own):

@@ -7,18 +7,21 @@ dropout), what one modality shows of an identity must come to lie near what anot
 Calibration. A cosine over the RGB slot and a cosine of shared parts have different spreads, and one gallery may hold
 items of many subsets. So training keeps, as batch normalisation does, a running mean and variance of the cosine
 between *different identities* for each set of common modalities. At test a cosine of one set is moved to the scale of
-complete triplets: m + s (cos - m_set) / s_set. It is increasing, so it changes no ranking in which all items have the
-same subset, and it leaves the cosine of complete triplets as it is.
+complete triplets, which have all modalities that the model uses: m + s (cos - m_set) / s_set. It is increasing, so it
+changes no ranking in which all items have the same subset, and it leaves the cosine of complete triplets as it is.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmpt.data.manifest import MODALITIES
 from dmpt.model.prompts import MODALITY_COUNT
 
-COMPLETE = 2**MODALITY_COUNT - 1
-"""A set of common modalities is a number: bit m stands for modality m. 0 = none in common, the shared parts."""
+SETS = 2**MODALITY_COUNT
+"""A set of common modalities is a number below: bit m stands for modality m. 0 = none in common, the shared parts."""
 MOMENTUM = 0.1
 FLAT = 1e-6
 """A smaller spread of cosines than this is rounding."""
@@ -29,16 +32,23 @@ class SharedPart(nn.Module):
 
     Args:
         width: D, of the features and of the shared part.
+        modalities: those that a complete triplet has.
+
+    Attributes:
+        mean: of the cosines of each set, ``(8,)``.
+        variance: of these, ``(8,)``; below 0 = never seen.
+        complete: the set of all modalities.
     """
 
     mean: Tensor
     variance: Tensor
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, modalities: Sequence[str] = MODALITIES):
         super().__init__()
         self.project = nn.ModuleList(nn.Linear(width, width) for _ in range(MODALITY_COUNT))
-        self.register_buffer("mean", torch.zeros(COMPLETE + 1))
-        self.register_buffer("variance", torch.full((COMPLETE + 1,), -1.0))  # below 0: never seen
+        self.register_buffer("mean", torch.zeros(SETS))
+        self.register_buffer("variance", torch.full((SETS,), -1.0))
+        self.complete = sum(2 ** MODALITIES.index(modality) for modality in modalities)
 
     def forward(self, features: Tensor, present: Tensor | None = None) -> Tensor:
         """Shared part of each triplet ``(B, D)``.
@@ -65,7 +75,7 @@ class SharedPart(nn.Module):
         """
         cosine, common = similarity(features, present, shared)
         strangers = torch.ones_like(common, dtype=torch.bool).triu(1) & (labels[:, None] != labels[None, :])
-        for which in range(COMPLETE + 1):
+        for which in range(SETS):
             seen = cosine[strangers & (common == which)]
             if len(seen) > 1:
                 first = self.variance[which] < 0
@@ -78,11 +88,11 @@ class SharedPart(nn.Module):
         A set that training never saw, or whose spread is nil, is only shifted or left alone.
         """
         mean, spread = self.mean.double(), self.variance.double().clamp(min=0).sqrt()
-        seen = (self.variance >= 0) & (self.variance[COMPLETE] >= 0)
-        scale = torch.where(seen & (spread > FLAT), spread[COMPLETE] / spread.clamp(min=FLAT), 1.0)
+        seen = (self.variance >= 0) & (self.variance[self.complete] >= 0)
+        scale = torch.where(seen & (spread > FLAT), spread[self.complete] / spread.clamp(min=FLAT), 1.0)
         scale = torch.where(scale > 0, scale, 1.0)
-        shift = torch.where(seen, mean[COMPLETE] - scale * mean, 0.0)
-        exact = torch.arange(COMPLETE + 1, device=mean.device) == COMPLETE
+        shift = torch.where(seen, mean[self.complete] - scale * mean, 0.0)
+        exact = torch.arange(SETS, device=mean.device) == self.complete
         return torch.stack([scale.masked_fill(exact, 1.0), shift.masked_fill(exact, 0.0)], dim=1).float()
 
 
