@@ -1,6 +1,8 @@
 """LoRA and the linear probe: they start as the frozen tower, train what they should, and count what they claim."""
 
 import copy
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,3 +190,16 @@ def test_lora_of_equal_count_is_the_nearest(config: Config) -> None:
     wanted = count_parameters(config, 171)["trained"]
     off = [abs(count_parameters(lora_instead(config, rank + d), 171)["trained"] - wanted) for d in (-1, 0, 1)]
     assert off[1] == min(off)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_lora_with_prompts_is_evaluated_in_the_precision_asked_for(tmp_path: Path, precision: Any) -> None:
+    config = settings(toy(tmp_path / "data"), epochs=1, precision="bf16")
+    fit(with_(config, backbone={"tune": "lora", "lora_rank": 2}), tmp_path / "run")
+    as_tokens = tmp_path / "tokens"
+    shutil.copytree(tmp_path / "run" / "last", as_tokens)
+    card = json.loads((as_tokens / "config.json").read_text())
+    card["config"]["prompts"] = "token"
+    (as_tokens / "config.json").write_text(json.dumps(card))
+    found = [evaluate(place, precision=precision)["mAP"] for place in (tmp_path / "run", as_tokens)]
+    assert found[0] == pytest.approx(found[1], abs=0.01 if precision == "fp32" else 5)

@@ -1,6 +1,7 @@
 """Test features of a list of triplets."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -37,13 +38,15 @@ def extract(
     assert data.mean is not None
     assert data.std is not None
     network.eval()
-    network.bake()
     device = next(network.parameters()).device
+    cast = partial(torch.autocast, device.type, precision, enabled=precision != torch.float32)
+    with cast():
+        network.bake()
     dataset = TripletDataset(records, TestTransform(data.size, data.mean, data.std), data.value_range)
     batches = test_batches(dataset, batch_size, workers=data.workers)
     calibration = None if network.shared is None else network.shared.calibration().cpu().numpy()
     parts = []
-    with torch.inference_mode(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
+    with torch.inference_mode(), cast():
         for batch in track(batches, "features", -(-len(records) // batch_size)):
             images = batch.images.to(device, non_blocking=True)
             output = network(images, None if batch.present.all() else batch.present)
