@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from clip_files import OVERRIDES, backbone, clip, save, save_config
 from dmpt import adapter
@@ -14,6 +14,7 @@ from dmpt.config import Config, TextConfig
 from dmpt.config_values import from_dict
 from dmpt.errors import UserError
 from dmpt.evaluate import evaluate
+from dmpt.model.text import text_file
 from dmpt.train import Trainer
 from dmpt.yaml12 import load
 from runs import fit, log, settings, toy, with_
@@ -91,6 +92,24 @@ def test_identity_tokens_are_trained_resumed_and_left_out_of_the_adapter(clipped
         again.network.own_state()["identity_text.tokens"], whole.network.own_state()["identity_text.tokens"]
     )
     evaluate(tmp_path / "whole")
+
+
+def test_identity_tokens_need_the_towers_own_text_tower_whatever_a_ready_file_says(
+    clipped: Config, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready.safetensors"
+    text_file(clipped.text).save(ready)
+    config = with_(clipped, text={"loss": "identity", "file": str(ready)}, train={"epochs": 1})
+    (tmp_path / "gelu").mkdir()
+    gelu = save(clip(False), tmp_path / "gelu", "safetensors", False)
+    other = {"tower": save_config(tmp_path / "gelu", False), "weights": str(gelu)}
+    with pytest.raises(UserError, match="are not of one CLIP"):
+        Trainer(with_(config, text=other), tmp_path / "run")
+    fit(config, tmp_path / "run")
+    changed = {name: tensor + 0.01 for name, tensor in load_file(clipped.text.weights).items()}
+    save_file(changed, tmp_path / "changed.safetensors")
+    with pytest.raises(UserError, match=r"cannot resume .* sha256 of the text tower's weights was"):
+        Trainer(with_(config, text={"weights": str(tmp_path / "changed.safetensors")}), tmp_path / "run", resume=True)
 
 
 def test_a_tower_without_text_space_trains_its_projection_or_is_refused(clipped: Config, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """From settings to a network on its pretrained backbone, with what the text side brings."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -32,6 +33,8 @@ def build(config: Config, ids: int, object_word: str) -> tuple[DMPT, TextTargets
     source, with_text = config.modality.source, config.text.loss != "off"
     worded = config.modality.length > 0 and source not in ("learned", "random")
     file = text_file(config.text) if worded or with_text else None
+    # A ready file says nothing of the tower that ``identity`` trains through.
+    said = text_file(replace(config.text, file=None)) if config.text.loss == "identity" else file
     words = None
     if config.modality.length:
         chosen = None
@@ -42,14 +45,14 @@ def build(config: Config, ids: int, object_word: str) -> tuple[DMPT, TextTargets
     network = DMPT(config, backbone, ids, words)
     targets = None
     if with_text:
-        assert file is not None
+        assert said is not None
         assert network.projection is not None
-        check_matches(file, info, config.backbone.projection, network.projection.out_features)
+        check_matches(said, info, config.backbone.projection, network.projection.out_features)
         positive = torch.tensor([m * len(OBJECTS) + OBJECTS.index(object_word) for m in range(MODALITY_COUNT)])
-        targets = TextTargets(file.features, positive, file.logit_scale)
+        targets = TextTargets(said.features, positive, said.logit_scale)
         if config.text.loss == "identity":
             network.identity_text = IdentityText(config.text, ids, object_word)
-    return network, targets, None if file is None else file.sha256
+    return network, targets, None if said is None else said.sha256
 
 
 def start_prompts(network: DMPT, records: Sequence[Record], config: Config) -> None:
