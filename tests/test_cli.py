@@ -124,6 +124,15 @@ def test_flags_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["params", "--train.ids", "1"], "train.ids is 1; it must be at least 2"),
         (["params", "--data.flip", "1.5"], "data.flip is 1.5"),
         (["params", "--data.value_range", "[5,5]"], "data.value_range"),
+        (["params", "--data.value_range", "[0,.inf]"], "data.value_range"),
+        (["params", "--data.size", "[32,16]", "--data.pad", "17"], "data.pad is 17, more than images of 32x16 have"),
+        (
+            [
+                *("params", "--loss.ce", "0", "--semantic.length", "0", "--modality.length", "0"),
+                *("--bind.depth", "0", "--text.loss", "off"),
+            ],
+            "nothing that is trained has a part in the loss",
+        ),
         (["params", "--train.clip", "0"], "train.clip"),
         (["params", "--train.lr", "0"], "train.lr is 0"),
         (["params", "--train.weight_decay", "-1"], "train.weight_decay is -1"),

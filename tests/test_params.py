@@ -3,8 +3,8 @@
 import pytest
 
 from dmpt.build import build
-from dmpt.config import BackboneConfig, BindConfig, Config, ModalityConfig, SemanticConfig, TextConfig
-from dmpt.params import count_parameters
+from dmpt.config import BackboneConfig, BindConfig, Config, MissingConfig, ModalityConfig, SemanticConfig, TextConfig
+from dmpt.params import count_parameters, equal_lora_rank
 from dmpt.study.data import find_data
 from dmpt.study.rows import config_of
 from runs import settings, with_
@@ -67,6 +67,12 @@ def test_words_of_a_ready_text_file_have_a_width_of_their_own() -> None:
 def test_identity_tokens_are_counted_per_modality() -> None:
     config = Config(text=TextConfig(loss="identity"))
     assert by_name(config)["identity tokens of the text loss", True] == 3 * 171 * 4 * 512
+
+
+def test_an_equal_lora_rank_where_the_bind_knows_what_is_absent() -> None:
+    plain = Config(missing=MissingConfig(dropout=0.3))
+    learned = Config(missing=MissingConfig(dropout=0.3, absent="learned"))
+    assert equal_lora_rank(learned, 171) >= equal_lora_rank(plain, 171)
 
 
 def test_learned_words_are_trained() -> None:

@@ -302,6 +302,7 @@ def test_dinov2_in_its_own_names(name: str, tmp_path: Path) -> None:
         ({"overrides": {**OVERRIDES, "depth": 0}}, SIZE, "standard pre-norm blocks"),
         ({"overrides": {**OVERRIDES, "scale_attn_norm": True}}, SIZE, "standard pre-norm blocks"),
         ({"overrides": {"checkpoint_path": "x.pt"}}, SIZE, "checkpoint_path is not part of an architecture"),
+        ({"overrides": {**OVERRIDES, "drop_path_rate": 0.1}}, SIZE, "drop_path_rate is not part of an architecture"),
         ({"blocks": 4}, SIZE, "has 3; set it lower"),
         ({}, (60, 64), "next sizes are 48x64 and 64x64"),
         ({"weights": "/no/such.pt"}, SIZE, "no such weights file"),

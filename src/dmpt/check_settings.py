@@ -83,8 +83,20 @@ def check(config: Config) -> None:
     require(data.std is None or min(data.std) > 0, f"data.std is {data.std}; each value must be above 0")
     require(train.clip is None or train.clip > 0, f"train.clip is {train.clip}; it must be above 0, or null for none")
     require(
-        data.value_range[0] < data.value_range[1],
-        f"data.value_range is {list(data.value_range)}; the first value must be below the second",
+        -math.inf < data.value_range[0] < data.value_range[1] < math.inf,
+        f"data.value_range is {list(data.value_range)}; give two numbers, the first below the second",
+    )
+    require(
+        data.pad <= min(data.size),
+        f"data.pad is {data.pad}, more than images of {data.size[0]}x{data.size[1]} have; a crop could miss them",
+    )
+    moved = (
+        *(config.backbone.tune != "frozen", semantic.length, modality.length, bind.depth, config.missing.with_shared),
+        config.text.loss == "identity" or (config.text.loss != "off" and config.backbone.projection == "trained"),
+    )
+    require(
+        config.loss.ce > 0 or any(moved),
+        "nothing that is trained has a part in the loss: no prompts, a frozen tower, loss.ce 0; set one of these",
     )
     require(
         not (bind.depth and bind.external and not semantic.length),

@@ -94,6 +94,7 @@ def lora_instead(config: Config, rank: int) -> Config:
         modality=replace(config.modality, length=0),
         bind=BindConfig(depth=0),
         feature="cls",
+        missing=replace(config.missing, absent="nothing"),
     )
 
 

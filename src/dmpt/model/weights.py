@@ -135,7 +135,7 @@ def _create(config: BackboneConfig, size: tuple[int, int], load: bool) -> Any:  
     if ":" in name or "/" in name or not timm.is_model(name) or ("." in name and name not in known):
         near = difflib.get_close_matches(name, known, 3, cutoff=0.3)
         raise UserError(f"{where}: timm has no such model; near it are {', '.join(near) or 'none'}")
-    if reserved := [key for key in config.overrides if key.startswith(_RESERVED)]:
+    if reserved := [key for key in config.overrides if key.startswith(_RESERVED) or key.endswith("_rate")]:
         raise UserError(f"backbone.overrides: {reserved[0]} is not part of an architecture; leave it out")
     try:
         with torch.device("cpu" if load else "meta"):
