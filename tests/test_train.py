@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,8 @@ from dmpt.data.manifest import Record
 from dmpt.data.split import hold_out
 from dmpt.errors import UserError
 from dmpt.model.weights import build_vit
-from dmpt.run import cut_log, read_log
+from dmpt.run import _refuse_change, cut_log, read_log
+from dmpt.run import settings as run_settings
 from dmpt.schedule import learning_rate
 from dmpt.train import Trainer
 from runs import dmpt, fit, flags, log, same_in_two_processes, settings, toy, with_
@@ -205,7 +207,7 @@ def test_resume_touches_nothing_but_a_run(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "left", [[], [".environment.json.x1"], ["environment.json"], ["environment.json", ".config.yaml.x1"]]
+    "left", [[], [".lock"], [".environment.json.x1"], ["environment.json"], ["environment.json", ".config.yaml.x1"]]
 )
 def test_killed_in_its_first_moments_begins_again(data: Path, tmp_path: Path, left: list[str]) -> None:
     config = settings(data, epochs=1)
@@ -241,6 +243,77 @@ def test_one_process_per_run_folder(data: Path, tmp_path: Path) -> None:
         other.kill()
         other.wait()
     trainer.fit()  # the lock went with the process
+
+
+@pytest.mark.parametrize("save_every", [2, 1000])
+def test_a_run_in_progress_loses_nothing_to_another_that_would_resume_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
+) -> None:
+    config = settings(data, epochs=2, save_every=save_every)
+    first = Trainer(config, tmp_path / "run")
+    step, refused = first._step, []
+
+    def interfered(*arguments: Any) -> Any:
+        line = step(*arguments)
+        if line["step"] == 3:
+            with pytest.raises(UserError, match="another process is training there") as error:
+                Trainer(config, tmp_path / "run", resume=True)
+            refused.append(error)
+        return line
+
+    monkeypatch.setattr(first, "_step", interfered)
+    first.fit()
+    assert len(refused) == 1
+    steps = [line["step"] for line in log(tmp_path / "run") if "losses" in line]
+    assert steps == list(range(1, first.progress.step + 1))
+
+
+def test_what_a_kill_left_half_written_is_swept_away(data: Path, tmp_path: Path) -> None:
+    config = settings(data, epochs=1)
+    fit(config, tmp_path / "run")
+    half = [tmp_path / "run" / ".state.safetensors.x1", tmp_path / "run/last/.adapter.safetensors.x2"]
+    for path in half:
+        path.write_text("half")
+    Trainer(config, tmp_path / "run", resume=True)
+    assert not any(path.exists() for path in half)
+
+
+def test_resume_refuses_a_setting_that_came_to_it(data: Path, tmp_path: Path) -> None:
+    config = settings(data, epochs=1)
+    fit(config, tmp_path / "run")
+    other = with_(config, backbone={"overrides": {**config.backbone.overrides, "act_layer": "relu"}})
+    with pytest.raises(UserError, match=r"cannot resume .* backbone\.overrides was .*act_layer"):
+        Trainer(other, tmp_path / "run", resume=True)
+
+
+def test_resume_takes_a_setting_that_is_younger_than_the_run_for_its_default(tmp_path: Path) -> None:
+    now = run_settings(Config())
+    old = {key: value for key, value in now.items() if key != "train.average"}
+    _refuse_change(old, now, tmp_path)
+    with pytest.raises(UserError, match=r"train\.average was 0\.0, now it is 0\.9"):
+        _refuse_change(old, now | {"train.average": 0.9}, tmp_path)
+
+
+def test_resume_refuses_other_validation_data(data: Path, tmp_path: Path) -> None:
+    config = settings(data, epochs=1, select="test")
+    fit(config, tmp_path / "run")
+    other = toy(tmp_path / "other", test_ids=3)
+    with pytest.raises(UserError, match="evaluated data was"):
+        Trainer(with_(config, data={"root": str(other)}), tmp_path / "run", resume=True)
+
+
+def test_held_out_images_do_not_find_themselves(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A protocol that ignores nothing is for query and gallery that have no view in common."""
+    listed = load_dataset("rgbnt201", data, settings(data).data)
+    cameras = {camera: "query" if number else "gallery" for number, camera in enumerate({1, 2})}
+    rows = [(record, "train") for record in listed.train] + [(r, cameras[r.camera]) for r in listed.gallery]
+    lines = [",".join([*map(str, r.paths.values()), str(r.pid), str(r.camera), split]) for r, split in rows]
+    (tmp_path / "manifest.csv").write_text("\n".join(["rgb,nir,tir,pid,camera,split", *lines]) + "\n")
+    config = settings(data, select="val", val_share=0.5, ids=2)
+    own = with_(config, data={"root": str(tmp_path), "layout": "manifest", "protocol": "none"})
+    trainer = Trainer(own, tmp_path / "run")
+    assert "queries valid, protocol same_camera" in capfd.readouterr().err
+    assert trainer.validate().protocol == "same_camera"
 
 
 def test_a_log_with_foreign_lines_is_read_and_cut(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from dmpt.model.network import DMPT
 from dmpt.yaml12 import load
 
 STATE, LOG, CONFIG, ENVIRONMENT = "state.safetensors", "metrics.jsonl", "config.yaml", "environment.json"
+LOCK = ".lock"
 HARMLESS = (
     "data.root",
     "data.workers",
@@ -71,7 +72,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
-        if isinstance(value, Mapping) and key != "overrides":
+        if isinstance(value, Mapping) and not key.endswith("overrides"):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
@@ -95,9 +96,16 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
+def unread(flat: Mapping[str, Any]) -> tuple[str, ...]:
+    """Settings that nothing reads beside the others: the text tower where a ready file stands for it."""
+    ready = flat["text.file"] is not None and flat["text.loss"] != "identity"
+    return ("text.tower", "text.weights") if ready else ()
+
+
 def settings(config: Config) -> dict[str, Any]:
     """The settings that a resumed run must share with the one it goes on with."""
-    return {key: value for key, value in dotted(config).items() if key not in HARMLESS}
+    flat = dotted(config)
+    return {key: value for key, value in flat.items() if key not in (*HARMLESS, *unread(flat))}
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -126,7 +134,8 @@ def check_folder(out: Path, resume: bool) -> None:
         return
     if not resume:
         raise UserError(f"--out {out} is in use; give another folder, or --resume to go on with this run")
-    first = ENVIRONMENT, f".{ENVIRONMENT}.", f".{CONFIG}."  # dots: the temporary names under which files are written
+    # dots: the temporary names under which files are written
+    first = LOCK, ENVIRONMENT, f".{ENVIRONMENT}.", f".{CONFIG}."
     begun = (out / CONFIG).exists() and (out / ENVIRONMENT).exists()
     if not begun and not all(path.name.startswith(first) for path in out.iterdir()):
         raise UserError(f"--out {out} holds something, but no run to resume; give another folder")
@@ -141,12 +150,17 @@ def open_run(out: Path, config: Config) -> None:
     if (out / STATE).exists():
         return
     if (out / CONFIG).exists():
-        began = read_settings(out)
-        _refuse_change({key: began.get(key) for key in settings(config)}, settings(config), out)
-    plain = json.loads(json.dumps(asdict(config)))  # tuples as lists
+        _refuse_change(read_settings(out), settings(config), out)
     write_text(out / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
-    write_text(out / CONFIG, yaml.safe_dump(plain, sort_keys=False))
+    write_text(out / CONFIG, yaml.safe_dump(nest(dotted(config)), sort_keys=False))
     cut_log(out, 0)
+
+
+def sweep(out: Path) -> None:
+    """Remove what a kill left of files that were being written; nobody else may be writing there."""
+    for path in out.rglob(".*.safetensors.*"):
+        with suppress(OSError):
+            path.unlink()
 
 
 def save_state(
@@ -223,11 +237,12 @@ def read_log(out: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _refuse_change(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
-    for what, before in old.items():
-        now = new.get(what)
+def _refuse_change(old: Mapping[str, Any], new: Mapping[str, Any], out: Path) -> None:
+    younger = dotted(Config())  # a setting that is younger than a run had its default then
+    for what, now in new.items():
+        name = what.removeprefix("settings.")
+        before = old.get(what, younger.get(name, now))
         if now != before:
-            name = what.removeprefix("settings.")
             raise UserError(
                 f"cannot resume {out}: {name} was {before}, now it is {now}; resume with what the run began with "
                 "(its config.yaml), or start another run"
@@ -289,14 +304,20 @@ def alone(out: Path) -> Iterator[None]:
     """Inside, no other process trains in the folder; the lock ends with the process, however that ends.
 
     Raises:
-        UserError: another does.
+        UserError: another does, or the folder cannot be written.
     """
-    lock = FileLock(out / ".lock", timeout=0)
+    lock = FileLock(out / LOCK, timeout=0)
     try:
-        with lock:
-            yield
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout:
         raise UserError(f"{out}: another process is training there; wait until it has ended, or stop it") from None
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; give another --out, or check rights") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Stopped(KeyboardInterrupt):

@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ class Trainer:
         self.who = {
             "settings": run.settings(self.config),
             "training data": print_of_data,
+            "evaluated data": None if self.data.evaluated is None else fingerprint([*chain(*self.data.evaluated)]),
             "number of identities": len(self.data.labels),
             "number of processes": self.accelerator.num_processes,
             "sha256 of the backbone's weights": info.sha256,
@@ -116,19 +118,25 @@ class Trainer:
     def _open(self) -> bool:
         """The run folder, made last: what fails before leaves none behind. Returns whether there was a state in it."""
         self.accelerator.wait_for_everyone()  # all have seen that the folder is free
-        if self.main:
-            run.open_run(self.out, self.config)
-        self.accelerator.wait_for_everyone()
-        going_on = (self.out / run.STATE).exists()
-        if going_on:
-            state = self.network, self.optimizer.optimizer, self.who, self.average
-            self.progress = run.load_state(self.out, *state)
-            if self.accelerator.scaler is not None:
-                self.accelerator.scaler.load_state_dict(self.progress.scaler)
+        with self._alone():
             if self.main:
-                run.cut_log(self.out, self.progress.step)
-        self.accelerator.wait_for_everyone()
+                run.sweep(self.out)
+                run.open_run(self.out, self.config)
+            self.accelerator.wait_for_everyone()
+            going_on = (self.out / run.STATE).exists()
+            if going_on:
+                state = self.network, self.optimizer.optimizer, self.who, self.average
+                self.progress = run.load_state(self.out, *state)
+                if self.accelerator.scaler is not None:
+                    self.accelerator.scaler.load_state_dict(self.progress.scaler)
+                if self.main:
+                    run.cut_log(self.out, self.progress.step)
+            self.accelerator.wait_for_everyone()
         return going_on
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Inside, no other run writes into the folder."""
+        return run.alone(self.out) if self.main else nullcontext()
 
     def _say(self, resume: bool, going_on: bool) -> None:
         """What this run is, before it starts."""
@@ -169,7 +177,7 @@ class Trainer:
         counts = [len(self.data.sampler.epoch(e)) for e in range(recipe.epochs)]  # they differ
         share = self.accelerator.process_index, self.accelerator.num_processes
         with (
-            run.alone(self.out) if self.main else nullcontext(),
+            self._alone(),
             run.Log(self.out, recipe.tensorboard, self.main, progress.step) as log,
             bar() as display,
             run.interrupts() as stopping,
@@ -317,9 +325,7 @@ class Trainer:
         assert self.data.evaluated is not None
         precision = self.config.train.precision
         with self._as_saved():
-            metrics = retrieve(
-                self.network, self.config.data, *self.data.evaluated, self.data.dataset.protocol, precision
-            )
+            metrics = retrieve(self.network, self.config.data, *self.data.evaluated, self.data.protocol, precision)
         self.network.train()
         return metrics
 

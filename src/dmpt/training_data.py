@@ -28,6 +28,7 @@ class TrainingData:
         labels: class of each identity, from 0.
         sampler: batches of P identities x K triplets.
         evaluated: queries and gallery that choose the epoch (``train.select`` val or test); None = the last is taken.
+        protocol: the rule by which these are judged.
         valid: how many of these queries have something to find.
         skipped: triplets left out because they are broken, a line each.
     """
@@ -37,6 +38,7 @@ class TrainingData:
     labels: dict[int, int]
     sampler: PKSampler
     evaluated: tuple[Sequence[Record], Sequence[Record]] | None
+    protocol: str
     valid: int
     skipped: list[str]
 
@@ -50,7 +52,8 @@ class TrainingData:
         if self.skipped:
             lines.append(f"skipped {len(self.skipped)} of the triplets, unreadable: {'; '.join(self.skipped)}")
         if self.evaluated is not None:
-            lines.append(f"selecting by mAP on {select}: {self.valid} of {len(self.evaluated[0])} queries valid")
+            rule = "" if self.protocol == self.dataset.protocol else f", protocol {self.protocol}"
+            lines.append(f"selecting by mAP on {select}: {self.valid} of {len(self.evaluated[0])} queries valid{rule}")
         return lines
 
     def batches(self, config: Config, epoch: int, start: int, process: int, processes: int) -> Iterator[Batch]:
@@ -97,17 +100,19 @@ def read(config: Config, skip_broken: bool) -> TrainingData:
             "concatenation would see none; set data.modalities to those there are, or heads to modality"
         )
     evaluated: tuple[Sequence[Record], Sequence[Record]] | None = None
-    valid = 0
+    valid, protocol = 0, dataset.protocol
     if config.train.select == "val":
         records, held = hold_out(records, config.train.val_share, config.data.split_seed, dataset.protocol)
         evaluated = held, held
+        if protocol == "none":  # held out images are searched in themselves, so each query would find itself
+            protocol = "same_camera"
     elif config.train.select == "test":
         evaluated, more = test_records(dataset, config.data, skip_broken)
         skipped += more
     if evaluated is not None:  # refused now, not after an epoch, when no query has a match
         query, gallery = map(labels_of, evaluated)
-        valid = count_valid(query, gallery, dataset.protocol)
+        valid = count_valid(query, gallery, protocol)
     labels = pid_to_label(records)
     classes = [labels[record.pid] for record in records]
     sampler = PKSampler(classes, config.train.ids, config.train.instances, config.train.seed)
-    return TrainingData(dataset, records, labels, sampler, evaluated, valid, skipped)
+    return TrainingData(dataset, records, labels, sampler, evaluated, protocol, valid, skipped)
