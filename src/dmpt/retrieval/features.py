@@ -1,6 +1,7 @@
 """Test features of a list of triplets."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -40,7 +41,8 @@ def extract(
     network.eval()
     device = next(network.parameters()).device
     cast = partial(torch.autocast, device.type, precision, enabled=precision != torch.float32)
-    with cast():
+    # Once, so in full precision; but LoRA's updates stay in float32, and only autocast lets a tower in bf16 meet them.
+    with cast() if network.config.backbone.tune == "lora" else nullcontext():
         network.bake()
     dataset = TripletDataset(records, TestTransform(data.size, data.mean, data.std), data.value_range)
     batches = test_batches(dataset, batch_size, workers=data.workers)
