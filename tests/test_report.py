@@ -6,16 +6,20 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from markupsafe import Markup
+from PIL import Image
 
 from dmpt.cli import main
+from dmpt.config import DataConfig
 from dmpt.data.loader import TripletDataset
-from dmpt.data.manifest import MODALITIES
+from dmpt.data.manifest import MODALITIES, Record
+from dmpt.data.rgbnt100 import COLUMNS
 from dmpt.data.transforms import TestTransform
 from dmpt.errors import UserError
 from dmpt.evaluate import evaluate, save
@@ -509,6 +513,31 @@ def test_an_absent_modality_is_a_grey_field(full: Measured) -> None:
     partial = replace(record, paths={"rgb": record.paths["rgb"]})
     assert (thumbnail(partial, "tir", full.card.config.data) == 128).all()
     assert thumbnail(partial, "rgb", full.card.config.data).std() > 1
+
+
+def test_pictures_of_files_side_by_side_are_their_own_columns(tmp_path: Path) -> None:
+    strip = np.zeros((128, 768, 3), np.uint8)
+    for number in range(3):
+        strip[:, 256 * number : 256 * (number + 1), number] = 250
+    Image.fromarray(strip).save(tmp_path / "0001_c0001_000.png")
+    paths = dict.fromkeys(MODALITIES, tmp_path / "0001_c0001_000.png")
+    record = Record(paths, pid=1, camera=1, columns=COLUMNS)
+    for number, modality in enumerate(MODALITIES):
+        found = thumbnail(record, modality, DataConfig(size=(128, 256))).reshape(-1, 3).mean(axis=0)
+        assert found.round().tolist() == [250 if channel == number else 0 for channel in range(3)]
+
+
+def test_a_query_that_is_in_the_gallery_too_is_shown_once(tmp_path: Path) -> None:
+    def records(folder: str, numbers: range) -> list[Record]:
+        return [Record({"rgb": tmp_path / folder / f"{n}.jpg"}, pid=n, camera=1, scene=2) for n in numbers]
+
+    gallery, query = records("test", range(4)), records("query3", range(2, 6))
+    features = np.arange(8.0).reshape(8, 1)
+    found = Measured.triplets(
+        SimpleNamespace(query=query, gallery=gallery, query_features=features[:4], gallery_features=features[4:])  # type: ignore[arg-type]
+    )
+    assert [record.pid for record in found[0]] == [4, 5, 0, 1, 2, 3]
+    assert found[1].ravel().tolist() == [2, 3, 4, 5, 6, 7]
 
 
 def test_markup_escapes_what_it_is_given() -> None:

@@ -107,7 +107,15 @@ class Measured:
         """Every test triplet once, with its features."""
         if self.query is self.gallery:
             return list(self.gallery), self.gallery_features
-        return [*self.query, *self.gallery], np.concatenate([self.query_features, self.gallery_features])
+        there = {_sight(record) for record in self.gallery}  # benchmarks list a query's copy in the gallery too
+        alone = [row for row, record in enumerate(self.query) if _sight(record) not in there]
+        records = [*(self.query[row] for row in alone), *self.gallery]
+        return records, np.concatenate([self.query_features[alone], self.gallery_features])
+
+
+def _sight(record: Record) -> tuple[str, int, int, int | None]:
+    """What copies of a triplet in two folders share."""
+    return record.name, record.pid, record.camera, record.scene
 
 
 def measure(

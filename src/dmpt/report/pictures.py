@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from markupsafe import Markup
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmpt.config import DataConfig
-from dmpt.data.images import read_image
+from dmpt.data.images import read_record
 from dmpt.data.manifest import Record
 
 Pixels = NDArray[np.uint8]
@@ -51,7 +52,8 @@ def thumbnail(record: Record, modality: str, data: DataConfig) -> Pixels:
     path = record.paths.get(modality)
     if path is None:
         return np.full((height, width, 3), 128, np.uint8)
-    pixels = read_image(path, data.value_range).permute(1, 2, 0).numpy()
+    own = read_record(replace(record, paths={modality: path}), data.value_range)[modality]
+    pixels = own.permute(1, 2, 0).numpy()
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
 
 
