@@ -231,6 +231,7 @@ def test_every_file_is_filled_up_to_a_size_drawn_at_random():
         ({"cameras": 9}, "cameras is 9; it must lie between 1 and 8"),
         ({"images": 0}, "images is 0"),
         ({"object": "vehicle", "train_ids": 9999}, "at most 9999"),
+        ({"size": (0, 64)}, r"size is \[0, 64\]; height and width must lie between 16 and 4096"),
     ],
 )
 def test_numbers_out_of_range(changes, says, tmp_path):
@@ -244,6 +245,18 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="is in use"):
         small(tmp_path, "person")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_world_that_was_stopped_leaves_nothing(tmp_path):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small(tmp_path / "w", "person", progress=stop)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*w: "):
+        small(tmp_path / "file" / "w", "person")
 
 
 def test_the_verb(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,10 @@ FOLDERS = {
 }
 SCENES = 30
 """Of vehicles; MSVR310 has as many."""
+
+
+LEAST, MOST = 16, 4096
+"""Pixels of a picture's side."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def write_world(
         progress: called with the number of triplets done and their total.
 
     Raises:
-        UserError: ``root`` is in use, or a number is out of range.
+        UserError: ``root`` is in use or cannot be written, or a number is out of range.
     """
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root} is in use; remove it or choose another folder")
@@ -83,19 +88,29 @@ def write_world(
     for name, (value, most) in limits.items():
         if not 1 <= value <= most:
             raise UserError(f"{name} is {value}; it must lie between 1 and {most}")
+    if size is not None and not all(LEAST <= side <= MOST for side in size):
+        raise UserError(f"size is {list(size)}; height and width must lie between {LEAST} and {MOST} pixels")
     if object == "vehicle" and train_ids + test_ids > 9999:
         raise UserError("the vehicles' layout has four digits for an identity; at most 9999 fit in all")
     takes = list(plan(object, train_ids, test_ids, images, cameras, seed))
-    for folder in sorted({Path(file).parent for take in takes for files in take.files for file in files.values()}):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    shoot = partial(_write_chunk, root, object, seed, cameras, size)
-    chunks = [takes[i : i + 32] for i in range(0, len(takes), 32)]
-    done = 0
-    for count in spread(shoot, chunks, workers or os.cpu_count() or 1):
-        progress(done := done + count, len(takes))
     world = World(object, seed, cameras, size)
-    _write_captions(root, world, takes)
-    write_atomically(root / "contact_sheet.png", partial(_save_png, contact_sheet(world)))
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed when it is whole: half a world would look like a smaller one.
+        with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as temporary:
+            fresh = Path(temporary) / "world"
+            for folder in sorted({Path(f).parent for take in takes for files in take.files for f in files.values()}):
+                (fresh / folder).mkdir(parents=True)
+            shoot = partial(_write_chunk, fresh, object, seed, cameras, size)
+            chunks = [takes[i : i + 32] for i in range(0, len(takes), 32)]
+            done = 0
+            for count in spread(shoot, chunks, workers or os.cpu_count() or 1):
+                progress(done := done + count, len(takes))
+            _write_captions(fresh, world, takes)
+            write_atomically(fresh / "contact_sheet.png", partial(_save_png, contact_sheet(world)))
+            fresh.rename(root)
+    except OSError as error:
+        raise UserError(f"cannot write {root}: {error.strerror or error}; free space, or check rights") from error
 
 
 def plan(object: Kind, train_ids: int, test_ids: int, images: int, cameras: int, seed: int) -> Iterator[Take]:
