@@ -65,6 +65,7 @@ def error_of(layout: str, path: Path, settings: DataConfig | None = None) -> str
         ("rgb/2.jpg,,,٣,2", "row 3, column pid: '٣' is no whole number"),
         ("rgb/2.jpg,,," + "9" * 30 + ",2", "row 3, column pid: '999"),
         (",,,7,2", "row 3: no image in any of rgb, nir, tir"),
+        ("a" * 300 + ".jpg,,,7,2", "row 3, column rgb: there is no file aaa"),
         ("rgb/1.jpg,,,7,2", "row 3, column rgb: "),
     ],
 )
@@ -149,7 +150,23 @@ def test_relative_paths_start_at_the_table(root: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(root.parent)
     absolute = load_dataset("manifest", root)
     assert fingerprint(relative.train) == fingerprint(absolute.train)
-    assert "leaves" in error_of("manifest", table(root, "../outside.jpg,,,5,1"))
+    monkeypatch.chdir(root)
+    for place in (root, root / "manifest.csv", Path(), Path("manifest.csv")):
+        table(root, "../outside.jpg,,,5,1")
+        assert "leaves" in error_of("manifest", place)
+
+
+def test_a_table_written_from_a_relative_folder_is_read_from_anywhere(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table(root, "rgb/1.jpg,nir/1.jpg,,5,1", "rgb/2.jpg,,,6,1")
+    (root.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(root.parent / "elsewhere")
+    relative = load_dataset("manifest", Path("..") / root.name)
+    write_manifest(Path("own.csv"), relative)
+    assert fingerprint(load_dataset("manifest", root.parent / "elsewhere" / "own.csv").train) == fingerprint(
+        relative.train
+    )
 
 
 @pytest.mark.parametrize("layout", WRITERS_WITH_OWN_FILES)
@@ -221,6 +238,16 @@ def test_parquet_cells_of_every_type(root: Path, monkeypatch: pytest.MonkeyPatch
     dataset = load_dataset("manifest", root)
     found = [(r.pid, r.camera, r.scene, sorted(r.paths)) for r in dataset.gallery]
     assert found == [(5, 1, 3, ["nir", "rgb"]), (6, 2, None, ["rgb"])]
+
+
+def test_parquet_cells_that_are_no_text(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    strange = arrow.array([b"\xff"], arrow.binary()).view(arrow.string())
+    parquet.write_table(arrow.table({"rgb": strange, "pid": [1], "camera": [1]}), tmp_path / "manifest.parquet")
+    assert "a cell cannot be read" in error_of("manifest", tmp_path)
+    when = arrow.array([1], arrow.timestamp("ns"))
+    parquet.write_table(arrow.table({"when": when, "pid": [1], "camera": [1]}), tmp_path / "manifest.parquet")
+    assert "the column 'when' is unknown" in error_of("manifest", tmp_path)
 
 
 def test_a_folder_without_splits_is_split_by_identity(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dmpt.data.rgbnt100 import read_rgbn300, read_rgbnt100
 from dmpt.data.rgbnt201 import read_market1501_mm, read_rgbnt201
 from dmpt.data.split import split_by_identity
 from dmpt.errors import UserError
+from dmpt.files import expanded
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def list_dataset(layout: str, root: str | Path, settings: DataConfig | None = No
     facts = DATASETS[layout]
     try:
         problems: list[str] = []
-        train, query, gallery, unsplit = facts.read(Path(root).expanduser(), problems)
+        train, query, gallery, unsplit = facts.read(expanded(root), problems)
     except OSError as error:
         raise UserError(f"cannot list {error.filename}: {error.strerror}; check data.root and its rights") from error
     if unsplit:

@@ -109,8 +109,8 @@ def _cells(table: Path, record: Record) -> dict[str, Any]:
         raise UserError(
             f"{record.name} holds several modalities side by side, which a manifest cannot say; cut the files first"
         )
-    folder = table.parent.absolute()
-    files = {modality: file.absolute() for modality, file in record.paths.items()}
+    folder = _plain(table.parent)
+    files = {modality: _plain(file) for modality, file in record.paths.items()}
     cells: dict[str, Any] = {
         modality: (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
         for modality, file in files.items()
@@ -168,8 +168,17 @@ def _parquet_rows(path: Path) -> tuple[list[str], Iterator[Row]]:
     except (OSError, arrow.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is no readable Parquet file ({reason}); write it again") from error
-    rows = enumerate(table.to_pylist(), 1)
-    return table.column_names, ((number, {name: _text(value) for name, value in row.items()}) for number, row in rows)
+
+    def rows() -> Iterator[Row]:
+        try:
+            found = table.to_pylist()
+        except (ValueError, arrow.ArrowException) as error:  # text that is none, times that Python has no type for
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{path}: a cell cannot be read ({reason}); write the table again") from error
+        for number, row in enumerate(found, 1):
+            yield number, {name: _text(value) for name, value in row.items()}
+
+    return table.column_names, rows()
 
 
 def _text(value: object) -> str:
@@ -204,6 +213,18 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise UserError(f"{path} has no column {', '.join(missing)} (it has {', '.join(header)}); add it")
 
 
+def _plain(path: Path) -> Path:
+    """From the root and without ``..``, but through the links that the user made."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a zero byte
+        return False
+
+
 def _record(where: str, folder: Path, cells: Mapping[str, str], problems: list[str]) -> Record | None:
     """The record of a row, or None and a problem."""
     numbers: dict[str, int | None] = {}
@@ -219,13 +240,13 @@ def _record(where: str, folder: Path, cells: Mapping[str, str], problems: list[s
     for modality in MODALITIES:
         if cell := cells.get(modality, ""):
             path = Path(os.path.normpath(folder / cell))
-            if not Path(cell).is_absolute() and not path.is_relative_to(os.path.normpath(folder)):
+            if not Path(cell).is_absolute() and not _plain(path).is_relative_to(_plain(folder)):
                 problems.append(
                     f"{where}, column {modality}: {cell} leaves the manifest's folder; move the file, or give its "
                     "absolute path"
                 )
                 return None
-            if "\0" in cell or not path.is_file():
+            if not _is_file(path):
                 problems.append(
                     f"{where}, column {modality}: there is no file {cell}; restore it, correct the cell, or empty it "
                     "if this modality is missing"

@@ -56,7 +56,7 @@ def read_wmveid863(root: Path, problems: list[str]) -> Splits:
     def split(name: str) -> Records:
         records = []
         for folder_of_pid in subfolders(folder / name):
-            if not re.fullmatch(r"\d+", folder_of_pid.name, re.ASCII):
+            if not re.fullmatch(r"\d{1,18}", folder_of_pid.name, re.ASCII):
                 problems.append(f"{folder_of_pid} is not named with the number of an identity; rename or remove it")
                 continue
             pid = int(folder_of_pid.name)

@@ -10,7 +10,7 @@ from dmpt.data.manifest import Record, Records, Splits
 COLUMNS = {"rgb": (0, 256), "nir": (256, 512), "tir": (512, 768)}
 TWO_COLUMNS = {modality: COLUMNS[modality] for modality in ("rgb", "nir")}
 _NAME = Grammar(
-    re.compile(r"(?P<pid>-1|\d+)_c(?P<camera>\d+)(_.*)?", re.ASCII),
+    re.compile(r"(?P<pid>-1|\d{1,18})_c(?P<camera>\d{1,18})(_.*)?", re.ASCII),
     "PPPP_cCCCC_NNN (identity, camera, number; for example 0502_c0001_000.jpg)",
 )
 _SPLITS = ("bounding_box_train", "query", "bounding_box_test")

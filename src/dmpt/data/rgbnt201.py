@@ -9,11 +9,11 @@ from dmpt.errors import UserError
 
 FOLDERS = {"rgb": "RGB", "nir": "NI", "tir": "TI"}
 _RGBNT201 = Grammar(
-    re.compile(r"(?P<pid>\d{6})_cam(?P<camera>\d+)_\d+_\d+", re.ASCII),
+    re.compile(r"(?P<pid>\d{6})_cam(?P<camera>\d{1,18})_\d+_\d+", re.ASCII),
     "PPPPPP_camC_T_NN (identity, camera, session, number; for example 000287_cam1_0_05.jpg)",
 )
 _MARKET = Grammar(
-    re.compile(r"(?P<pid>-1|\d+)_c(?P<camera>\d).*", re.ASCII),
+    re.compile(r"(?P<pid>-1|\d{1,18})_c(?P<camera>\d).*", re.ASCII),
     "PPPP_cCsS_FFFFFF_NN (identity, camera, sequence, frame, number; for example 0002_c1s1_000451_03.jpg)",
 )
 #: Names of the folder in use; nobody agrees.
