@@ -1,6 +1,7 @@
 """The command line: the issue's lines work as written, and mistakes end with one line and exit code 2."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from dmpt.config import Config
 from dmpt.config_values import from_dict
 from dmpt.errors import UserError
 from dmpt.run import flatten
+from dmpt.verbs.parser import print_table
 from dmpt.yaml12 import load
 from runs import dmpt, fit, settings, toy, with_
 
@@ -184,6 +186,39 @@ def test_a_file_that_is_no_mapping_of_settings(text: str, tmp_path: Path, capsys
     file = tmp_path / "a.yaml"
     file.write_text(text)
     one_line_error(run(capsys, "params", f"--config={file}"))
+
+
+def test_the_file_that_is_wrong_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.yaml").write_text("train: {epochs: 1\n")
+    (tmp_path / "latin.yaml").write_bytes(b'data:\n  root: "caf\xe9"\n')
+    for file, said in (("broken.yaml", "no YAML"), ("latin.yaml", "is no UTF-8 text")):
+        for after in ([], ["--config", "tiny"], ["--config", "nowhere.yaml"]):
+            message = one_line_error(run(capsys, "params", "--config", tmp_path / file, *after))
+            assert f"{tmp_path / file}" in message
+            assert said in message
+
+
+def test_a_home_that_is_nobodys(capsys: pytest.CaptureFixture[str]) -> None:
+    message = one_line_error(run(capsys, "check", "~nobody-here/x", "--layout", "manifest"))
+    assert "~nobody-here/x: there is no such user's home here" in message
+
+
+def test_names_with_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("[/b] t", ["[red]h"], [["run [b]x[/i] :smile:"]])
+    out = capsys.readouterr().out
+    assert all(text in out for text in ("[/b] t", "[red]h", "run [b]x[/i] :smile:"))
+
+
+def test_a_reader_that_goes_away_loses_no_result(tmp_path: Path) -> None:
+    fit(settings(toy(tmp_path / "data"), epochs=0), tmp_path / "run")
+    command = [sys.executable, "-m", "dmpt.cli", "evaluate", str(tmp_path / "run"), "--missing", "all"]
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
+    os.close(write)
+    assert "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["mAP"] >= 0
 
 
 def test_numbers_are_printed_even_if_they_cannot_be_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

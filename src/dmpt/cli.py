@@ -1,6 +1,7 @@
 """The command ``dmpt``."""
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,39 @@ def _verb(name: str) -> Any:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; exit code 0, 1 when ``check`` finds errors, 2 for what the user can mend, 130 after Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    who = "dmpt " + argv[0] if argv and argv[0] in VERBS else "dmpt"
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text; a message about one must not fail
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            _run(argv)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone does no harm
+    except UserError as error:
+        sys.stderr.write(f"{who}: error: {error}\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt as error:
+        if type(error) is KeyboardInterrupt:
+            sys.stderr.write(f"{who}: stopped; what was saved before is kept\n")
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
+        _drop_output()
+    except OSError as error:  # rights, a lost disk: nothing that a traceback would explain
+        if error.filename is None:  # maybe the output's own
+            _drop_output()
+        where = f" {error.filename}:" if error.filename else ""
+        what = f"{where} {error.strerror or error}; check that it is there, and its rights"
+        sys.stderr.write(f"{who}: error:{what}\n")
+        raise SystemExit(2) from None
+
+
+def _drop_output() -> None:
+    """Else Python would try again, and complain, when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(argv: list[str]) -> None:
+    """What the arguments ask for; errors as they come."""
     if argv[:1] == ["--version"]:
         print(f"dmpt {__version__}")
         return
@@ -44,22 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog=f"dmpt {argv[0]}", description=verb.add.__doc__, allow_abbrev=False)
     verb.add(parser)
     arguments: Any = parser.parse_args(argv[1:])
-    try:
-        verb.run(parser.instantiate(arguments))
-    except UserError as error:
-        sys.stderr.write(f"{parser.prog}: error: {error}\n")
-        raise SystemExit(2) from None
-    except KeyboardInterrupt as error:
-        if type(error) is KeyboardInterrupt:
-            sys.stderr.write(f"{parser.prog}: stopped; what was saved before is kept\n")
-        raise SystemExit(130) from None
-    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # rights, a lost disk: nothing that a traceback would explain
-        where = f" {error.filename}:" if error.filename else ""
-        what = f"{where} {error.strerror or error}; check that it is there, and its rights"
-        sys.stderr.write(f"{parser.prog}: error:{what}\n")
-        raise SystemExit(2) from None
+    verb.run(parser.instantiate(arguments))
 
 
 if __name__ == "__main__":

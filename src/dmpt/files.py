@@ -47,12 +47,25 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         UserError: as ``write_atomically``.
     """
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    # File names need not be UTF-8: their bytes are written as they are.
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="surrogateescape"))
+
+
+def expanded(path: str | Path) -> Path:
+    """With ``~`` resolved.
+
+    Raises:
+        UserError: it names a user whom this machine does not know.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: there is no such user's home here; give the whole path") from error
 
 
 def cache_folder() -> Path:
     """Where things that can be made again are kept: ``DMPT_CACHE``, else dmpt's part of the user's cache."""
     base = os.environ.get("DMPT_CACHE")
     if base:
-        return Path(base).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dmpt"
+        return expanded(base)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "dmpt"

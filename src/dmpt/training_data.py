@@ -91,6 +91,8 @@ def read(config: Config, skip_broken: bool) -> TrainingData:
         raise UserError("no data: give --data.root, the folder of the data set (docs/data.md shows each layout)")
     incomplete: list[str] = []
     dataset = load_dataset(config.data.layout, config.data.root, config.data, incomplete if skip_broken else None)
+    if not dataset.train:
+        raise UserError(f"data of layout {dataset.name} have no training images; list them as train")
     train = restrict(dataset.train, config.data.modalities)
     records, unreadable = keep_readable(train, config.data.value_range, skip_broken)
     skipped = [*incomplete, *unreadable]

@@ -1,5 +1,6 @@
 """``dmpt demo``."""
 
+import sys
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -18,5 +19,10 @@ def add(parser: Parser) -> None:
 def run(arguments: Namespace) -> None:
     """Run the verb ``demo``."""
     from dmpt.demo import demo
+    from dmpt.run import Stopped
 
-    demo(Path(arguments.out), arguments.quick, arguments.seed)
+    try:
+        demo(Path(arguments.out), arguments.quick, arguments.seed)
+    except Stopped:
+        sys.stderr.write(f"stopped; a demo begins anew: remove {arguments.out} first\n")
+        raise

@@ -49,11 +49,13 @@ def run(arguments: Namespace) -> None:
         without=arguments.missing,
         reranked=arguments.rerank,
     )
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        _show(result)
-    save(Path(arguments.run), result)  # last: a folder that cannot be written to loses no number
+    try:
+        if arguments.json:
+            print(json.dumps(result, indent=2))
+        else:
+            _show(result)
+    finally:  # a pipe that nobody reads to its end, as of `| head`, loses no number either
+        save(Path(arguments.run), result)  # last: a folder that cannot be written to loses none
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -9,11 +9,13 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from dmpt.config import Config
 from dmpt.errors import UserError
 from dmpt.shipped import settings_file
+from dmpt.yaml12 import load
 
 PLAIN = {
     r'^Parser key "([\w.]+)":': r"\1:",
@@ -48,10 +50,13 @@ class Parser(ArgumentParser):
             self.file = name
             if not Path(name).is_file() and (shipped := settings_file(name)):
                 args[place] = args[place].replace(name, str(shipped))
-            elif not Path(name).is_file():
+            elif not _holds_settings(Path(name)):
                 break  # the file of the error that follows
         first = self._preset(args[0], flags) if self.preset and args and not args[0].startswith("-") else None
-        parsed: Namespace = super().parse_args(list(args), **options)
+        try:
+            parsed: Namespace = super().parse_args(list(args), **options)
+        except UnicodeDecodeError:
+            self.error(f"--config {self.file}: is no UTF-8 text; save it as UTF-8")
         if self.preset and parsed[self.preset[0]] != first:
             self.error(f"give the {self.preset[0]} first, then its settings: {self.prog} {parsed[self.preset[0]]} ...")
         if self.preset and parsed.get("on") != flags.get("--on"):
@@ -114,6 +119,13 @@ def _configs(args: Sequence[str]) -> Iterator[tuple[int, str]]:
             yield place + 1, args[place + 1]
 
 
+def _holds_settings(file: Path) -> bool:
+    try:
+        return isinstance(load(file.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+
+
 def _nearest(wrong: str, known: Sequence[str]) -> str:
     """The settings that the user may have meant, as the end of a sentence."""
     tails = {name: name.rsplit(".", 1)[-1] for name in known}
@@ -138,9 +150,11 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     from rich.console import Console
     from rich.table import Table
 
+    # Names of runs are not markup, whatever brackets they have.
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(header):
         table.add_column(column, justify="right" if rows and rows[0][number][:1].isdigit() else "left")
     for row in rows:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)  # a file or a pipe has no edge to wrap at
+    # a file or a pipe has no edge to wrap at
+    Console(width=None if sys.stdout.isatty() else 1000, markup=False, emoji=False).print(table)
