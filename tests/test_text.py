@@ -97,6 +97,23 @@ def test_the_tower_is_frozen_and_custom_text_names_load(tmp_path: Path, tiny: Te
     assert torch.equal(tower.ln_final.weight, tensors["ln_final.weight"])
 
 
+def test_a_tower_of_few_words_and_a_vocabulary_that_does_not_fit(tmp_path: Path, tiny: TextConfig) -> None:
+    tensors = load_file(tiny.weights)
+    kept = sorted({i for prompt in open_clip.SimpleTokenizer()(list(PROMPTS)).tolist() for i in prompt})
+    few = {**tensors, "token_embedding.weight": tensors["token_embedding.weight"][kept].clone()}
+    path = tmp_path / "few.safetensors"
+    save_file(few, path, {"vocabulary": json.dumps(kept)})
+    assert torch.equal(text_file(replace(tiny, weights=str(path))).features, text_file(tiny).features)
+    for wrong in (kept[1:], [*kept[1:], 49408], ["a"] * len(kept), None):
+        save_file(few, path, {"vocabulary": json.dumps(wrong)})
+        with pytest.raises(UserError, match="its vocabulary does not fit") as error:
+            load_text_tower(replace(tiny, weights=str(path)))
+        one_line(error)
+    save_file(few, path, {"vocabulary": "["})
+    with pytest.raises(UserError, match="its vocabulary does not fit"):
+        load_text_tower(replace(tiny, weights=str(path)))
+
+
 # --- cache -----------------------------------------------------------------------------------------------------------
 
 

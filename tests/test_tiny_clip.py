@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,22 +138,41 @@ def test_the_files_load_as_every_clips_and_say_what_the_tool_says(shipped: Path)
             # Not one of the paper's words is missing in the vocabulary.
             assert 0 not in words.encode(phrase)
             assert torch.equal(parts[modality], model.text.token_embedding.weight[words.encode(phrase)])
+    tower_alone = text_file(replace(text, file=None))
+    torch.testing.assert_close(tower_alone.features, file.features, atol=5e-3, rtol=5e-3)  # half precision
+    assert tower_alone.logit_scale == pytest.approx(file.logit_scale)
 
 
-def test_dmpt_builds_on_them(shipped: Path) -> None:
+@pytest.mark.parametrize("loss", ["modality", "identity"])
+def test_dmpt_builds_on_them(shipped: Path, loss: Any) -> None:
     from dmpt.build import build
 
     backbone, text = assets.tiny_clip()
-    config = Config(data=DataConfig(size=(128, 64)), backbone=backbone, text=text)
+    config = Config(data=DataConfig(size=(128, 64)), backbone=backbone, text=replace(text, loss=loss))
     network, targets, digest = build(config, 4, "person")
-    assert digest == sha256(shipped / "vit.safetensors")
+    assert digest == sha256(shipped / ("text_tower.safetensors" if loss == "identity" else "vit.safetensors"))
     assert targets is not None
     assert network.embed(torch.zeros(3, 2, 3, 128, 64)).shape == (2, 3 * 48)
+    if loss == "identity":
+        assert network.identity_text is not None
+        assert network.identity_text().shape == (3, 4, 128)
+
+
+@torch.no_grad()
+def test_the_packages_text_tower_says_what_its_text_file_says() -> None:
+    _, text = assets.tiny_clip()
+    tower, file = text_file(replace(text, file=None)), text_file(text)
+    torch.testing.assert_close(F.normalize(tower.features), F.normalize(file.features), atol=2e-3, rtol=0)
+    assert tower.logit_scale == pytest.approx(file.logit_scale)
+    for one, other in ((tower.words, file.words), (tower.attributes, file.attributes)):
+        for modality, words in one.items():
+            torch.testing.assert_close(words, other[modality], atol=1e-4, rtol=1e-3)
 
 
 def test_the_report_and_the_card(trained: Path) -> None:
     card = json.loads((trained / "tiny_clip.json").read_text())
-    assert card["sha256"] == {name: sha256(trained / name) for name in ("vit.safetensors", "text.safetensors")}
+    files = "vit.safetensors", "text.safetensors", "text_tower.safetensors", "text_tower.json"
+    assert card["sha256"] == {name: sha256(trained / name) for name in files}
     assert card["steps"] == 2 * (card["pictures"] // 8) == card["curve"][-1][0]
     assert 0 < card["infrared_share"] < 0.1
     page = (trained.parent / "docs" / "tiny_clip.md").read_text()
@@ -269,7 +288,7 @@ def test_pictures_are_rendered_once_and_the_same_again(tmp_path: Path, monkeypat
 
 def test_changed_and_unknown_files(shipped: Path) -> None:
     assert resolve("package:vit.safetensors", "any") == shipped / "vit.safetensors"
-    with pytest.raises(UserError, match=r"no such file comes with dmpt; there are text.safetensors, vit.safetensors"):
+    with pytest.raises(UserError, match=r"no such file comes with dmpt; there are text.safetensors, text_tower"):
         resolve("package:other", "any")
     save_file({"x": torch.ones(1)}, shipped / "text.safetensors")
     with pytest.raises(UserError, match=r"another sha256.*install dmpt again") as error:

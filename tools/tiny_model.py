@@ -15,7 +15,7 @@ from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dmpt.files import write_atomically
+from dmpt.files import write_atomically, write_text
 from dmpt.model.tensors import sha256
 from dmpt.model.text import ATTRIBUTES, PHRASES, PROMPTS, TextFile
 from tiny_data import SIZE
@@ -30,6 +30,7 @@ TEMPLATES = {
 }
 """What stands before a caption; a full stop follows half of the time."""
 VIT, TEXT_FILE = "vit.safetensors", "text.safetensors"
+TOWER, TOWER_CONFIG = "text_tower.safetensors", "text_tower.json"
 
 
 class Words:
@@ -125,7 +126,7 @@ class TinyCLIP(nn.Module):
         return features
 
     def export(self, folder: Path, words: Words, licence: str) -> dict[str, str]:
-        """Write both files; returns the sha256 of each.
+        """Write what ships; returns the sha256 of each file.
 
         Raises:
             UserError: they cannot be written.
@@ -145,11 +146,18 @@ class TinyCLIP(nn.Module):
                 features=self.encode_text(words(PROMPTS)),
                 logit_scale=self.logit_scale.exp().item(),
                 tower="tiny",
-                sha256=digest,  # the text tower itself does not ship, so the CLIP is known by its image tower
+                sha256=digest,  # the CLIP is known by its image tower
                 quick_gelu=True,
             )
         file.save(folder / TEXT_FILE)
-        return {VIT: digest, TEXT_FILE: sha256(folder / TEXT_FILE)}
+        tower = {name: tensor.detach().half().contiguous() for name, tensor in self.text.state_dict().items()}
+        tower["logit_scale"] = self.logit_scale.detach().clone()
+        about = {"licence": licence, "vocabulary": json.dumps(words.kept)}
+        write_atomically(folder / TOWER, partial(save_file, tower, metadata=about))
+        config = {"embed_dim": OVERRIDES["num_classes"], "quick_gelu": True, "vision_cfg": {}}
+        config["text_cfg"] = {**TEXT, "vocab_size": words.clip.vocab_size}
+        write_text(folder / TOWER_CONFIG, dumps(config) + "\n")
+        return {name: sha256(folder / name) for name in (VIT, TEXT_FILE, TOWER, TOWER_CONFIG)}
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, ids: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def measure(folder: Path, model: TinyCLIP, words: Words, ids: int) -> Report:
 
     Args:
         folder: where the files are.
-        model: gives the text tower, which does not ship.
+        model: gives the text tower.
         words: its vocabulary.
         ids: identities of each held-out world.
 
@@ -174,9 +174,8 @@ def write(folder: Path, about: dict[str, Any], report: Report) -> None:
         "",
         "A CLIP small enough to ship, so that the demo and the tests have a backbone that has learned something. Its",
         "pictures are drawn by `dmpt.synthetic`, in worlds whose seeds no demo and no test uses; nothing in it comes",
-        "from anyone else's pictures or weights. It loads as every CLIP does:",
-        "`--backbone.weights package:vit.safetensors --text.file package:text.safetensors`, with the name and the",
-        "overrides that `dmpt.assets.tiny_clip()` gives. This page is written by the command below.",
+        "from anyone else's pictures or weights. It loads as every CLIP does, by the settings of `configs/tiny.yaml`",
+        "or of `dmpt.assets.tiny_clip()`. This page is written by the command below.",
         "",
         "## How it was made",
         "",
@@ -201,7 +200,8 @@ def write(folder: Path, about: dict[str, Any], report: Report) -> None:
             ],
         ),
         "",
-        "The text tower itself does not ship: the text file holds what it says of the paper's prompts.",
+        "The text file holds what the text tower says of the paper's prompts, all that training needs of it; the tower",
+        "itself is for `text.loss: identity`. Both towers ship in half precision.",
         "",
         "## Loss",
         "",

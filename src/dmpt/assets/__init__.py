@@ -9,6 +9,7 @@ from typing import Any
 
 from dmpt.config import BackboneConfig, TextConfig
 from dmpt.errors import UserError
+from dmpt.files import expanded
 from dmpt.model.tensors import sha256
 
 FOLDER = Path(__file__).parent
@@ -17,14 +18,17 @@ _CARD = "tiny_clip.json"
 
 
 def tiny_clip() -> tuple[BackboneConfig, TextConfig]:
-    """Settings of the tiny CLIP: image tower, and what its text tower says of the prompts.
+    """Settings of the tiny CLIP: image tower, text tower, and what that says of the fixed prompts.
 
     Raises:
         UserError: the package is not whole.
     """
     card = _card()
     backbone = BackboneConfig(name=card["name"], weights=f"{PREFIX}vit.safetensors", overrides=card["overrides"])
-    return backbone, TextConfig(file=f"{PREFIX}text.safetensors")
+    tower, weights, file = (
+        f"{PREFIX}{name}" for name in ("text_tower.json", "text_tower.safetensors", "text.safetensors")
+    )
+    return backbone, TextConfig(tower=tower, weights=weights, file=file)
 
 
 def packaged(name: str) -> Path:
@@ -48,7 +52,7 @@ def local(path: str) -> Path:
     Raises:
         UserError: as ``packaged``.
     """
-    return packaged(path.removeprefix(PREFIX)) if path.startswith(PREFIX) else Path(path).expanduser()
+    return packaged(path.removeprefix(PREFIX)) if path.startswith(PREFIX) else expanded(path)
 
 
 def _card() -> Any:

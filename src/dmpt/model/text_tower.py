@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from dmpt.assets import local
 from dmpt.config import TextConfig
 from dmpt.errors import UserError
 from dmpt.model.hub import download, native_quick_gelu, resolve
 from dmpt.model.tensors import NO_WEIGHTS, check_same, read_tensors
 
 _VOCABULARY = 49408  # CLIP's byte-pair encoding
+_WORDS = "token_embedding.weight"
 
 
 def load_text_tower(config: TextConfig) -> Any:
@@ -41,9 +44,30 @@ def load_text_tower(config: TextConfig) -> Any:
         for name, value in tensors.items()
         if not name.startswith("visual.") and name.split(".")[-1] not in NO_WEIGHTS
     }
+    if "vocabulary" in info and _WORDS in found:
+        found[_WORDS] = _all_words(found[_WORDS], info["vocabulary"], path)
     check_same(found, tower.state_dict(), path, f"text.tower {config.tower}")
     tower.load_state_dict(found)
     return tower.eval().requires_grad_(False)
+
+
+def _all_words(known: Tensor, vocabulary: str, path: Path) -> Tensor:
+    """Embeddings ``(49408, d_t)`` of all of CLIP's tokens from those of a tower that learned few; zero for the others.
+
+    Args:
+        known: (N, d_t).
+        vocabulary: CLIP's ids of these N tokens, a JSON list.
+        path: the file, for the error.
+
+    Raises:
+        UserError: the two do not fit.
+    """
+    whole = known.new_zeros(_VOCABULARY, *known.shape[1:])
+    try:
+        whole[torch.tensor(json.loads(vocabulary))] = known
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise UserError(f"{path}: is damaged (its vocabulary does not fit); fetch it again") from error
+    return whole
 
 
 def tokenizer_of(tower: Any) -> Any:
@@ -64,7 +88,7 @@ def architecture_of(tower: str) -> dict[str, Any]:
 
     if tower.endswith(".json"):
         try:
-            content = json.loads(Path(tower).expanduser().read_text(encoding="utf-8"))
+            content = json.loads(local(tower).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"text.tower {tower}: is no readable JSON ({error}); give an open_clip config") from error
         config = content.get("model_cfg", content) if isinstance(content, dict) else {}
@@ -98,7 +122,7 @@ def weights_of(config: TextConfig, architecture: dict[str, Any]) -> Path:
         return download(repo, [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
     if weights.startswith("hub:"):
         _check_activation(tower, architecture, native_quick_gelu("/".join(weights[4:].split("/")[:2])))
-    elif not Path(weights).expanduser().is_file():
+    elif not local(weights).is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(tower)[:5]) or "none"
         raise UserError(f"text.weights {weights}: neither a file, hub:OWNER/REPO/FILE, nor a tag of {tower} ({tags})")
     return resolve(weights, tower)

@@ -67,7 +67,7 @@ def runnable(
         )
     found: list[tuple[Row, Config]] = []
     left_out = []
-    has_text, has_tower = base["text.loss"] != "off", base["text.loss"] != "off" and base["text.file"] is None
+    has_text = base["text.loss"] != "off"
     order = sorted(study.rows, key=lambda row: row.name not in study.reference)
     for row in order:
         if only and row.name not in only:
@@ -77,8 +77,6 @@ def runnable(
         twin = next((other.name for other, its in found if its == config and other.lr == row.lr), None)
         if (words or config.text.loss != "off") and not has_text:
             left_out.append(f"{row.name}: needs text, and this backbone has none")
-        elif config.text.loss == "identity" and not has_tower:
-            left_out.append(f"{row.name}: needs a text tower in training, and this backbone has a text file alone")
         elif twin is not None:
             left_out.append(f"{row.name}: the same settings as {twin} here")
         else:
