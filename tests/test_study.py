@@ -212,7 +212,7 @@ def test_what_another_study_has_run_is_taken_over(finished: Place, tmp_path: Pat
     cells = [line.split(" | ") for line in (other.results / "table.md").read_text().splitlines() if "| " in line]
     at = cells[0].index("s / step")
     assert [bool(line[at]) for line in cells[1:]] == [True, True]  # seeds of its own
-    assert [bool(line["seconds_per_step"]) for line in lines(other.results)] == [True] * 6
+    assert [bool(line["seconds_per_step"]) for line in lines(other.results)] == [False] * 2 + [True] * 4
     assert own.numbers["mAP"] == twin.numbers["mAP"]
     assert (own.queries()[1] == twin.queries()[1]).all()
     other.run(seeds=3)
@@ -915,13 +915,24 @@ def test_rows_without_text_where_there_is_none(monkeypatch: pytest.MonkeyPatch) 
         f"{name}: needs text, and this backbone has none" for name in ("all", "all, internal attention alone")
     ]
     assert len(runnable(components, "synthetic", settings["synthetic"])[0]) == 11
-    tiny, dino = (
-        dict(line.split(": ", 1) for line in runnable(find("readings"), on, settings[on])[1])
-        for on in ("synthetic", "market_mm")
+    left_out = runnable(find("readings"), "market_mm", settings["market_mm"])[1]
+    assert "modality.source learned: the same settings as base here" in left_out
+    assert "text.loss identity: needs text, and this backbone has none" in left_out
+    assert runnable(find("readings"), "synthetic", settings["synthetic"])[1] == []
+
+
+def test_a_text_tower_counts_where_it_is_read_and_by_its_name() -> None:
+    fixed = {"text.file": "package:text.safetensors", "text.tower": "ViT-B-16-quickgelu"}
+    assert difference(fixed, {**fixed, "text.tower": "other.json"}) is None
+    identity = {**fixed, "text.loss": "identity"}
+    assert difference(identity, {**identity, "text.tower": "other.json"}) == (
+        "text.tower",
+        "ViT-B-16-quickgelu",
+        "other.json",
     )
-    assert tiny["text.loss identity"].startswith("needs a text tower")
-    assert dino["modality.source learned"] == "the same settings as base here"
-    assert "text.loss identity" in [row.name for row, _ in runnable(find("readings"), "c", settings["rgbnt201"])[0]]
+    assert difference({"text.tower": "/here/own.json"}, {"text.tower": "/there/own.json"}) is None
+    one, two = ({"text.weights": f"hub:{repository}/open_clip_model.safetensors"} for repository in ("a/x", "b/y"))
+    assert difference(one, two) is not None
 
 
 def test_any_settings_file_is_data(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import io
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from dmpt.config import Config
 from dmpt.errors import UserError
 from dmpt.files import write_text
-from dmpt.run import CONFIG, HARMLESS, dotted, read_settings
+from dmpt.run import CONFIG, HARMLESS, dotted, nest, read_settings, unread
 from dmpt.study.reading import KNOWN
 
 METRICS, QUERIES = "metrics.json", "queries.csv"
@@ -95,12 +95,10 @@ def keep(folder: Path, config: Config, numbers: Mapping[str, Any], per_query: Ma
     Raises:
         UserError: it cannot be written.
     """
-    plain = json.loads(json.dumps(asdict(config)))
+    plain = nest(dotted(config))
     plain["data"]["root"] = None
-    for section, key in (("backbone", "weights"), ("text", "weights"), ("text", "file")):
-        value = plain[section][key]
-        if value and not value.startswith(("hub:", "package:")):
-            plain[section][key] = Path(value).name
+    for section, key in (("backbone", "weights"), ("text", "tower"), ("text", "weights"), ("text", "file")):
+        plain[section][key] = _named(plain[section][key])
     write_text(folder / CONFIG, yaml.safe_dump(plain, sort_keys=False))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -163,7 +161,7 @@ def difference(
         free: settings in which they may differ.
     """
     before, after = comparable(old), comparable(now)
-    differing = (key for key in before if key not in free and before[key] != after[key])
+    differing = (key for key in before if key in after and key not in free and before[key] != after[key])
     return next(((key, before[key], after[key]) for key in differing), None)
 
 
@@ -171,14 +169,20 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings, as dotted keys, as far as they say which numbers come out.
 
     A setting that is younger than a run had its default; ``data.mean`` and ``data.std`` that are the tower's count as
-    not set; text files count by their names, wherever they are; what the backbone's file holds is compared by hash
-    (``check_inputs_of``), which random weights have none of.
+    not set; a text tower that nobody reads is left out; text files count by their names, wherever they are; what the
+    backbone's file holds is compared by hash (``check_inputs_of``), which random weights have none of.
     """
     whole = {key: settings.get(key, default) for key, default in KNOWN.items()}
     found = {key: value for key, value in whole.items() if key not in HARMLESS}
     found |= {key: None for key, own in _normalisation(whole["backbone.name"]).items() if found[key] == own}
-    found |= {key: whole[key] and Path(whole[key]).name for key in ("text.weights", "text.file")}
-    return {**found, "backbone.weights": "random" if whole["backbone.weights"] == "random" else "from a file"}
+    found |= {key: _named(whole[key]) for key in ("text.tower", "text.weights", "text.file")}
+    found["backbone.weights"] = "random" if whole["backbone.weights"] == "random" else "from a file"
+    return {key: value for key, value in found.items() if key not in unread(whole)}
+
+
+def _named(file: str | None) -> str | None:
+    """A file as any machine may call it: by its name where it is one of this machine's."""
+    return file and (file if file.startswith(("hub:", "package:")) else Path(file).name)
 
 
 @cache

@@ -212,6 +212,7 @@ def _csv_lines(data: str, group: Group, comparison: tuple[Comparison, float] | N
     lines = []
     for result in group.results:
         study, without = result.numbers["study"], result.numbers.get("missing", {})
+        timed = {} if "taken_from" in study else study
         lines.append(
             {
                 "data": data,
@@ -223,8 +224,8 @@ def _csv_lines(data: str, group: Group, comparison: tuple[Comparison, float] | N
                 "mAP_missing_mean": without.get("mean", {}).get("mAP"),
                 "mAP_in_paper": _in_paper(group.row) or None,
                 "trained": study["trained"],
-                "seconds_per_epoch": study["seconds_per_epoch"],
-                "seconds_per_step": study.get("seconds_per_step"),
+                "seconds_per_epoch": timed.get("seconds_per_epoch"),
+                "seconds_per_step": timed.get("seconds_per_step"),
                 "peak_memory_bytes": study["peak_memory_bytes"],
                 **row,
             }
