@@ -250,6 +250,16 @@ def test_parquet_cells_that_are_no_text(tmp_path: Path) -> None:
     assert "the column 'when' is unknown" in error_of("manifest", tmp_path)
 
 
+def test_folders_that_would_be_overlooked(tmp_path: Path) -> None:
+    write_own_folder(tmp_path)
+    (tmp_path / "rgb").mkdir()
+    assert "holds rgb beside " in error_of("folder", tmp_path)
+    (tmp_path / "rgb").rmdir()
+    (tmp_path / "train" / "RGB").mkdir()
+    if len(list((tmp_path / "train").glob("[rR]*"))) == 2:  # not where the file system knows no case
+        assert "train holds RGB and rgb; move the images into one" in error_of("folder", tmp_path)
+
+
 def test_a_folder_without_splits_is_split_by_identity(tmp_path: Path) -> None:
     write_own_folder(tmp_path)
     (tmp_path / "train/tir").rename(tmp_path / "train/TIR")  # in any case

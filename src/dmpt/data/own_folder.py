@@ -24,13 +24,15 @@ def read_folder(root: Path, problems: list[str]) -> Splits:
         problems: gets a line for each image that is misnamed or there twice.
 
     Raises:
-        UserError: neither modalities nor splits are there.
+        UserError: neither modalities nor splits are there, or both, or a modality is there twice.
     """
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; set data.root to the folder that holds {', '.join(MODALITIES)}")
-    if _modalities(root):
-        return Splits(unsplit=_read_split(root, problems))
     there = {folder.name for folder in subfolders(root)}
+    if own := _modalities(root):
+        if beside := sorted(there & {"train", "test", "query", "gallery"}):
+            raise UserError(f"{root} holds {next(iter(own))} beside {beside[0]}; move all images into splits, or none")
+        return Splits(unsplit=_read_split(root, problems))
     has_test, has_both = "test" in there, {"query", "gallery"} <= there
     if has_test == has_both:
         what = "test as well as query and gallery" if has_test else f"neither of {', '.join(MODALITIES)}, nor test"
@@ -46,9 +48,17 @@ def read_folder(root: Path, problems: list[str]) -> Splits:
 
 
 def _modalities(folder: Path) -> dict[str, str]:
-    """The folders that are there, as they are spelled."""
-    spelled = {path.name.lower(): path.name for path in subfolders(folder)}
-    return {modality: spelled[modality] for modality in MODALITIES if modality in spelled}
+    """The folders that are there, as they are spelled.
+
+    Raises:
+        UserError: one is there twice.
+    """
+    names = sorted(path.name for path in subfolders(folder))
+    spelled = {modality: [name for name in names if name.lower() == modality] for modality in MODALITIES}
+    for twice in spelled.values():
+        if len(twice) > 1:
+            raise UserError(f"{folder} holds {' and '.join(twice)}; move the images into one of them")
+    return {modality: found[0] for modality, found in spelled.items() if found}
 
 
 def _read_split(folder: Path, problems: list[str]) -> Records:
