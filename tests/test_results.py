@@ -149,7 +149,7 @@ def test_ours_says_where_it_comes_from(tmp_path: Path) -> None:
         ({"protocol": "none"}, "protocol none"),
         ({"queries": 24}, "other data: 24 query triplets, not 836"),
         ({"gallery": 9, "protocol": "none"}, "protocol none, other data: 9 gallery triplets, not 836"),
-        ({"skipped": ["x", "y"]}, "2 triplets left out"),
+        ({"skipped": ["x", "y"]}, "2 missing or broken files left out"),
     ],
 )
 def test_ours_stands_apart_when_it_is_not_the_data_sets_number(

@@ -73,7 +73,7 @@ def compare(name: str, config: Config, out: Path, trainer: Trainer, skip_broken:
     found = {"train": len(trainer.data.records), "query": result["queries"], "gallery": result["gallery"]}
     changed += other_data(data.layout, found)
     if skipped := len(trainer.data.skipped) + len(result["skipped"]):
-        changed.append(f"other data: {skipped} unreadable triplets left out")
+        changed.append(f"other data: {skipped} missing or broken files left out")
     ours = {key: result[key] for key in MEASURES}
     reproduction = {
         "cell": name,

@@ -136,7 +136,7 @@ def _apart(content: dict[str, Any]) -> list[str]:
         reasons.append(f"protocol {content['protocol']}")
     reasons += other_data(data, {"query": content["queries"], "gallery": content["gallery"]})
     if content["skipped"]:
-        reasons.append(f"{len(content['skipped'])} triplets left out")
+        reasons.append(f"{len(content['skipped'])} missing or broken files left out")
     return reasons
 
 

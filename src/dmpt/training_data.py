@@ -30,7 +30,7 @@ class TrainingData:
         evaluated: queries and gallery that choose the epoch (``train.select`` val or test); None = the last is taken.
         protocol: the rule by which these are judged.
         valid: how many of these queries have something to find.
-        skipped: triplets left out because they are broken, a line each.
+        skipped: a line for each missing or broken file, of any split, for which a triplet is left out.
     """
 
     dataset: Dataset
@@ -50,7 +50,7 @@ class TrainingData:
         """
         lines = [f"{self.dataset.name}: {len(self.records)} triplets of {len(self.labels)} identities"]
         if self.skipped:
-            lines.append(f"skipped {len(self.skipped)} of the triplets, unreadable: {'; '.join(self.skipped)}")
+            lines.append(f"skipped {len(self.skipped)} missing or broken files (any split): {'; '.join(self.skipped)}")
         if self.evaluated is not None:
             rule = "" if self.protocol == self.dataset.protocol else f", protocol {self.protocol}"
             lines.append(f"selecting by mAP on {select}: {self.valid} of {len(self.evaluated[0])} queries valid{rule}")

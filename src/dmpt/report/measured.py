@@ -161,7 +161,7 @@ def measure(
         "checkpoint chosen by": adapter.chosen_by(folder, card),
         "test data": f"{dataset.name}, {len({r.pid for r in gallery})} identities, fingerprint "
         + fingerprint([*query, *gallery]),
-        "triplets skipped": len(skipped),
+        "missing or broken files (any split)": len(skipped),
         "protocol": f"{metrics.protocol}: {metrics.valid_queries} of {metrics.queries} queries valid, "
         f"gallery {metrics.gallery}",
         "trained on": f"{card.data.get('name', 'unknown')}, {card.ids} identities, "

@@ -67,7 +67,7 @@ def _show(result: dict[str, Any]) -> None:
         found = result["k_reciprocal_reranked"]
         _table(f"{provenance['data']}, after {found['method']}, {_counts(found)}", {"re-ranked": found})
     if result["skipped"]:
-        print(f"skipped {len(result['skipped'])} broken triplets:", *result["skipped"], sep="\n  ")
+        print(f"skipped {len(result['skipped'])} missing or broken files (any split):", *result["skipped"], sep="\n  ")
     if provenance["chosen_by"] == "test":
         print("selected on this very test set: an optimistic number")
 
