@@ -150,11 +150,10 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     from rich.console import Console
     from rich.table import Table
 
-    # Names of runs are not markup, whatever brackets they have.
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(header):
         table.add_column(column, justify="right" if rows and rows[0][number][:1].isdigit() else "left")
     for row in rows:
         table.add_row(*row)
-    # a file or a pipe has no edge to wrap at
+    # A file or a pipe has no edge to wrap at; names of runs are no markup, whatever brackets they have.
     Console(width=None if sys.stdout.isatty() else 1000, markup=False, emoji=False).print(table)
