@@ -121,6 +121,13 @@ def test_a_card_with_a_missing_key_is_named(copy: Path) -> None:
         adapter.load(copy)
 
 
+@pytest.mark.parametrize(("key", "value"), [("ids", "12"), ("data", "rgbnt201"), ("metrics", []), ("licence", None)])
+def test_a_card_with_a_value_of_another_type_is_named(copy: Path, key: str, value: object) -> None:
+    change_card(copy, {key: value})
+    with pytest.raises(UserError, match=rf"config\.json: card\.{key}: must be .*; copy it again"):
+        adapter.load(copy)
+
+
 def test_an_adapter_alone_can_be_evaluated(trained: Trainer, copy: Path) -> None:
     from_run = evaluate(trained.out)
     alone = evaluate(copy)

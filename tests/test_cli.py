@@ -165,6 +165,7 @@ def test_an_unknown_key_in_a_file_names_the_nearest(tmp_path: Path, capsys: pyte
         ("semantc: {length: 3}", "did you mean semantic"),
         ("train: [", "line 1: no YAML"),
         ("train:\n\tlr: 3", "line 2: no YAML"),
+        ("train: {lr: 1e-3}\ndata: {root: d}\ntrain: {epochs: 3}", "line 3: no YAML (the key 'train' is there already"),
         ("- train", "must hold settings"),
     ):
         file.write_text(text)

@@ -115,6 +115,13 @@ def test_a_bad_table_is_one_line(root: Path, text: str, words: str) -> None:
     assert words in message
 
 
+def test_a_row_with_too_many_cells_is_left_out_and_the_others_are_read(root: Path) -> None:
+    path = table(root, "rgb/1.jpg,,,5,1,7", "rgb/2.jpg,,,6,1")
+    problems: list[str] = []
+    assert [record.pid for record in read_manifest(path, problems).unsplit] == [6]
+    assert problems == [f"{path}, row 2: 6 cells under 5 columns; quote cells that hold commas"]
+
+
 def test_a_table_of_another_encoding_and_no_table(root: Path) -> None:
     assert "holds neither manifest.csv nor manifest.parquet" in error_of("manifest", root)
     assert "there is no" in error_of("manifest", root / "none.csv")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dmpt import __version__
 from dmpt.config import Config
-from dmpt.config_values import from_dict
+from dmpt.config_values import checked
 from dmpt.data.manifest import MODALITIES
 from dmpt.errors import UserError
 from dmpt.files import write_atomically, write_text
@@ -109,7 +109,7 @@ def load_card(folder: Path) -> Card:
     """Read ``config.json``.
 
     Raises:
-        UserError: it is missing, not JSON, or of another version.
+        UserError: it is missing, not JSON, of another version, or a value of another type.
     """
     path = folder / CARD
     try:
@@ -122,9 +122,7 @@ def load_card(folder: Path) -> Card:
     if found != FORMAT:
         raise UserError(f"{path} has format {found!r}; this version of dmpt ({__version__}) reads {FORMAT!r}")
     try:
-        known = {f.name: content[f.name] for f in fields(Card) if f.name not in ("config", "backbone_unused")}
-        unused = tuple(content["backbone_unused"])
-        return Card(config=from_dict(content["config"]), backbone_unused=unused, **known)
+        return checked(Card, {f.name: content[f.name] for f in fields(Card)}, "card")
     except KeyError as error:
         raise UserError(f"{path} lacks the key {error}; copy it again from where it was trained") from error
     except (UserError, TypeError) as error:

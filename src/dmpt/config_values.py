@@ -1,4 +1,4 @@
-"""Settings from plain values, as JSON and YAML hold them: unknown keys and values of a wrong type are refused."""
+"""Dataclasses from plain values, as JSON and YAML hold them: unknown keys and values of a wrong type are refused."""
 
 from dataclasses import is_dataclass
 from types import NoneType, UnionType
@@ -16,11 +16,20 @@ def from_dict(content: Any) -> Config:
     Raises:
         UserError: a key or a choice is unknown, or a value of another type.
     """
-    return _section(Config, content, "settings")
+    return checked(Config, content, "settings")
 
 
-def _section(kind: type[Section], content: Any, where: str) -> Section:
-    """One dataclass from a mapping, its values checked, lists as tuples."""
+def checked(kind: type[Section], content: Any, where: str) -> Section:
+    """A dataclass, and those within it, from a mapping; lists become tuples.
+
+    Args:
+        kind: the dataclass.
+        content: its fields by name.
+        where: what a message calls it.
+
+    Raises:
+        UserError: a key or a choice is unknown, or a value of another type.
+    """
     if not isinstance(content, dict):
         raise UserError(f"{where}: must be a mapping, not {content!r}")
     hints, values = get_type_hints(kind), {}
@@ -29,7 +38,7 @@ def _section(kind: type[Section], content: Any, where: str) -> Section:
         if hint is None:
             raise UserError(f"{where}: unknown key {name}; it was written by another version of dmpt")
         if isinstance(hint, type) and is_dataclass(hint):
-            value = _section(hint, value, f"{where}.{name}")
+            value = checked(hint, value, f"{where}.{name}")
         elif get_origin(hint) is Literal and value not in get_args(hint):
             raise UserError(f"{where}.{name}: unknown choice {value!r}; it was written by another version of dmpt")
         elif not _fits(value, hint):

@@ -10,12 +10,23 @@ _TRUTH = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
 
 
 def _with_words(safe: Any) -> Any:
-    """A safe loader for which ``off`` is a word."""
+    """A safe loader for which ``off`` is a word, and a key that stands twice in a mapping a mistake."""
     resolvers = {
         first: [(tag, regexp) for tag, regexp in known if not tag.endswith((":bool", ":float", ":timestamp"))]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-    loader: Any = type("Loader", (safe,), {"yaml_implicit_resolvers": resolvers})
+
+    def construct_mapping(self: Any, node: Any, deep: bool = False) -> Any:
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
+            if key.value in lines:
+                problem = f"the key {key.value!r} is there already in line {lines[key.value]}; remove one"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            lines[key.value] = key.start_mark.line + 1
+        return safe.construct_mapping(self, node, deep)
+
+    own = {"yaml_implicit_resolvers": resolvers, "construct_mapping": construct_mapping}
+    loader: Any = type("Loader", (safe,), own)
     loader.add_implicit_resolver("tag:yaml.org,2002:bool", _TRUTH, list("tTfF"))
     loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
     return loader
@@ -30,7 +41,7 @@ def load(text: str) -> Any:
     """Plain values, lists and mappings of a YAML text.
 
     Raises:
-        yaml.YAMLError: it does not parse.
+        yaml.YAMLError: it does not parse, or a mapping has a key twice.
     """
     try:
         return yaml.load(text, Loader=_FAST)

@@ -29,7 +29,8 @@ def read_image(path: Path, value_range: tuple[float, float]) -> Tensor:
     - Colour of any kind (palette, CMYK, ...) becomes RGB; grey and 1-bit images are repeated to three equal channels.
     - Transparent pixels are laid over black, as padding is black; their hidden colours do not show.
     - Grey images of 16 bits or more, integer or float, are scaled linearly from ``value_range``, rounded and clipped;
-      NaN is black. 16-bit *colour* is reduced to its high bytes by Pillow and does not heed ``value_range``.
+      NaN is black. 16-bit *colour*, and 16-bit grey with transparency, is reduced to its high bytes by Pillow and does
+      not heed ``value_range``.
     - Of several frames the first is read.
 
     Args:

@@ -48,7 +48,7 @@ def read_manifest(root: Path, problems: list[str]) -> Splits:
         UserError: there is no table, it cannot be read, or its columns are not these.
     """
     path = _table(root)
-    header, rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
+    header, rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path, problems)
     _check_header(path, header)
     splits: dict[str, list[Record]] = {"train": [], "query": [], "gallery": [], "unsplit": []}
     seen: dict[tuple[str, str, Path], int] = {}
@@ -131,7 +131,7 @@ def _table(root: Path) -> Path:
     return found[0]
 
 
-def _csv_rows(path: Path) -> tuple[list[str], Iterator[Row]]:
+def _csv_rows(path: Path, problems: list[str]) -> tuple[list[str], Iterator[Row]]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # Excel begins its UTF-8 with a mark
     except UnicodeDecodeError as error:
@@ -152,10 +152,10 @@ def _csv_rows(path: Path) -> tuple[list[str], Iterator[Row]]:
     def rows() -> Iterator[Row]:
         for number, line in lines[1:]:
             if len(line) > len(header):
-                raise UserError(
+                problems.append(
                     f"{path}, row {number}: {len(line)} cells under {len(header)} columns; quote cells that hold commas"
                 )
-            if any(line):
+            elif any(line):
                 yield number, dict(zip(header, line, strict=False))
 
     return header, rows()

@@ -86,7 +86,7 @@ class ExternalInteraction(nn.Module):
             bind = (projected * share[..., None, None]).sum(dim=0)
         bind = self.key(bind)  # Eq. 13
         query = torch.stack([linear(s) for linear, s in zip(self.query, semantic, strict=True)])
-        scores = query @ bind.transpose(-1, -2) / math.sqrt(query.shape[-1])
+        scores = query / math.sqrt(query.shape[-1]) @ bind.transpose(-1, -2)  # in this order, or 16 bits overflow
         enriched: Tensor = semantic + scores.softmax(dim=-1).to(bind.dtype) @ bind  # Eq. 14
         return enriched
 
