@@ -229,6 +229,15 @@ def test_a_cell_from_end_to_end_on_a_stand_in(
     assert "bind.depth was 1, now it is 2" in capsys.readouterr().err
 
 
+def test_a_file_left_out_counts_once(tmp_path: Path) -> None:
+    data, out = toy(tmp_path / "data"), tmp_path / "run"
+    next((data / "train_8" / "NI").iterdir()).unlink()  # both training and evaluation meet it
+    next((data / "test" / "RGB").iterdir()).write_bytes(b"no image")
+    main(["reproduce", "rgbnt201-clip", *SMALL, "--data.root", str(data), "--out", str(out), "--skip-broken"])
+    written = json.loads((out / "reproduction.json").read_text())
+    assert "other data: 2 missing or broken files left out" in written["deviations"]
+
+
 @pytest.mark.parametrize("backbone", ["clip", "vit"])
 @pytest.mark.parametrize(
     ("data", "write"),

@@ -11,6 +11,7 @@ from dmpt.retrieval.embeddings import Embeddings, unit
 from dmpt.retrieval.metrics import evaluate, measure
 from dmpt.retrieval.protocols import Labels
 from dmpt.retrieval.rerank import KReciprocal, rerank
+from dmpt.retrieval.scores import mixed_similarities
 
 Array = npt.NDArray[np.float32]
 
@@ -106,6 +107,21 @@ def test_embeddings_of_complete_triplets_are_their_vectors() -> None:
     items = Embeddings(values.reshape(40, 3, 3), np.ones((40, 3), dtype=np.bool_))
     p = KReciprocal(5, 3, 0.3)
     np.testing.assert_array_equal(reranked(items[:10], items[10:], p), reranked(values[:10], values[10:], p))
+
+
+def test_sides_that_lack_different_modalities_are_on_one_scale() -> None:
+    """Queries without one and a complete gallery need no calibration to be ranked, but to be mixed with each other."""
+    slots = drawn(90, 4, 5).reshape(30, 3, 4)
+    slots[:10, 2] = 0
+    present = np.ones((30, 3), dtype=np.bool_)
+    present[:10, 2] = False
+    calibration = np.array([[0.5 + 0.1 * code, 0.02 * code] for code in range(8)], dtype=np.float32)
+    items = Embeddings(unit(slots.reshape(30, 12)).reshape(30, 3, 4), present, drawn(30, 5, 6), calibration)
+    scores = np.concatenate([block.copy() for _, block in mixed_similarities(items[:10], items, 30)])
+    distances = 2 - 2 * scores.astype(np.float64)
+    expected = distances[:, 10:] / distances.max(axis=1, keepdims=True)
+    got = reranked(items[:10], items[10:], KReciprocal(5, 3, weight=1.0))
+    np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 def test_identical_items_do_not_break_it() -> None:

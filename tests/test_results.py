@@ -158,6 +158,20 @@ def test_ours_stands_apart_when_it_is_not_the_data_sets_number(
     assert [row.apart for row in ours(metrics(tmp_path / "a", **changes))] == [reason]
 
 
+def test_a_model_of_two_modalities_is_not_taken_for_one_of_three(tmp_path: Path) -> None:
+    case = {"mAP": 50.0, "rank1": 51.0, "rank5": 52.0, "rank10": 53.0}
+    without = {"cases": {"M(RGB)": case, "M(NIR)": case}, "mean": case, "any_to_any": {"mismatched": case}}
+    run = metrics(tmp_path / "a", missing=without)
+    content = json.loads((run / "metrics.json").read_text())
+    content["provenance"]["modalities"] = ["rgb", "nir"]
+    (run / "metrics.json").write_text(json.dumps(content))
+    assert [(row.missing, row.apart) for row in ours(run)] == [
+        ("", "reads RGB+NIR alone"),
+        ("RGB+TIR", "reads RGB+NIR alone"),
+        ("NIR+TIR", "reads RGB+NIR alone"),
+    ]
+
+
 def test_ours_with_missing_modalities_or_re_ranked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def numbers(mAP: float) -> dict[str, float]:
         return {"mAP": mAP, "rank1": mAP + 1, "rank5": mAP + 2, "rank10": mAP + 3}

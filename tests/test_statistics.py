@@ -111,6 +111,14 @@ def test_known_differences() -> None:
     assert (back.low, back.high, back.p) == pytest.approx((-there.high, -there.low, there.p))
 
 
+@pytest.mark.parametrize(("identities", "p"), [(1, 1.0), (2, 0.5), (8, 2**-7), (40, 2 / 10_001)])
+def test_few_identities_show_little_however_well_they_agree(identities: int, p: float) -> None:
+    """No smaller than in the sign test, in which each identity has one vote."""
+    pids = np.repeat(np.arange(identities), 3)
+    first = np.full((1, len(pids)), 50.0)
+    assert bootstrap(first, first + 1 + pids / 100, pids).p == pytest.approx(p)
+
+
 @given(st.integers(0, 2**32 - 1))
 def test_order_does_not_matter(seed: int) -> None:
     first, second, pids = made(1.0, 5, 3, 10)

@@ -23,7 +23,7 @@ from dmpt.check_settings import check
 from dmpt.cli import main
 from dmpt.config import Config
 from dmpt.data.datasets import load_dataset
-from dmpt.errors import UserError
+from dmpt.errors import Diverged, UserError
 from dmpt.paper import cells
 from dmpt.paper import settings as paper_settings
 from dmpt.params import equal_lora_rank
@@ -202,6 +202,7 @@ def test_what_another_study_has_run_is_taken_over(finished: Place, tmp_path: Pat
     rows = [{"name": "base"}, {"name": "S = 2", "change": {"semantic.length": 2}}]
     other = Place(tmp_path / "other", Path(finished.base.data.root), reference="base", rows=rows)
     other.results = place.results.parent / "length"
+    (place.results / "toy/one-layer/seed-0/.DS_Store").write_bytes(b"\xff")  # what a file manager leaves is no result
     other.run(seeds=3)
     assert other.launch.names == ["base/seed-2", "s-2/seed-0", "s-2/seed-1", "s-2/seed-2"]
     own, twin = (read(folder) for folder in (other.results / "toy/base/seed-0", place.results / "toy/one-layer/seed-0"))
@@ -313,6 +314,12 @@ def test_a_row_with_a_backbone_of_its_own_is_compared(finished: Place, tmp_path:
     write(find(str(write_study(place.root / "depth.yaml", rows=rows))), place.results)
     rows[0]["change"].pop("backbone.name")  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"(backbone.name|backbone_sha256) is "):
+        write(find(str(write_study(place.root / "depth.yaml", rows=rows))), place.results)
+    rows[0]["change"]["backbone.name"] = tower  # type: ignore[index]
+    other = read_all(place.results)[1]
+    other.numbers["study"]["backbone_sha256"] = "another"
+    (other.folder / "metrics.json").write_text(json.dumps(other.numbers))
+    with pytest.raises(UserError, match=r"seed-1: backbone_sha256 of none is another, but none in .*seed-0"):
         write(find(str(write_study(place.root / "depth.yaml", rows=rows))), place.results)
 
 
@@ -462,6 +469,13 @@ def test_a_run_has_one_number_of_threads(
     assert seen[0]["CUDA_VISIBLE_DEVICES"] == "3"
 
 
+def test_a_bar_in_a_name_is_no_column(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path)
+    rows = [{"name": "none |", "change": {"bind.depth": 0}}, {"name": "one layer"}]
+    text = write(find(str(write_study(place.root / "depth.yaml", rows=rows))), place.results).read_text()
+    assert "| none \\| | " in text
+
+
 def test_a_table_is_rebuilt_from_results_alone(finished: Place, tmp_path: Path) -> None:
     place = copy_of(finished, tmp_path)
     shutil.rmtree(place.out)
@@ -589,6 +603,36 @@ def test_rows_measured_on_validation_identities_leave_the_test_split_alone(data:
     assert place.launch.names == []
 
 
+def test_a_learning_rate_that_diverges_has_lost(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"name": "tuned", "lr": [1e-4, 1e-3, 1e-2]}]
+    place = Place(tmp_path, data, rows=rows, reference="tuned")
+    step = Trainer._step
+
+    def explode(trainer: Trainer, *args: Any) -> Any:
+        if trainer.config.train.lr > 5e-3:
+            raise Diverged("the gradient is not finite at step 1")
+        return step(trainer, *args)
+
+    monkeypatch.setattr(Trainer, "_step", explode)
+    text = place.run(seeds=1).read_text()
+    assert "0.01: diverged; chosen 0.00" in text
+    assert "tuned, lr 0.01, validation: diverged, and so is not chosen: the gradient" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert place.launch.tasks[-1].config.train.lr < 5e-3
+    place.run(seeds=1)
+    assert place.launch.names == []  # nor is it tried again
+
+    def never(*_: Any) -> Any:
+        raise Diverged("the gradient is not finite at step 1")
+
+    monkeypatch.setattr(Trainer, "_step", never)
+    with pytest.raises(UserError, match=r"1 of the runs failed.*tuned, seed 1: error: the gradient is not finite"):
+        place.run(seeds=2)  # in the table it is a failure
+
+
 def test_of_equal_learning_rates_the_lowest_wins() -> None:
     made = [Result(Path(), {"mAP": mAP}, {"train.lr": lr}) for lr, mAP in ((1e-2, 5.0), (1e-3, 5.0), (1e-4, 4.0))]
     assert best(made).lr == 1e-3
@@ -607,7 +651,7 @@ def test_a_failure_is_told_and_the_others_run(data: Path, tmp_path: Path) -> Non
 def test_missing_modalities_have_a_column(data: Path, tmp_path: Path) -> None:
     place = Place(tmp_path, data, missing=True)
     place.run(seeds=1, rows=["one layer"])
-    assert "mean of the six missing cases" in (place.results / "table.md").read_text()
+    assert "mean of the missing cases" in (place.results / "table.md").read_text()
     whole = find(str(write_study(tmp_path / "depth.yaml")))
     assert "missing" not in write(whole, place.results).read_text()  # as where such a result is taken over
     assert float(lines(place.results)[0]["mAP_missing_mean"]) > 0
@@ -733,6 +777,44 @@ def test_ctrl_c_is_passed_on_and_waited_for(finished: Place, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         execute(finished.plan(seeds=3).tests({}), 2, "all", begin)
     assert [fake.signals for fake in made] == [[signal.SIGINT], [signal.SIGINT]]
+
+    def full(task: Task) -> Fake:
+        if len(made) == 3:
+            raise OSError("no space left")
+        return begin(task)
+
+    with pytest.raises(OSError, match="no space left"):  # nobody else would end what is running
+        execute(finished.plan(seeds=3).tests({}), 2, "all", full)
+    assert made[2].signals == [signal.SIGINT]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(2, "error: caf\ufffd is no folder"), (-9, "killed by signal 9, mostly for want of memory"), (-15, "signal 15 (")],
+)
+def test_what_became_of_a_run_is_said(finished: Place, tmp_path: Path, code: int, said: str) -> None:
+    class Ended(Fake):
+        def poll(self) -> int | None:
+            return code
+
+    task = replace(finished.plan().tests({})[0], out=tmp_path / "seed-0")
+    log_of(task).write_bytes(b"epoch 3 of 10\nerror: caf\xe9 is no folder\n")  # what a library or a full disk wrote
+    (failure,) = execute([task], 1, "one", Ended)
+    assert said in failure
+
+
+@pytest.mark.long
+def test_a_run_imports_nothing_from_where_the_user_is(
+    finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "statistics.py").write_text("raise SystemExit(7)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])  # as under the command dmpt
+    task = finished.plan().tests({})[0]
+    lost = replace(task.config, data=replace(task.config.data, root=str(tmp_path / "lost")))
+    task = replace(task, config=lost, out=tmp_path / "run", kept=tmp_path / "kept")
+    assert launch(task).wait() == 2
+    assert "lost" in log_of(task).read_text()
 
 
 @pytest.mark.long
@@ -1009,6 +1091,8 @@ def test_other_mistakes_are_one_line(
 
     refused(lambda: find("component"), "there is no study 'component'; did you mean components?")
     refused(lambda: find(str(tmp_path / "none.yaml")), "none.yaml: cannot be read")
+    mine = write_study(tmp_path / "components.yaml")
+    refused(lambda: find(str(mine)), "components is a study of dmpt's own, and results go by the name; rename the file")
     refused(lambda: find_data("market"), "--on market: no such data; there are market_mm, synthetic")
     refused(lambda: finished.plan(only=["two"]), "--rows two: .*depth.yaml has no such row; there are none; one layer")
     refused(lambda: write(finished.study, tmp_path), "no finished run of depth yet")
@@ -1039,6 +1123,12 @@ def test_other_mistakes_are_one_line(
         lambda: make(find(str(path)), "toy", finished.base, seeds=2, only=(), out=tmp_path, results=tmp_path),
         "seed 1 chooses learning rates in .*; give another --train.seed",
     )
+    path = write_study(tmp_path / "one.yaml", missing=True, base={"data.modalities": ["rgb"]})
+    alone = replace(finished.base, data=replace(finished.base.data, modalities=("rgb",)))
+    refused(
+        lambda: make(find(str(path)), "toy", alone, seeds=2, only=(), out=tmp_path, results=tmp_path),
+        "--missing all: of this model can be missing: nothing, for it uses one modality",
+    )
     chosen = replace(finished.base, train=replace(finished.base.train, select="test"))
     refused(
         lambda: make(finished.study, "toy", chosen, seeds=2, only=(), out=tmp_path, results=tmp_path),
@@ -1049,6 +1139,7 @@ def test_other_mistakes_are_one_line(
     for line, said in (
         (["study"], "give a study: dmpt study NAME"),
         (["study", "components", "--config", "on.yaml"], "give --on as a flag, not in a file"),
+        (["study", "components", "--rows", ""], "--rows is empty; name rows, separated by semicolons"),
         (["study", "components", "--seed", "5"], "unknown setting seed; did you mean seeds?"),
         (["study", "components", "--on", "market_mm"], "market_mm is your own: give --data.root"),
         (["study", "components", "--on", "market_mm", "--data.root", "x"], "give --backbone.weights"),
@@ -1078,6 +1169,10 @@ def test_a_table_mixes_neither_settings_nor_data(finished: Place, tmp_path: Path
         numbers["study"]["data_fingerprint"] = "another"
         (folder / "metrics.json").write_text(json.dumps(numbers))
 
+    def seed(folder: Path) -> None:
+        shutil.copytree(folder.with_name("seed-0"), folder.with_name("seed-0 copy"))
+
+    changed("seed", seed, r"seed-0 copy is of seed 0, as .*seed-0 is; remove one of them")
     changed("epochs", epochs, r"seed-1: train.epochs is 7, but 2 in .*seed-0, of the same table; remove one")
     changed("data", data, "seed-1: data_fingerprint is another, but ")
 

@@ -198,6 +198,7 @@ def evaluate(
             "selected": opened.card.config.train.select,
             "chosen_by": adapter.chosen_by(opened.folder, opened.card),
             "data": dataset.name,
+            "modalities": list(data.modalities),
             "data_fingerprint": fingerprint([*records[0], *records[1]]),
             "backbone_sha256": opened.card.backbone_sha256,
             "precision": precision,

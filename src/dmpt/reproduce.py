@@ -72,7 +72,7 @@ def compare(name: str, config: Config, out: Path, trainer: Trainer, skip_broken:
     changed = deviations(name, config)
     found = {"train": len(trainer.data.records), "query": result["queries"], "gallery": result["gallery"]}
     changed += other_data(data.layout, found)
-    if skipped := len(trainer.data.skipped) + len(result["skipped"]):
+    if skipped := len({*trainer.data.skipped, *result["skipped"]}):  # what is no triplet is in both
         changed.append(f"other data: {skipped} missing or broken files left out")
     ours = {key: result[key] for key in MEASURES}
     reproduction = {

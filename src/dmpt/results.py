@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmpt.data.manifest import MODALITIES
 from dmpt.errors import UserError
 
 if TYPE_CHECKING:
@@ -115,10 +116,22 @@ def _measured(content: dict[str, Any]) -> list[tuple[str, list[str], dict[str, A
     found: list[tuple[str, list[str], dict[str, Any]]] = [("", [], content)]
     if reranked := content.get("k_reciprocal_reranked"):
         found.append(("", [f"re-ranked ({reranked['method']})"], reranked))
-    without = content.get("missing", {})
-    cases = {name.removeprefix("M(").removesuffix(")"): case for name, case in without.get("cases", {}).items()}
+    without, used = content.get("missing", {}), _used(content)
+
+    def case_of(name: str) -> str:
+        """What is missing of all three: what a model does not read is missing in each of its cases."""
+        return "+".join(m.upper() for m in MODALITIES if m not in used or m.upper() in name)
+
+    cases = {case_of(name): case for name, case in without.get("cases", {}).items()}
     means = {"mean": without.get("mean"), "mismatched": without.get("any_to_any", {}).get("mismatched")}
+    if len(used) < len(MODALITIES):
+        means = {}  # over other cases than the published ones
     return found + [(name, [], numbers) for name, numbers in (cases | means).items() if name in CASES and numbers]
+
+
+def _used(content: dict[str, Any]) -> list[str]:
+    """The modalities that the model reads."""
+    return list(content["provenance"].get("modalities", MODALITIES))
 
 
 def _note(where: dict[str, Any]) -> str:
@@ -134,6 +147,8 @@ def _apart(content: dict[str, Any]) -> list[str]:
     facts = facts_of(data)
     if facts is not None and content["protocol"] != facts.protocol:
         reasons.append(f"protocol {content['protocol']}")
+    if len(_used(content)) < len(MODALITIES):
+        reasons.append(f"reads {'+'.join(_used(content)).upper()} alone")
     reasons += other_data(data, {"query": content["queries"], "gallery": content["gallery"]})
     if content["skipped"]:
         reasons.append(f"{len(content['skipped'])} missing or broken files left out")

@@ -27,7 +27,8 @@ class Comparison:
         difference: mAP of the second method minus that of the first, means over seeds, percentage points.
         low: lower end of the 95 % percentile interval.
         high: its upper end.
-        p: two-sided, the level at which that interval would begin to touch zero; at least 2 / (draws + 1).
+        p: two-sided, the level at which that interval would begin to touch zero; at least 2 / (draws + 1), and that of
+            a sign test in which all identities agree, 2^(1 - identities), which binds below some 14.
     """
 
     difference: float
@@ -79,7 +80,8 @@ def bootstrap(
     drawn = means[1] - means[0]
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Comparison(float(observed), float(low), float(high), float(min(1.0, 2 * (1 + tail) / (1 + draws))))
+    p = min(1.0, max(2 * (1 + tail) / (1 + draws), 2.0 ** (1 - len(count))))
+    return Comparison(float(observed), float(low), float(high), float(p))
 
 
 def _spread(sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -27,7 +27,7 @@ from dmpt.data.datasets import DATASETS
 from dmpt.data.loader import Batch
 from dmpt.data.manifest import fingerprint
 from dmpt.data.sampler import shard
-from dmpt.errors import UserError
+from dmpt.errors import Diverged, UserError
 from dmpt.evaluate import PRECISIONS, retrieve
 from dmpt.losses import distillation, objective
 from dmpt.model.network import Output
@@ -170,7 +170,8 @@ class Trainer:
         """Train to the end, or to Ctrl-C, which saves and leaves.
 
         Raises:
-            UserError: a loss is not finite, a file cannot be written, or another process trains in the folder.
+            Diverged: a loss or a gradient is not finite.
+            UserError: a file cannot be written, or another process trains in the folder.
             run.Stopped: the user stopped the run; its state is saved.
         """
         recipe, progress = self.config.train, self.progress
@@ -245,7 +246,7 @@ class Trainer:
         losses = {name: float(term.detach()) for name, term in terms.items()}
         for name, value in losses.items():
             if not math.isfinite(value):
-                raise UserError(
+                raise Diverged(
                     f"loss term {name} is {value} at step {progress.step + 1} (lr {lr:.2e}); the run stopped and what "
                     "was saved is intact; lower train.lr, set train.clip, or use train.precision fp32"
                 )
@@ -273,7 +274,7 @@ class Trainer:
         average_gradients(self.trained.values(), self.accelerator)
         norm = float(self.accelerator.clip_grad_norm_(self.trained.values(), self.config.train.clip or math.inf))
         if not math.isfinite(norm) and self.accelerator.scaler is None:  # a scaler skips such a step by itself
-            raise UserError(
+            raise Diverged(
                 f"the gradient is not finite at step {self.progress.step} (lr {lr:.2e}); the run stopped and what was "
                 "saved is intact; lower train.lr, or use train.precision fp32"
             )

@@ -9,7 +9,7 @@ modalities too.
 
 Memory. The authors hold several (Q + G) x (Q + G) matrices; here only each item's neighbours are kept, some
 (Q + G) x k2 x 2 k1 numbers, beside one block of scores (``scores.CHUNK_BYTES``), one copy of all features and a few
-rows of Q + G. Time grows with (Q + G)²: the product of all with all is computed twice, that of queries and gallery
+rows of Q + G. Time grows with (Q + G)²: the product of all with all is computed twice, that of the queries with all
 once, and each row is searched for neighbours.
 """
 
@@ -76,12 +76,12 @@ def rerank(
     near = _neighbours(everything, max(p.k1 + 1, p.k2), chunk)
     expanded = [_expand(item, near, p.k1) for item in range(len(near))]
     codes, furthest = _encode(everything, expanded, chunk)
-    del everything, expanded
+    del expanded
     if p.k2 > 1:
         codes = [_mean([codes[j] for j in near[i, : p.k2]]) for i in range(len(near))]
     starts, rows, weights = _columns(codes[first:], len(near))
-    for block, scores in blocks(query, gallery, chunk):
-        for index, row in enumerate(scores, start=block.start):
+    for block, scores in blocks(query, everything, chunk):  # with all, or another scale would hold (``as_vectors``)
+        for index, row in enumerate(scores[:, first:], start=block.start):
             columns, own = codes[index]
             overlap = np.zeros(len(row))
             for column, weight in zip(columns, own, strict=True):

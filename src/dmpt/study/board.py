@@ -20,8 +20,10 @@ from dmpt.run import LOG
 from dmpt.study.one_run import Task
 from dmpt.study.results import read
 
+RUN = "dmpt.study.one_run"
 POLL = 0.5
 TAIL = 4096
+KILLED = ", mostly for want of memory: give fewer --jobs, or less in a batch"
 GPUS = "CUDA_VISIBLE_DEVICES"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -58,7 +60,8 @@ def launch(task: Task) -> "subprocess.Popen[str]":
         environment[GPUS] = task.gpu
     with log_of(task).open("a", encoding="utf-8") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dmpt.study.one_run"],
+            # Not with -m, which would also look for modules where the user happens to be.
+            [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path}; from {RUN} import main; main()"],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -121,8 +124,9 @@ def execute(tasks: Sequence[Task], jobs: int, what: str, launch: Launch = launch
                         failures.append(f"{_name(task)}: {said}")
                 if running:
                     time.sleep(POLL)
-        except KeyboardInterrupt:
-            console.print("stopping: each run saves first; the same command goes on later")
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                console.print("stopping: each run saves first; the same command goes on later")
             for _, process in running.values():
                 process.send_signal(signal.SIGINT)
             for _, process in running.values():
@@ -160,9 +164,15 @@ def _said(task: Task, code: int) -> str:
     if result is not None:
         seconds = result.numbers["study"]["seconds_per_epoch"]
         time_said = "" if seconds is None else f", {seconds:.1f} s per epoch"
+        if result.diverged:
+            return f"diverged, and so is not chosen: {result.numbers['diverged']}"
         return f"mAP {result.numbers['mAP']:.1f}, rank-1 {result.numbers['rank1']:.1f}{time_said}"
     try:
-        lines = log_of(task).read_text(encoding="utf-8").strip().splitlines()
+        lines = log_of(task).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         lines = []
-    return f"{lines[-1] if lines else f'ended with exit code {code}'} ({log_of(task)})"
+    if code < 0:  # it had no time to say why
+        said = f"killed by signal {-code}{KILLED if code == -signal.SIGKILL else ''}"
+    else:
+        said = lines[-1] if lines else f"ended with exit code {code}"
+    return f"{said} ({log_of(task)})"

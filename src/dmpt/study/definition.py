@@ -141,6 +141,8 @@ def find(name: str) -> Study:
             near = difflib.get_close_matches(name, studies(), n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(studies())}; or give a .yaml file"
             raise UserError(f"there is no study {name!r}; {hint}")
+    elif path.stem in studies() and path.resolve() != (folder("studies") / path.name).resolve():
+        raise UserError(f"{path}: {path.stem} is a study of dmpt's own, and results go by the name; rename the file")
     content = read_yaml(path)
     needed = ("caption", "mirrors", "reference", "rows", "data")
     known = {*needed, "pairs", "seeds", "choice", "missing", "lr", "split", "base"}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,9 @@ def _check_alike(groups: Sequence[Group]) -> None:
     """
     seen: dict[str, tuple[Any, Result]] = {}  # of everything that its row does not change: the first, and whose it is
     for group in groups:
+        for result, again in pairwise(group.results):
+            if result.seed == again.seed:
+                raise UserError(f"{again.folder} is of seed {again.seed}, as {result.folder} is; remove one of them")
         for result in group.results:
             check_row_of(result, group.change)
             differs = difference(group.results[0].config, result.config, {"train.seed"})
@@ -75,9 +79,10 @@ def _check_alike(groups: Sequence[Group]) -> None:
                 _refuse_mix(group.results[0], result, *differs)
             base = {k: v for k, v in comparable(result.config).items() if k not in group.change.keys() | PLANNED}
             base["data_fingerprint"] = result.numbers["study"]["data_fingerprint"]
-            # random weights are drawn anew for each seed
-            if result.config["backbone.weights"] != "random" and not TOWER & group.change.keys():
-                base["backbone_sha256"] = result.numbers["study"]["backbone_sha256"]
+            # random weights are drawn anew for each seed, and those of a row's own tower are the row's
+            if result.config["backbone.weights"] != "random":
+                own = f" of {group.name}" if TOWER & group.change.keys() else ""
+                base[f"backbone_sha256{own}"] = result.numbers["study"]["backbone_sha256"]
             for key, now in base.items():
                 before, first = seen.setdefault(key, (now, result))
                 if before != now:

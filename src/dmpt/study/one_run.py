@@ -9,12 +9,15 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dmpt.config import Config
 from dmpt.config_values import from_dict
-from dmpt.errors import UserError
+from dmpt.errors import Diverged, UserError
 from dmpt.run import read_log
+
+if TYPE_CHECKING:
+    from dmpt.train import Trainer
 
 PATIENCE = 60.0
 """Seconds in which a run whose study is gone should have saved; then it is interrupted again, which ends it unsaved."""
@@ -69,26 +72,23 @@ def work(task: Task) -> None:
     Raises:
         UserError: as ``dmpt train`` and ``dmpt evaluate``.
     """
-    from dmpt.environment import environment
-    from dmpt.evaluate import by_query, evaluate, save
-    from dmpt.retrieval.protocols import labels_of
-    from dmpt.study.results import keep
+    from dmpt.study.results import MEASURES, keep
     from dmpt.train import Trainer
 
     trainer = Trainer(task.config, task.out, resume=True)
-    trainer.fit()
+    lost = None
+    try:
+        trainer.fit()
+    except Diverged as error:
+        if task.kind != "choice":
+            raise
+        lost = str(error)  # against the other learning rates; it need not be tried again
     log = read_log(task.out)
-    numbers: dict[str, Any]
-    if task.kind != "test":
-        assert trainer.data.evaluated is not None
-        found = trainer.validate()
-        numbers, per_query = found.to_dict(), by_query(found, labels_of(trainer.data.evaluated[0]))
-        where = {"step": trainer.progress.step, "seed": task.config.train.seed, **environment()}
+    if lost is None:
+        numbers, per_query, where = _measure(task, trainer)
     else:
-        numbers = evaluate(task.out, task.config.data.root, without="all" if task.missing else None, per_query=True)
-        per_query = numbers.pop("per_query")
-        save(task.out, numbers)
-        where = dict(numbers.pop("provenance"))
+        numbers, per_query = {**dict.fromkeys(MEASURES, 0.0), "diverged": lost}, {"pids": [], "average_precision": []}
+        where = _origin(task, trainer)
     seconds = [line["epoch_seconds"] for line in log if "epoch_seconds" in line]
     trained = sum(p.numel() for p in trainer.network.trained().values()) if task.config.train.epochs else 0
     study = {
@@ -106,6 +106,29 @@ def work(task: Task) -> None:
     private = ("adapter", "command")  # paths of this machine
     where = {key: value for key, value in where.items() if key not in private}
     keep(task.kept, trainer.config, {**numbers, "study": study, "provenance": where}, per_query)
+
+
+def _measure(task: Task, trainer: "Trainer") -> tuple[dict[str, Any], dict[str, list[Any]], dict[str, Any]]:
+    """The numbers of a trained run, those of each query, and where they come from."""
+    from dmpt.evaluate import by_query, evaluate, save
+    from dmpt.retrieval.protocols import labels_of
+
+    if task.kind != "test":
+        assert trainer.data.evaluated is not None
+        found = trainer.validate()
+        return found.to_dict(), by_query(found, labels_of(trainer.data.evaluated[0])), _origin(task, trainer)
+    without = "all" if task.missing else None
+    numbers = evaluate(task.out, task.config.data.root, without=without, per_query=True)
+    per_query = numbers.pop("per_query")
+    save(task.out, numbers)
+    return numbers, per_query, numbers.pop("provenance")
+
+
+def _origin(task: Task, trainer: "Trainer") -> dict[str, Any]:
+    """Where numbers on validation identities come from."""
+    from dmpt.environment import environment
+
+    return {"step": trainer.progress.step, "seed": task.config.train.seed, **environment()}
 
 
 def _stop_with(parent: int) -> None:

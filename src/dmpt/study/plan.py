@@ -9,6 +9,7 @@ from typing import Any
 
 from dmpt.config import Config
 from dmpt.errors import UserError
+from dmpt.missing import parse
 from dmpt.run import dotted
 from dmpt.study.definition import MOST, Row, Study
 from dmpt.study.one_run import Task
@@ -116,6 +117,9 @@ def make(study: Study, data: str, base: Config, *, seeds: int, only: Sequence[st
         raise UserError(f"seed {study.choice.seed} chooses learning rates in {study.file}; give another --train.seed")
     if base.train.select != "last":
         raise UserError(f"train.select is {base.train.select}; a study tests the last epoch, set it to last")
+    if study.missing:  # refused before anything is trained
+        for _, config in rows:
+            parse("all", config.data.modalities)
     return Plan(study, data, rows, left_out, numbers, out, results)
 
 

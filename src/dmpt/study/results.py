@@ -73,6 +73,11 @@ class Result:
         """Whether it chose a learning rate, on validation identities; else it was tested."""
         return bool(self.numbers["study"]["kind"] == "choice")
 
+    @property
+    def diverged(self) -> bool:
+        """Whether its training ended in numbers that are not finite; its measures are 0 then."""
+        return "diverged" in self.numbers
+
     def queries(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Identity and average precision of each query, ``(Q,)`` each; NaN where there is nothing to find.
 

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from dmpt.errors import UserError
 from dmpt.files import write_text
@@ -18,7 +19,7 @@ from dmpt.study.plan import best
 from dmpt.study.plot import Line, strips
 from dmpt.study.results import MEASURES, Result, check_row_of, read_all
 
-MISSING = (("mean of the six missing cases", "mean"), ("mismatched subsets", "any_to_any", "mismatched"))
+MISSING = (("mean of the missing cases", "mean"), ("mismatched subsets", "any_to_any", "mismatched"))
 SPLITS = {"test": "the test split", "validation": "identities held out from training, the test split unseen"}
 NOTES = (
     "Numbers are percent on {split}: the mean over training seeds ± standard deviation (lowest to highest "
@@ -82,7 +83,7 @@ def grid_lines(study: Study, folder: Path) -> list[str]:
             lines.append(f"{row.name}: {len(tried)} of {GRID} learning rates tried, so none is chosen yet")
             continue
         edge = "" if won not in (tried[0], tried[-1]) else ", at the grid's edge"
-        grid = ", ".join(f"{result.lr:g}: {result.numbers['mAP']:.1f}" for result in tried)
+        grid = ", ".join(f"{r.lr:g}: {'diverged' if r.diverged else format(r.numbers['mAP'], '.1f')}" for r in tried)
         lines.append(f"{row.name}: validation mAP by learning rate {grid}; chosen {won.lr:g}{edge} (seed {won.seed})")
     return lines
 
@@ -111,7 +112,8 @@ def _pairs(study: Study, groups: Sequence[Group]) -> list[str]:
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     """A table, of which the first columns are text."""
     bar = ["---" if number < left else "---:" for number in range(len(header))]
-    first, _, *others = (f"| {' | '.join(cells)} |" for cells in (header, bar, *rows))
+    lines = [[cell.replace("|", "\\|") for cell in cells] for cells in (header, *rows)]
+    first, *others = (f"| {' | '.join(cells)} |" for cells in lines)
     return [first, f"|{'|'.join(bar)}|", *others]
 
 
@@ -169,7 +171,7 @@ def _section(
         *_pairs(study, groups),
         *(f"- {line}" for line in said),
         "",
-        f"![{folder.name}]({folder.name}.svg)\n",
+        f"![{folder.name}]({quote(folder.name)}.svg)\n",
     ]
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from dmpt.files import write_text
-from dmpt.run import dotted
+from dmpt.run import CONFIG, dotted
 from dmpt.study.one_run import Task
 from dmpt.study.plan import backbone_hash
-from dmpt.study.results import METRICS, Result, difference, read_all
+from dmpt.study.results import METRICS, QUERIES, Result, difference, read_all
 
 
 def take_over(tasks: Sequence[Task], results: Path) -> list[Task]:
@@ -63,9 +63,8 @@ def _same_inputs(said: Mapping[str, Any], task: Task) -> bool:
 
 def _copy(twin: Result, task: Task, results: Path) -> None:
     """The files of a result under another row's name; ``metrics.json`` comes last, as always."""
-    for path in sorted(twin.folder.iterdir()):
-        if path.is_file() and path.name != METRICS:
-            write_text(task.kept / path.name, path.read_text(encoding="utf-8"))
+    for name in (CONFIG, QUERIES):
+        write_text(task.kept / name, (twin.folder / name).read_text(encoding="utf-8"))
     study = {**twin.numbers["study"], "data": task.data, "row": task.row}
     study["taken_from"] = twin.folder.relative_to(results).as_posix()
     write_text(task.kept / METRICS, json.dumps({**twin.numbers, "study": study}, indent=1) + "\n")

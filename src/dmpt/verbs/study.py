@@ -57,6 +57,8 @@ def run(arguments: Namespace) -> None:
     data = find_data(arguments.on or chosen.data[0])
     out, results = Path(arguments.out) / chosen.name, Path(arguments.results) / chosen.name
     rows = [name.strip() for name in (arguments.rows or "").split(";") if name.strip()]
+    if arguments.rows is not None and not rows:
+        raise UserError("--rows is empty; name rows, separated by semicolons, or leave it out")
     base = config_of(arguments)
     if arguments.table:
         print(write(chosen, results))
