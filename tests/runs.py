@@ -21,8 +21,8 @@ from dmpt.config import (
     TextConfig,
     TrainConfig,
 )
-from dmpt.synthetic.toy import write_toy_set
 from dmpt.train import Trainer
+from toy import write_toy_set
 
 TOWER = {"embed_dim": 48, "depth": 2, "num_heads": 3}
 

@@ -25,8 +25,8 @@ from dmpt.data.pictures import measure
 from dmpt.errors import UserError
 from dmpt.retrieval.metrics import count_valid, has_match
 from dmpt.retrieval.protocols import PROTOCOLS, Labels
-from dmpt.synthetic.toy import write_toy_set
 from layouts import write_msvr310
+from toy import write_toy_set
 
 FOLDERS = ("RGB", "NI", "TI")
 Damage = Callable[[Path], object]

@@ -80,12 +80,12 @@ def test_a_world_is_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_interrupted_rendering_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(folder: Path, **arguments: Any) -> None:
-        folder.mkdir()
+    def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setenv("DMPT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(demo_module, "write_world", stop)
+    monkeypatch.setattr(demo_module, "IMAGES", 2)
+    monkeypatch.setattr("dmpt.synthetic.write._write_captions", stop)  # which comes last
     with pytest.raises(KeyboardInterrupt):
         world(Scale(2, 2, 1))
     assert list((tmp_path / "cache").iterdir()) == []

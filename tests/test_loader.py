@@ -20,7 +20,7 @@ from dmpt.data.manifest import MODALITIES, Dataset, pid_to_label
 from dmpt.data.sampler import PKSampler
 from dmpt.data.transforms import TestTransform, TrainTransform
 from dmpt.errors import UserError
-from dmpt.synthetic.toy import write_toy_set
+from toy import write_toy_set
 
 HALF = (0.5, 0.5, 0.5)
 FULL = (0.0, 65535.0)
@@ -57,11 +57,8 @@ def test_training_batches(toy: Dataset) -> None:
         assert batch.images.shape == (3, 4, 3, *SIZE)
         assert batch.images.dtype == torch.float32
         assert batch.images.is_contiguous()
-        assert batch.indices.tolist() == indices
-        assert batch.pids.tolist() == [toy.train[index].pid for index in indices]
         assert batch.labels.tolist() == [toy.train[index].pid - 1 for index in indices]
-        assert batch.cameras.tolist() == [toy.train[index].camera for index in indices]
-        assert all(values.dtype == torch.int64 for values in batch[1:5])
+        assert batch.labels.dtype == torch.int64
         assert torch.equal(batch.present, torch.ones(3, 4, dtype=torch.bool))
         assert torch.equal(batch.subset, batch.present)
         for m, modality in enumerate(MODALITIES):
@@ -71,9 +68,11 @@ def test_training_batches(toy: Dataset) -> None:
 
 def test_test_batches_are_in_order_and_complete(toy: Dataset) -> None:
     loaded = list(test_batches(in_order(toy), 5, workers=0))
-    assert [len(batch.pids) for batch in loaded] == [5, 5, 2]
-    assert torch.cat([batch.indices for batch in loaded]).tolist() == list(range(12))
-    assert torch.cat([batch.pids for batch in loaded]).tolist() == [record.pid for record in toy.query]
+    assert [len(batch.labels) for batch in loaded] == [5, 5, 2]
+    images = torch.cat([batch.images for batch in loaded], dim=1)
+    whole = in_order(toy).batch(0, range(12)).images
+    assert torch.equal(images, whole)
+    assert len({image.numpy().tobytes() for image in images[0]}) == 12
     assert set(torch.cat([batch.labels for batch in loaded]).tolist()) == {-1}
 
 
@@ -100,7 +99,7 @@ def test_a_broken_file_comes_out_as_one_line(toy: Dataset, workers: int) -> None
     broken = toy.gallery[7].paths["nir"]
     broken.write_bytes(b"")
     batches = test_batches(in_order(toy), 5, workers=workers)
-    assert len(next(batches).pids) == 5  # what came before it arrives
+    assert len(next(batches).labels) == 5  # what came before it arrives
     with pytest.raises(UserError) as error:
         next(batches)
     assert str(error.value) == f"{broken} is empty (0 bytes); copy it again"

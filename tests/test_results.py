@@ -141,6 +141,11 @@ def test_ours_says_where_it_comes_from(tmp_path: Path) -> None:
     assert mine.backbone == "vit_tiny"
     assert "dmpt 0.1" in ours(metrics(tmp_path / "b", commit=None))[0].note
     assert ours(metrics(tmp_path / "c", selected="test", which="best"))[0].note.endswith("best epoch on test")
+    moved = metrics(tmp_path / "d", selected="test", which="model")  # a copy of the folder best
+    content = json.loads((moved / "metrics.json").read_text())
+    content["provenance"]["chosen_by"] = "test"
+    (moved / "metrics.json").write_text(json.dumps(content))
+    assert ours(moved)[0].note.endswith("best epoch on test")
 
 
 @pytest.mark.parametrize(

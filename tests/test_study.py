@@ -291,7 +291,7 @@ def test_a_row_that_was_changed_has_no_results(finished: Place, tmp_path: Path) 
         numbers = result.numbers | {"study": result.numbers["study"] | {"kind": "choice"}}
         (result.folder / "metrics.json").write_text(json.dumps(numbers))
     with pytest.raises(UserError, match=r"none/seed-0: bind.external was True, now it is False; go on"):
-        grid_lines(grid, place.results / "toy")
+        grid_lines(grid, "toy", read_all(place.results / "toy"))
 
 
 def test_a_row_with_a_backbone_of_its_own_is_compared(finished: Place, tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_a_grid_that_was_changed_is_not_the_one_that_is_told(finished: Place, tm
         numbers = some.numbers | {"mAP": mAP, "study": some.numbers["study"] | {"kind": "choice"}}
         (folder / "metrics.json").write_text(json.dumps(numbers))
     said = "none: validation mAP by learning rate 0.001: 1.0, 0.002: 2.0, 0.004: 1.5; chosen 0.002 (seed 0)"
-    assert grid_lines(study, tmp_path / "toy") == [said]
+    assert grid_lines(study, "toy", read_all(tmp_path / "toy")) == [said]
 
 
 @pytest.mark.parametrize("key", ["mAP", "provenance", "seconds_per_epoch"])

@@ -22,8 +22,9 @@ from torch import Tensor
 from clip_files import FORMATS, OVERRIDES, PLAIN, QUICK, SIZE, backbone, clip, save, save_archive
 from dmpt.config import BackboneConfig
 from dmpt.errors import UserError
-from dmpt.model.hub import native_quick_gelu
-from dmpt.model.weights import build_vit, is_projection, read_tensors, resolve, sha256
+from dmpt.model.hub import native_quick_gelu, resolve
+from dmpt.model.tensors import read_tensors, sha256
+from dmpt.model.weights import build_vit, is_projection
 
 
 def features(vit: Any, images: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ def test_every_format_gives_open_clips_features(kind: str, quick: bool, tmp_path
     torch.testing.assert_close(ours @ info.projection.T, model.encode_image(images), atol=1e-5, rtol=1e-5)
     model.visual.proj = None
     torch.testing.assert_close(ours, model.encode_image(images), atol=1e-5, rtol=1e-5)
-    assert (info.unused, info.width, info.quick_gelu) == ((), 64, quick)
+    assert (info.unused, vit.embed_dim, info.quick_gelu) == ((), 64, quick)
     assert info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert all(parameter.dtype == torch.float32 for parameter in vit.parameters())
 
@@ -320,7 +321,7 @@ def test_shapes_without_weights(name: str) -> None:
     patch = 14 if "patch14" in name else 16
     vit, info = build_vit(BackboneConfig(name=name), (16 * patch, 8 * patch), load=False)
     assert all(parameter.is_meta for parameter in vit.parameters())
-    assert vit.pos_embed.shape == (1, 129, info.width)
+    assert vit.pos_embed.shape == (1, 129, vit.embed_dim)
     assert info.sha256 is None
     assert (info.projection is not None and info.projection.shape == (512, 768)) is (name == QUICK)
 
@@ -332,7 +333,6 @@ def test_random_weights_follow_the_seed() -> None:
         towers.append(build_vit(backbone("random"), SIZE))
     (one, info), (two, again) = towers
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
-    assert info.source == "random"
     assert info.sha256 == again.sha256
     torch.manual_seed(4)
     assert build_vit(backbone("random"), SIZE)[1].sha256 != info.sha256
@@ -402,7 +402,8 @@ def test_hub_is_asked_once_then_never(tmp_path: Path, hub: dict[str, Any]) -> No
 
 def test_hub_file_of_a_repository(tmp_path: Path, hub: dict[str, Any]) -> None:
     hub["files"]["some/where/deep/er.pt"] = save(clip(), tmp_path, "pt")
-    assert build_vit(backbone("hub:some/where/deep/er.pt"), SIZE)[1].source == "hub:some/where/deep/er.pt"
+    _, info = build_vit(backbone("hub:some/where/deep/er.pt"), SIZE)
+    assert info.sha256 == sha256(hub["files"]["some/where/deep/er.pt"])
     hub["files"]["laion/CLIP-ViT-B-16-laion2B-s34B-b88K/x.pt"] = save(clip(False), tmp_path, "pt")
     with pytest.raises(UserError, match=r"has QuickGELU; set it to vit_base_patch16_clip_224"):
         build_vit(backbone("hub:laion/CLIP-ViT-B-16-laion2B-s34B-b88K/x.pt"), SIZE)

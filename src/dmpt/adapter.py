@@ -16,7 +16,6 @@ from torch import Tensor
 from dmpt import __version__
 from dmpt.config import Config
 from dmpt.config_values import checked
-from dmpt.data.manifest import MODALITIES
 from dmpt.errors import UserError
 from dmpt.files import write_atomically, write_text
 from dmpt.model.backbone import Backbone
@@ -34,7 +33,7 @@ class Card:
     Attributes:
         config: the settings, readings included; ``data.mean`` and ``data.std`` are filled in.
         ids: number of training identities.
-        backbone_sha256: of the weights file; None where the weights were random.
+        backbone_sha256: of the weights file; where the weights were random, of the tensors themselves.
         object: person or vehicle.
         data: name, fingerprint and size of the training set.
         metrics: what training reported last.
@@ -58,7 +57,7 @@ def save_card(folder: Path, card: Card) -> None:
     Raises:
         UserError: the folder cannot be written to.
     """
-    content = {"format": FORMAT, "dmpt": __version__, "modalities": list(MODALITIES), **asdict(card)}
+    content = {"format": FORMAT, "dmpt": __version__, **asdict(card)}
     write_text(folder / CARD, json.dumps(content, indent=2) + "\n")
 
 

@@ -6,9 +6,8 @@ from dataclasses import replace
 import torch
 
 from dmpt.config import Config
-from dmpt.data.loader import TripletDataset
+from dmpt.data.loader import test_set
 from dmpt.data.manifest import Record
-from dmpt.data.transforms import TestTransform
 from dmpt.losses import TextTargets
 from dmpt.model.backbone import Backbone
 from dmpt.model.network import DMPT
@@ -30,8 +29,7 @@ def build(config: Config, ids: int, object_word: str) -> tuple[DMPT, TextTargets
     torch.manual_seed(config.train.seed)
     vit, info = build_vit(config.backbone, config.data.size)
     backbone = Backbone(vit, info, config.backbone.tune, config.backbone.lora_rank)
-    source, with_text = config.modality.source, config.text.loss != "off"
-    worded = config.modality.length > 0 and source not in ("learned", "random")
+    worded, with_text = config.modality.worded, config.text.loss != "off"
     file = text_file(config.text) if worded or with_text else None
     # A ready file says nothing of the tower that ``identity`` trains through.
     said = text_file(replace(config.text, file=None)) if config.text.loss == "identity" else file
@@ -40,7 +38,7 @@ def build(config: Config, ids: int, object_word: str) -> tuple[DMPT, TextTargets
         chosen = None
         if worded:
             assert file is not None
-            chosen = list((file.attributes if source == "attribute" else file.words).values())
+            chosen = list((file.attributes if config.modality.source == "attribute" else file.words).values())
         words = modality_words(config.modality, chosen)
     network = DMPT(config, backbone, ids, words)
     targets = None
@@ -67,12 +65,9 @@ def start_prompts(network: DMPT, records: Sequence[Record], config: Config) -> N
         UserError: a file does not decode, or the images have too few patches.
     """
     data, generator = config.data, torch.Generator().manual_seed(config.train.seed)
-    assert data.mean is not None
-    assert data.std is not None
     assert network.prompts is not None
     assert network.prompts.semantic is not None
-    dataset = TripletDataset(records, TestTransform(data.size, data.mean, data.std), data.value_range)
-    batch = dataset.batch(0, torch.randperm(len(records), generator=generator)[:LOOKED_AT].tolist())
+    batch = test_set(records, data).batch(0, torch.randperm(len(records), generator=generator)[:LOOKED_AT].tolist())
     device = network.prompts.semantic.tokens.device
     images, present = batch.images.to(device), batch.present.to(device)
     start_from_data(network.prompts.semantic, network.backbone, images, present, generator)

@@ -119,6 +119,11 @@ class ModalityConfig:
     width: int = 512
     first_layer: int | None = None
 
+    @property
+    def worded(self) -> bool:
+        """Whether words of a text tower are needed."""
+        return self.length > 0 and self.source not in ("learned", "random")
+
 
 @dataclass(frozen=True)
 class BindConfig:

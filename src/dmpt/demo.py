@@ -6,7 +6,6 @@ features, semantic prompts alone, full DMPT. Then a page that shows what came of
 
 import hashlib
 import json
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,12 +105,10 @@ def world(scale: Scale, seed: int = WORLD_SEED, object: Kind = "person") -> Path
     if folder.is_dir():
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with bar() as display, tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        with bar() as display:
             task = display.add_task("rendering a world", total=None, note="")
-            fresh = Path(temporary) / "world"
             write_world(
-                fresh,
+                folder,
                 object=object,
                 train_ids=scale.train_ids,
                 test_ids=scale.test_ids,
@@ -120,12 +117,9 @@ def world(scale: Scale, seed: int = WORLD_SEED, object: Kind = "person") -> Path
                 seed=seed,
                 progress=lambda done, total: display.update(task, completed=done, total=total),
             )
-            fresh.rename(folder)
-    except OSError as error:
-        if not folder.is_dir():  # or another process was faster
-            raise UserError(
-                f"cannot write {folder}: {error.strerror}; free space, or set DMPT_CACHE to another folder"
-            ) from error
+    except UserError as error:
+        if not folder.is_dir():  # else another process was faster
+            raise UserError(f"{error}, or set DMPT_CACHE to another folder") from error
     return folder
 
 

@@ -36,14 +36,13 @@ def retrieve(
     gallery: Sequence[Record],
     protocol: str,
     precision: str = "fp32",
-    batch_size: int = 64,
 ) -> Metrics:
     """Features of both sides, ranked under the protocol.
 
     Raises:
         UserError: no query has a valid match, or a feature is not finite.
     """
-    seen = look(network, data, (query, gallery), precision, batch_size)
+    seen = look(network, data, (query, gallery), precision)
     return score(seen.query, seen.gallery, seen.query_labels, seen.gallery_labels, protocol)
 
 
@@ -212,7 +211,7 @@ def evaluate(
             data.modalities,
             without,
             dataset.protocol,
-            lambda some: extract(network, some, data, precision=PRECISIONS[precision], batch_size=batch_size),
+            lambda pair: look(network, data, pair, precision, batch_size),
         )
     if reranked:
         parameters = KReciprocal()

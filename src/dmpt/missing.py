@@ -21,10 +21,9 @@ from dmpt.data.subset import Subset, restrict
 from dmpt.errors import UserError
 from dmpt.retrieval.embeddings import Embeddings, join
 from dmpt.retrieval.metrics import evaluate
-from dmpt.retrieval.protocols import Labels, labels_of
+from dmpt.retrieval.protocols import Labels
 
 Pair = tuple[Sequence[Record], Sequence[Record]]
-Extract = Callable[[Sequence[Record]], Embeddings]
 MIXED_SEED = 0
 
 
@@ -66,7 +65,7 @@ def parse(text: str, modalities: Subset) -> list[Subset]:
 
 
 def measure(
-    records: Pair, complete: Seen, modalities: Subset, what: str, protocol: str, extract: Extract
+    records: Pair, complete: Seen, modalities: Subset, what: str, protocol: str, look: Callable[[Pair], Seen]
 ) -> dict[str, Any]:
     """The cases asked for, and with ``all`` any-to-any too.
 
@@ -76,7 +75,7 @@ def measure(
         modalities: those in use.
         what: ``all``, or one case.
         protocol: a key of ``PROTOCOLS``.
-        extract: features of a list of records.
+        look: features and labels of query and gallery, which may be one list.
 
     Returns:
         ``protocol``, ``modalities``, ``shared_part`` (whether one was trained), ``cases`` by name; with ``all`` also
@@ -92,9 +91,7 @@ def measure(
         gallery = query if records[0] is records[1] else restrict(records[1], kept)
         if not query or not gallery:
             raise UserError(f"--missing {'+'.join(missing)}: the test set has no image of {' or '.join(kept)}")
-        features = extract(gallery)
-        own = features if query is gallery else extract(query)
-        seen[kept] = Seen(own, features, labels_of(query), labels_of(gallery))
+        seen[kept] = look((query, gallery))
     by_case = {}
     for missing, kept in cases.items():
         try:

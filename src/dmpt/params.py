@@ -55,7 +55,7 @@ def count_parameters(config: Config, ids: int) -> dict[str, Any]:
     check(config)
     vit, info = build_vit(config.backbone, config.data.size, load=False)
     text_width = _text_width(config.text)
-    width = config.modality.width if config.modality.source in ("learned", "random") else text_width
+    width = text_width if config.modality.worded else config.modality.width
     tower = sum(p.numel() for p in vit.parameters()) + (0 if info.projection is None else info.projection.numel())
     with torch.device("meta"):
         words = torch.empty(MODALITY_COUNT, config.modality.length, width)

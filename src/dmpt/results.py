@@ -137,7 +137,8 @@ def _used(content: dict[str, Any]) -> list[str]:
 def _note(where: dict[str, Any]) -> str:
     """Seed, step, code, and what was selected on."""
     commit = f"commit {where['commit']}" if where["commit"] else f"dmpt {where['dmpt']}"
-    best = f", best epoch on {where['selected']}" if where["which"] == "best" else ""
+    chosen = where.get("chosen_by", where["selected"] if where["which"] == "best" else "last step")
+    best = "" if chosen == "last step" else f", best epoch on {chosen}"
     return f"seed {where['seed']}, step {where['step']}, {commit}{best}"
 
 

@@ -70,6 +70,7 @@ class Trainer:
         self.data = read(config, skip_broken)
         self._build(config)
         self.progress = run.Progress()
+        self.validated: Metrics | None = None  # what validation found last
         going_on = self._open()
         self._say(resume, going_on)
 
@@ -306,7 +307,7 @@ class Trainer:
         if self.data.evaluated is None or not (last or (progress.epoch + 1) % recipe.eval_every == 0):
             return
         if self.main:
-            metrics = self.validate()
+            metrics = self.validated = self.validate()
             log.write({"step": progress.step, "epoch": progress.epoch, recipe.select: metrics.to_dict()})
             console.print(
                 f"epoch {progress.epoch + 1}: {recipe.select} mAP {metrics.mAP:.1f}, rank-1 {metrics.rank1:.1f} "

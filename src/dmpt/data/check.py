@@ -23,7 +23,8 @@ def check(layout: str, root: str | Path, settings: DataConfig | None = None, wor
         layout: a key of ``dmpt.data.datasets.DATASETS``.
         root: the data set's folder, or its parent; of a manifest, also the file.
         settings: their ``protocol``, ``value_range``, ``test_share`` and ``split_seed`` are used; None = the defaults.
-        workers: decoding processes; None takes one for each core. The findings do not depend on it.
+        workers: decoding processes; None takes one for each core. Small sets take one anyway; the findings do not
+            depend on it.
 
     Returns:
         The findings.

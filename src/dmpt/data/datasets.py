@@ -7,7 +7,7 @@ from typing import Literal
 
 from dmpt.config import DataConfig
 from dmpt.data.listing import some
-from dmpt.data.manifest import MODALITIES, Dataset, Record, Records, Splits
+from dmpt.data.manifest import Dataset, Record, Records, Splits
 from dmpt.data.manifest_file import read_manifest
 from dmpt.data.msvr310 import read_msvr310, read_wmveid863
 from dmpt.data.own_folder import read_folder
@@ -42,25 +42,17 @@ class Layout:
     Attributes:
         object: what is re-identified.
         protocol: which gallery items a query ignores.
-        train_ids: identities in the published training split; None = not known, or own data.
-        source: where its authors publish it.
         licence: its terms.
         read: from the folder to the splits. What can be left out (a triplet with a missing image, a misnamed file) it
             adds to the list of problems, one line each, and goes on.
-        modalities: what a complete record has.
         known: published counts of ``train``, ``query``, ``gallery`` and ``total`` (train and gallery together).
-        counted: who counted.
     """
 
     object: Literal["person", "vehicle"]
     protocol: str
-    train_ids: int | None
-    source: str
     licence: str
     read: Callable[[Path, list[str]], Splits]
-    modalities: tuple[str, ...] = MODALITIES
     known: Mapping[str, Count] = field(default_factory=dict)
-    counted: str = ""
 
 
 def load_dataset(
@@ -155,14 +147,16 @@ def _files(records: Records) -> set[tuple[Path, ...]]:
     return {files(record) for record in records}
 
 
+# Where they are published is in docs/data.md. The counts of RGBNT201, RGBNT100 and MSVR310 are from the file names in
+# IDEA's captions (github.com/924973292/IDEA, commit 4e65520), queries of RGBNT100 as papers print them, of MSVR310 by
+# CCNet's list; Market1501-MM is Market-1501's standard split as a loader prints it (github.com/Syliz517/CLIP-ReID,
+# issue 52); RGBN300 from the README of HAMNet (github.com/ttaalle/multi-modal-vehicle-Re-ID).
 _UNKNOWN = "none known to us; ask its authors before you use or share it: "
 
 DATASETS = {
     "rgbnt201": Layout(
         object="person",
         protocol="same_camera",
-        train_ids=171,
-        source="https://drive.google.com/drive/folders/1EscBadX-wMAT56_It5lXY-S3-b5nK1wH",
         licence="none stated with the download; it shows recognisable people: ask Zheng et al. (AAAI 2021)",
         read=read_rgbnt201,
         known={
@@ -171,13 +165,10 @@ DATASETS = {
             "gallery": Count(ids=30, triplets=836, cameras=2),
             "total": Count(ids=201, triplets=4787),
         },
-        counted="counted from the file names in the captions of IDEA (github.com/924973292/IDEA, commit 4e65520)",
     ),
     "market1501_mm": Layout(
         object="person",
         protocol="same_camera",
-        train_ids=751,
-        source="https://drive.google.com/drive/folders/1EscBadX-wMAT56_It5lXY-S3-b5nK1wH",
         licence="none stated with the download; derived from Market-1501, whose terms hold (Zheng et al., ICCV 2015)",
         read=read_market1501_mm,
         known={
@@ -185,13 +176,10 @@ DATASETS = {
             "query": Count(ids=750, triplets=3368, cameras=6),
             "gallery": Count(ids=751, triplets=15913, cameras=6),  # 750, and the distractors under 0
         },
-        counted="Market-1501's standard split, as a loader prints it (github.com/Syliz517/CLIP-ReID, issue 52)",
     ),
     "rgbnt100": Layout(
         object="vehicle",
         protocol="same_camera",
-        train_ids=50,
-        source="https://drive.google.com/file/d/1R4XtbfnwTYyTvaTwrEx-pRCK2tApDWjj",
         licence=_UNKNOWN + "Li et al. (AAAI 2020)",
         read=read_rgbnt100,
         known={
@@ -200,14 +188,10 @@ DATASETS = {
             "gallery": Count(ids=50, triplets=8575, cameras=8),
             "total": Count(ids=100, triplets=17250),
         },
-        counted="counted from the file names in the captions of IDEA (github.com/924973292/IDEA, commit 4e65520); "
-        "queries as papers print them",
     ),
     "msvr310": Layout(
         object="vehicle",
         protocol="same_scene",
-        train_ids=155,
-        source="https://drive.google.com/file/d/1IxI-fGiluPO_Ies6YjDHeTEuVYhFdYwD",
         licence=_UNKNOWN + "Zheng et al. (CCNet, Information Fusion 2023)",
         read=read_msvr310,
         known={
@@ -216,41 +200,29 @@ DATASETS = {
             "gallery": Count(ids=155, triplets=1055, scenes=30),
             "total": Count(ids=310, triplets=2087),
         },
-        counted="counted from the file names in the captions of IDEA (github.com/924973292/IDEA, commit 4e65520) and "
-        "CCNet's list of queries",
     ),
     "wmveid863": Layout(
         object="vehicle",
         protocol="same_camera",
-        train_ids=None,
-        source="https://drive.google.com/file/d/186Ep0YgHY0a8BQ1Z59HP1D2-kZazbH02",
         licence=_UNKNOWN + "the authors of FACENet",
         read=read_wmveid863,
     ),
     "rgbn300": Layout(
         object="vehicle",
         protocol="same_camera",
-        train_ids=None,
-        source="https://drive.google.com/file/d/1QGpyLJ6UrekJkQT4MLbM2R5q3QiF9Ehd",
         licence=_UNKNOWN + "Li et al. (AAAI 2020)",
         read=read_rgbn300,
-        modalities=("rgb", "nir"),
         known={"total": Count(ids=300, triplets=50125, cameras=8)},
-        counted="README of HAMNet (github.com/ttaalle/multi-modal-vehicle-Re-ID)",
     ),
     "manifest": Layout(
         object="person",
         protocol="same_camera",
-        train_ids=None,
-        source="own data: a CSV or Parquet table",
         licence="whatever you have agreed with those it shows",
         read=read_manifest,
     ),
     "folder": Layout(
         object="person",
         protocol="same_camera",
-        train_ids=None,
-        source="own data: a folder",
         licence="whatever you have agreed with those it shows",
         read=read_folder,
     ),

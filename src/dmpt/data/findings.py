@@ -67,7 +67,7 @@ class Report:
         layout: how the data were read.
         root: from where.
         protocol: which gallery items a query ignores.
-        counts: of each split: ``triplets``, ``ids``, ``cameras`` and images per modality.
+        counts: of each split: ``triplets``, ``ids``, ``cameras``, ``scenes`` and images per modality.
         findings: ordered by kind, and within a kind by record.
     """
 

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dmpt.config import DataConfig
 from dmpt.data.images import read_record
 from dmpt.data.manifest import MODALITIES, Record
 from dmpt.data.subset import drop
+from dmpt.data.transforms import TestTransform
 from dmpt.errors import UserError
 
 Key = tuple[int, Sequence[int]]
@@ -38,18 +40,12 @@ class Batch(NamedTuple):
         images: float32 ``(3, B, 3, H, W)``; the first dimension is the modality, in the order of ``MODALITIES``. Where
             a modality is absent there are zeros that nothing reads.
         labels: int64 ``(B,)``, classes 0, 1, ... of the training identities; -1 where there are none (test).
-        pids: int64 ``(B,)``.
-        cameras: int64 ``(B,)``.
-        indices: int64 ``(B,)``, positions in the list of records.
         present: bool ``(3, B)``, which modalities a triplet has, at least one.
         subset: bool ``(3, B)``, those of them that modality dropout leaves; the same where it leaves out the images.
     """
 
     images: Tensor
     labels: Tensor
-    pids: Tensor
-    cameras: Tensor
-    indices: Tensor
     present: Tensor
     subset: Tensor
 
@@ -110,12 +106,24 @@ class TripletDataset(Dataset[Batch | UserError]):
         return Batch(
             images=images,
             labels=torch.tensor([self.labels[index] for index in indices]),
-            pids=torch.tensor([self.records[index].pid for index in indices]),
-            cameras=torch.tensor([self.records[index].camera for index in indices]),
-            indices=torch.tensor(list(indices)),
             present=present,
             subset=subset,
         )
+
+
+def test_set(records: Sequence[Record], data: DataConfig) -> TripletDataset:
+    """Records as they are tested, not augmented.
+
+    Args:
+        records: triplets.
+        data: with mean and std set.
+    """
+    assert data.mean is not None
+    assert data.std is not None
+    return TripletDataset(records, TestTransform(data.size, data.mean, data.std), data.value_range)
+
+
+test_set.__test__ = False  # type: ignore[attr-defined]  # not a test case, whatever pytest makes of the name
 
 
 def _zeros(*shape: int) -> Tensor:
@@ -157,7 +165,7 @@ def test_batches(dataset: TripletDataset, batch_size: int, *, workers: int) -> I
     return _load(dataset, [(0, indices[i : i + batch_size]) for i in indices[::batch_size]], workers)
 
 
-test_batches.__test__ = False  # type: ignore[attr-defined]  # not a test case, whatever pytest makes of the name
+test_batches.__test__ = False  # type: ignore[attr-defined]
 
 
 def _load(dataset: TripletDataset, keys: list[Key], workers: int) -> Iterator[Batch]:

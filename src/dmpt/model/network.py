@@ -1,6 +1,6 @@
 """DMPT: a batch of triplets in, features out.
 
-Order (DESIGN of the paper's Fig. 2): frozen blocks with prompts -> PromptIBind -> the tower's final norm on the class
+Order (the paper's Fig. 2): frozen blocks with prompts -> PromptIBind -> the tower's final norm on the class
 token -> feature. With no prompts and no interaction layer the feature of each modality is the tower's own.
 """
 

@@ -36,7 +36,7 @@ class SemanticPrompts(nn.Module):
         self.tokens = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
     def forward(self) -> Tensor:
-        """Prompts ``(L, 3, S, D)``."""
+        """Prompts ``(layers, 3, S, D)``."""
         return self.tokens.expand(-1, MODALITY_COUNT, -1, -1)
 
 
@@ -59,7 +59,7 @@ class ModalityPrompts(nn.Module):
         self.map = nn.ModuleList(nn.Linear(words.shape[-1], width) for _ in range(layers))
 
     def forward(self) -> Tensor:
-        """Prompts ``(L, 3, M, D)``."""
+        """Prompts ``(layers, 3, M, D)``."""
         return torch.stack([linear(self.words) for linear in self.map])
 
 
@@ -110,7 +110,7 @@ def modality_words(config: ModalityConfig, words: list[Tensor] | None) -> Tensor
     Raises:
         UserError: M exceeds the number of tokens.
     """
-    if config.source in ("learned", "random"):
+    if not config.worded:
         # The spread of a CLIP word embedding, so that P starts from inputs of the same size.
         return torch.randn(MODALITY_COUNT, config.length, config.width) * 0.02
     assert words is not None

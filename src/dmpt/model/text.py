@@ -58,11 +58,6 @@ class TextFile:
     sha256: str
     quick_gelu: bool
 
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """The prompt of each row of ``features``."""
-        return PROMPTS
-
     def save(self, path: Path) -> None:
         """Write ``text.safetensors``.
 

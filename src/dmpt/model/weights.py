@@ -26,8 +26,6 @@ from dmpt.errors import UserError
 from dmpt.model.hub import native_quick_gelu, pretrained_cfg, resolve
 from dmpt.model.tensors import NO_WEIGHTS, check_same, read_tensors, sha256
 
-__all__ = ["TowerInfo", "build_vit", "is_projection", "read_tensors", "resolve", "sha256"]
-
 # What of a CLIP file belongs to its text tower, and so is not an image tower's leftover.
 _TEXT = ("text", "transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection", "logit_scale")
 # timm's keyword arguments that are not architecture, or would read files of their own.
@@ -42,10 +40,8 @@ class TowerInfo:
         name: timm's name.
         sha256: of the weights file; of the tensors themselves where they are random; None on the meta device.
         licence: as the file says, else that of timm's weights of that name; other files have their own.
-        source: ``backbone.weights`` as given.
         unused: tensors or groups of the file that the tower does not use.
         projection: of image features to CLIP's text space, (text width, width); None where the tower has none.
-        width: of tokens and features.
         mean: per-channel mean the tower was trained with.
         std: per-channel standard deviation it was trained with.
         quick_gelu: whether its activation is QuickGELU.
@@ -53,10 +49,8 @@ class TowerInfo:
 
     name: str
     sha256: str | None
-    source: str
     unused: tuple[str, ...]
     projection: Tensor | None
-    width: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     quick_gelu: bool
@@ -104,10 +98,8 @@ def build_vit(config: BackboneConfig, size: tuple[int, int], load: bool = True) 
     info_of_tower = TowerInfo(
         name=config.name,
         sha256=digest,
-        source=config.weights,
         unused=tuple(unused),
         projection=projection,
-        width=vit.embed_dim,
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
         quick_gelu=quick,

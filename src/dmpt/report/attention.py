@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmpt.config import Config, DataConfig
-from dmpt.data.loader import TripletDataset
+from dmpt.data.loader import test_set
 from dmpt.data.manifest import MODALITIES, Record
-from dmpt.data.transforms import TestTransform
 from dmpt.model.network import DMPT
 from dmpt.report.measured import Measured
 from dmpt.report.page import table
@@ -50,10 +49,7 @@ def gaze(network: DMPT, records: Sequence[Record], config: Config) -> Gaze:
         UserError: a file does not decode.
     """
     data, backbone = config.data, network.backbone
-    assert data.mean is not None
-    assert data.std is not None
-    transform = TestTransform(data.size, data.mean, data.std)
-    batch = TripletDataset(records, transform, data.value_range).batch(0, range(len(records)))
+    batch = test_set(records, data).batch(0, range(len(records)))
     parameter = next(network.parameters())
     with torch.inference_mode(), torch.autocast(parameter.device.type, enabled=False):
         prompts = None if network.prompts is None else network.prompts()

@@ -12,6 +12,7 @@ from dmpt.data.manifest import MODALITIES
 from dmpt.report.measured import Features, Measured
 from dmpt.report.page import table
 from dmpt.report.pictures import SPECTRA
+from dmpt.retrieval.embeddings import unit
 from dmpt.retrieval.metrics import evaluate
 
 
@@ -80,8 +81,7 @@ def subsets(modalities: Sequence[str]) -> list[tuple[int, ...]]:
 def slots(features: Features, chosen: Sequence[int], width: int) -> Features:
     """The chosen modalities' part of the features ``(N, 3 width)``, normalised anew, ``(N, len(chosen) width)``."""
     part = np.concatenate([features[:, m * width : (m + 1) * width] for m in chosen], axis=1)
-    norms = np.linalg.norm(part, axis=1, keepdims=True)
-    return np.asarray(part / np.maximum(norms, np.finfo(np.float32).tiny), np.float32)
+    return unit(part)
 
 
 def modality_mAP(run: Measured) -> dict[tuple[int, ...], float]:

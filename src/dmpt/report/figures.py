@@ -1,4 +1,4 @@
-"""Line, scatter and area charts as inline SVG.
+"""Line, scatter and bar charts as inline SVG.
 
 Colours are classes of the page's style sheet and text is text, so a chart follows the reader's light or dark scheme and
 stays sharp and selectable. Coordinates are rounded to a tenth of a unit, which keeps the page small.

@@ -167,7 +167,8 @@ def measure(
         "trained on": f"{card.data.get('name', 'unknown')}, {card.ids} identities, "
         f"fingerprint {card.data.get('fingerprint', 'unknown')}",
         "backbone": info.name,
-        "backbone weights": f"sha256 {card.backbone_sha256}" if card.backbone_sha256 else "random values",
+        "backbone weights": f"{'random values, ' * (card.config.backbone.weights == 'random')}sha256 "
+        f"{card.backbone_sha256}",
         "precision": opened.precision,
         "software": f"dmpt {where['dmpt']}, commit {where['commit'] or 'unknown'}, torch {where['torch']}, "
         f"timm {where['timm']}, Python {where['python']}",

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from dmpt.config import DataConfig
-from dmpt.data.loader import TripletDataset, test_batches
+from dmpt.data.loader import test_batches, test_set
 from dmpt.data.manifest import Record
-from dmpt.data.transforms import TestTransform
 from dmpt.model.network import DMPT, test_feature
 from dmpt.progress import track
 from dmpt.retrieval.embeddings import Embeddings, join
@@ -36,16 +35,13 @@ def extract(
     Raises:
         UserError: a file does not decode.
     """
-    assert data.mean is not None
-    assert data.std is not None
     network.eval()
     device = next(network.parameters()).device
     cast = partial(torch.autocast, device.type, precision, enabled=precision != torch.float32)
     # Once, so in full precision; but LoRA's updates stay in float32, and only autocast lets a tower in bf16 meet them.
     with cast() if network.config.backbone.tune == "lora" else nullcontext():
         network.bake()
-    dataset = TripletDataset(records, TestTransform(data.size, data.mean, data.std), data.value_range)
-    batches = test_batches(dataset, batch_size, workers=data.workers)
+    batches = test_batches(test_set(records, data), batch_size, workers=data.workers)
     calibration = None if network.shared is None else network.shared.calibration().cpu().numpy()
     parts = []
     with torch.inference_mode(), cast():

@@ -115,7 +115,7 @@ def _measure(task: Task, trainer: "Trainer") -> tuple[dict[str, Any], dict[str, 
 
     if task.kind != "test":
         assert trainer.data.evaluated is not None
-        found = trainer.validate()
+        found = trainer.validated or trainer.validate()  # a finished run that is opened again has not looked yet
         return found.to_dict(), by_query(found, labels_of(trainer.data.evaluated[0])), _origin(task, trainer)
     without = "all" if task.missing else None
     numbers = evaluate(task.out, task.config.data.root, without=without, per_query=True)

@@ -62,13 +62,11 @@ class Plan:
 
     def chosen(self) -> dict[str, float]:
         """Learning rates by row, as far as all of a row's grid has been run."""
-        found = {}
-        for row, _ in self.rows:
-            done = [read(task.kept) for task in self.choices() if task.row == row.name]
-            whole = [result for result in done if result is not None]
-            if row.lr and len(whole) == len(done):
-                found[row.name] = best(whole).lr
-        return found
+        tried: dict[str, list[Result | None]] = {}
+        for task in self.choices():
+            tried.setdefault(task.row, []).append(read(task.kept))
+        whole = {row: [result for result in done if result is not None] for row, done in tried.items()}
+        return {row: best(done).lr for row, done in whole.items() if len(done) == len(tried[row])}
 
     def _test(self, config: Config, seed: int, lr: float | None) -> Config:
         config = _with_train(config, seed=seed, lr=config.train.lr if lr is None else lr)
@@ -179,7 +177,8 @@ def backbone_hash(config: Config) -> str | None:
 def _hash(weights: str, name: str) -> str | None:
     if weights == "random":
         return None
-    from dmpt.model.weights import resolve, sha256
+    from dmpt.model.hub import resolve
+    from dmpt.model.tensors import sha256
 
     return sha256(resolve(weights, name))
 

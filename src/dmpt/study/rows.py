@@ -10,9 +10,6 @@ from dmpt.errors import UserError
 from dmpt.run import nest
 from dmpt.study.definition import Row, Study
 
-WORDED = ("words", "attribute", "permuted")
-"""Values of ``modality.source`` that take words from a text tower."""
-
 
 def config_of(flat: Mapping[str, Any]) -> Config:
     """Settings from dotted keys.
@@ -73,9 +70,8 @@ def runnable(
         if only and row.name not in only:
             continue
         config = settings_of(study, row, data, base)
-        words = config.modality.length > 0 and config.modality.source in WORDED
         twin = next((other.name for other, its in found if its == config and other.lr == row.lr), None)
-        if (words or config.text.loss != "off") and not has_text:
+        if (config.modality.worded or config.text.loss != "off") and not has_text:
             left_out.append(f"{row.name}: needs text, and this backbone has none")
         elif twin is not None:
             left_out.append(f"{row.name}: the same settings as {twin} here")

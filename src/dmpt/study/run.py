@@ -13,6 +13,7 @@ from dmpt.study.data import Data
 from dmpt.study.definition import Study
 from dmpt.study.one_run import Task
 from dmpt.study.plan import Plan, backbone_hash, estimate, make, open_tasks
+from dmpt.study.results import read_all
 from dmpt.study.table import grid_lines, write
 from dmpt.study.twins import take_over, with_twins
 
@@ -60,7 +61,7 @@ def study(
         console.print(f"left out: {line}")
     failures = _run(plan, plan.choices(), jobs, "choosing learning rates", launch)
     chosen = plan.chosen()
-    for line in grid_lines(study, plan.results / plan.data):
+    for line in grid_lines(study, plan.data, read_all(plan.results / plan.data)):
         console.print(line)
     failures += _run(plan, plan.tests(chosen), jobs, study.name, launch)
     if failures:

@@ -55,7 +55,7 @@ def write(study: Study, results: Path) -> Path:
             continue
         reference = next((g for name in study.reference for g in groups if g.name == name), None)
         compared = _against(groups, reference)
-        text += _section(study, folder, groups, reference, compared)
+        text += _section(study, folder.name, found, groups, reference, compared)
         lines += [line for group in groups for line in _csv_lines(folder.name, group, compared.get(group.name))]
         provenance[folder.name] = [_origin(result) for result in found]
         plotted = [Line(group.name, group.values("mAP"), group.seconds()) for group in groups]
@@ -68,14 +68,14 @@ def write(study: Study, results: Path) -> Path:
     return results / "table.md"
 
 
-def grid_lines(study: Study, folder: Path) -> list[str]:
+def grid_lines(study: Study, data: str, found: Sequence[Result]) -> list[str]:
     """What each learning rate of the study came to on validation identities, a line per row."""
-    found = [result for result in read_all(folder) if result.chooses]
+    choices = [result for result in found if result.chooses]
     lines = []
     for row in study.rows:
-        tried = sorted((r for r in found if r.slug == row.slug and r.lr in row.lr), key=lambda result: result.lr)
+        tried = sorted((r for r in choices if r.slug == row.slug and r.lr in row.lr), key=lambda result: result.lr)
         for result in tried:
-            check_row_of(result, row.changes(folder.name) | study.choice.change)
+            check_row_of(result, row.changes(data) | study.choice.change)
         if not tried:
             continue
         won = best(tried)
@@ -119,7 +119,8 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 
 
 def _section(
     study: Study,
-    folder: Path,
+    data: str,
+    found: Sequence[Result],
     groups: Sequence[Group],
     reference: Group | None,
     compared: Mapping[str, tuple[Comparison, float]],
@@ -149,7 +150,7 @@ def _section(
         )
     some = groups[0].results[0]
     first = some.numbers
-    tried = len({json.dumps([r.slug, r.lr]) for r in read_all(folder)})
+    tried = len({(result.slug, result.lr) for result in found})
     epochs = sorted({r.config["train.epochs"] for g in groups for r in g.results} - {0})
     said = [
         f"{some.config['backbone.name']}; epochs {', '.join(map(str, epochs)) or 'none'}; {first['queries']} queries "
@@ -163,15 +164,15 @@ def _section(
     absent = [row.name for row in study.rows if row.name not in [g.name for g in groups]]
     if absent:
         said.append(f"Without results here: {'; '.join(absent)}.")
-    said += grid_lines(study, folder)
+    said += grid_lines(study, data, found)
     return [
-        f"## {folder.name}\n",
+        f"## {data}\n",
         *_markdown(header, rows),
         "",
         *_pairs(study, groups),
         *(f"- {line}" for line in said),
         "",
-        f"![{folder.name}]({quote(folder.name)}.svg)\n",
+        f"![{data}]({quote(data)}.svg)\n",
     ]
 
 

@@ -87,12 +87,12 @@ class World:
         weather = make_weather(draw if scene is None else self._draw(_SCENE, scene))
         canvas = self.paint(pid, camera, weather, draw)
         view = self.cameras[camera - 1]
-        low, high, third = (int(q) for q in draw.integers(55, 93, 3))
+        rgb, nir, tir = (int(quality) for quality in draw.integers(55, 93, 3))
         return Shot(
             see_rgb(canvas, view, weather, draw),
             see_nir(canvas, view, weather, draw),
             see_tir(canvas, view, weather, draw),
-            (low, high, third),
+            (rgb, nir, tir),
         )
 
     def paint(self, pid: int, camera: int, weather: Weather, draw: np.random.Generator) -> Canvas:

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from dmpt.data import msvr310, rgbnt201
 from dmpt.errors import UserError
 from dmpt.files import write_atomically, write_text
 from dmpt.pool import spread
@@ -21,10 +22,7 @@ from dmpt.synthetic.world import World
 
 Kind = Literal["person", "vehicle"]
 #: Folder of each spectrum in the layouts of RGBNT201 (persons) and MSVR310 (vehicles).
-FOLDERS = {
-    "person": {"rgb": "RGB", "nir": "NI", "tir": "TI"},
-    "vehicle": {"rgb": "vis", "nir": "ni", "tir": "th"},
-}
+FOLDERS = {"person": rgbnt201.FOLDERS, "vehicle": msvr310.FOLDERS}
 SCENES = 30
 """Of vehicles; MSVR310 has as many."""
 
@@ -41,7 +39,7 @@ class Take:
         pid: identity.
         camera: from 1.
         number: which of the camera's pictures of it.
-        scene: session, or None for persons.
+        scene: hour and weather that pictures share, MSVR310's; None for persons.
         files: of each spectrum, relative to the data set's folder; a query picture lies in two folders.
     """
 

@@ -23,7 +23,12 @@ def add(parser: Parser) -> None:
     parser.add_argument("--layout", type=layout.type, required=True, help="How files and names are arranged.")
     skip = {field.name for field in fields(DataConfig)} - SETTINGS | {"layout"}
     parser.add_class_arguments(DataConfig, "data", skip=skip)
-    parser.add_argument("--workers", type=PositiveInt, default=None, help="Decoding processes; default: one per core.")
+    parser.add_argument(
+        "--workers",
+        type=PositiveInt,
+        default=None,
+        help="Decoding processes; default: one per core. Fewer than 4,000 triplets take one.",
+    )
     parser.add_argument("--json", action="store_true", help="Print all findings as JSON.")
 
 

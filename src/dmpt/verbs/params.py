@@ -19,12 +19,12 @@ def add(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Run the verb ``params``."""
-    from dmpt.data.datasets import DATASETS
+    from dmpt.data.datasets import DATASETS, Count
     from dmpt.errors import UserError
     from dmpt.params import count_parameters, equal_lora_rank
 
     config = config_of(arguments)
-    ids = arguments.ids or DATASETS[config.data.layout].train_ids
+    ids = arguments.ids or DATASETS[config.data.layout].known.get("train", Count()).ids
     if ids is None:
         raise UserError(f"the number of training identities of {config.data.layout} is not known; give --ids")
     result = count_parameters(config, ids)
