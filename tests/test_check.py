@@ -406,6 +406,7 @@ def test_json_is_complete(root: Path, capsys: pytest.CaptureFixture[str]) -> Non
         ([".", "--layout", "rgbnt20"], "rgbnt20"),
         ([".", "--layout", "rgbnt201"], "train_*"),
         ([".", "--layout", "rgbnt100"], "set DIR to the folder that does, or correct --layout"),
+        (["data.root/x", "--layout", "folder"], "there is no folder data.root/x; set DIR to the folder"),
         ([".", "--layout", "manifest"], "holds neither manifest.csv nor manifest.parquet; write one"),
         ([".", "--layout", "rgbnt201", "--workers", "0"], "workers"),
         ([".", "--layout", "rgbnt201", "--data.value_range", "[5,5]"], "data.value_range is [5.0, 5.0]"),

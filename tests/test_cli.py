@@ -127,7 +127,7 @@ def test_flags_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["params", "--data.flip", "1.5"], "data.flip is 1.5"),
         (["params", "--data.value_range", "[5,5]"], "data.value_range"),
         (["params", "--data.value_range", "[0,.inf]"], "data.value_range"),
-        (["params", "--data.size", "[32,16]", "--data.pad", "17"], "data.pad is 17, more than images of 32x16 have"),
+        (["params", "--data.size", "[32,16]", "--data.pad", "16"], "data.pad is 16, as much as images of 32x16 have"),
         (
             [
                 *("params", "--loss.ce", "0", "--semantic.length", "0", "--modality.length", "0"),
@@ -139,7 +139,9 @@ def test_flags_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["params", "--train.lr", "0"], "train.lr is 0"),
         (["params", "--train.weight_decay", "-1"], "train.weight_decay is -1"),
         (["params", "--train.seed", "99999999999999999999"], "train.seed"),
-        (["params", "--data.std", "[0,0,0]"], "data.std"),
+        (["params", "--data.std", "[0,0,0]"], "data.std is (0.0, 0.0, 0.0); each value must be above 0"),
+        (["params", "--data.std", "[0.5,.nan,0.5]"], "data.std is (0.5, nan, 0.5); each value must be above 0"),
+        (["params", "--data.mean", "[0.5,.nan,0.5]"], "data.mean is (0.5, nan, 0.5); each value must be a number"),
         (["params", "--loss.ce", "-1"], "loss.ce is -1"),
         (["params", "--loss.ce", "0", "--loss.triplet", "0", "--loss.centre", "0"], "are all 0"),
         (["params", "--modality.length", "4"], "modality.length is 4"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -134,6 +135,20 @@ def test_leaving_early_ends_the_workers(toy: Dataset) -> None:
     assert len(multiprocessing.active_children()) == 2
     batches.close()  # type: ignore[attr-defined]
     assert not multiprocessing.active_children()
+
+
+class Stoppable(TestTransform):
+    """Paints ones where Ctrl-C would end this process."""
+
+    def __call__(self, images: Any, epoch: int, index: int, out: Any = None) -> Any:
+        for values in out.values():
+            values.fill_(float(signal.getsignal(signal.SIGINT) is not signal.SIG_IGN))
+
+
+def test_ctrl_c_is_for_the_main_process_however_workers_are_started(toy: Dataset) -> None:
+    dataset = TripletDataset(toy.query, Stoppable(SIZE, (0.5,) * 3, (0.5,) * 3), FULL)
+    assert not any(batch.images.any() for batch in test_batches(dataset, 5, workers=1))
+    assert all(batch.images.all() for batch in test_batches(dataset, 5, workers=0))
 
 
 PROGRAM = """

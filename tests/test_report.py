@@ -26,7 +26,7 @@ from dmpt.evaluate import evaluate, save
 from dmpt.report import attention, breakdown, curves, embedding, figures, ranked
 from dmpt.report.compare import compare, differences
 from dmpt.report.demo import Row, demo_page
-from dmpt.report.measured import Measured, measure, names
+from dmpt.report.measured import Measured, check_same_data, measure, names
 from dmpt.report.pictures import thumbnail
 from dmpt.report.single import report
 from dmpt.run import read_log
@@ -321,6 +321,16 @@ def test_gaze_splits_the_class_token_s_attention(full: Measured, frozen: Measure
     assert set(bare.cls) == {"class token", "patches"}
 
 
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_run_in_half_precision_has_a_page(tmp_path: Path, lora: bool) -> None:
+    """LoRA's updates and the interaction stay in full precision where the tower does not."""
+    config = settings(toy(tmp_path / "toy"), epochs=1, precision="bf16")
+    change: dict[str, Any] = {"backbone": {"tune": "lora"}} if lora else {"bind": {"layers": (0,)}}
+    fit(with_(config, **change), tmp_path / "run")
+    page = stands_alone(report(measure(tmp_path / "run")))
+    assert any(text.startswith("Where") for text in page.said("h2"))
+
+
 def test_overlay_is_light_where_the_attention_is(full: Measured) -> None:
     image = np.full((40, 20, 3), 100, np.uint8)
     drawn = attention.overlay(image, np.array([[0.0], [0.0], [3.0], [0.0]], np.float32), top=3.0).astype(float)
@@ -350,6 +360,22 @@ def test_pick_is_bounded_and_spread(full: Measured) -> None:
     assert (names % 2 == 0).all()
     assert names.min() == 0
     assert names.max() == 98
+
+
+def test_distractors_are_no_identity(full: Measured) -> None:
+    """A gallery's pid 0 is a crowd, and nobody asks for it."""
+    crowd = [replace(full.gallery[0], pid=0) for _ in range(9)]
+    features = np.concatenate([np.ones((9, full.gallery_features.shape[1]), np.float32), full.gallery_features])
+    wide = replace(full, query=list(full.query), gallery=[*crowd, *full.gallery], gallery_features=features)
+    assert 0 not in embedding.pick(wide).pids
+    assert 0 not in [record.pid for record in attention.examples(wide, 4)]
+    said = str(embedding.maps([wide]))
+    assert f"over all {len({record.pid for record in full.query})} identities" in said
+    assert f"{embedding.silhouette(full.gallery_features, full.gallery_labels.pids):.2f}" in said
+
+
+def test_equal_features_have_a_map_too() -> None:
+    assert not embedding.tsne(np.ones((20, 8), np.float32)).any()
 
 
 def test_silhouette_against_its_definition(full: Measured) -> None:
@@ -418,6 +444,12 @@ def test_runs_on_different_data_are_refused(folder: Path, tmp_path: Path, capsys
     assert "--data.root" in line
     assert said.out == ""
     assert not (tmp_path / "run" / "compare.html").exists()
+
+
+def test_runs_judged_by_two_protocols_are_refused(full: Measured) -> None:
+    other = replace(full, metrics=replace(full.metrics, protocol="none"))
+    with pytest.raises(UserError, match=r"is judged by protocol same_camera, .* by none; train them with one"):
+        check_same_data([full, other])
 
 
 def test_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

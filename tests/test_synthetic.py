@@ -247,6 +247,18 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_an_empty_folder_is_replaced_or_refused_before_anything_is_drawn(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    small(tmp_path / "empty", "person")
+    assert (tmp_path / "empty" / "captions.csv").is_file()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "other")
+    monkeypatch.chdir(tmp_path / "other")
+    for place in (Path(), tmp_path / "link"):  # what cannot be put in another's place
+        with pytest.raises(UserError, match="cannot write"):
+            small(place, "person", progress=lambda done, total: pytest.fail("drawn in vain"))
+
+
 def test_a_world_that_was_stopped_leaves_nothing(tmp_path):
     def stop(done, total):
         raise KeyboardInterrupt

@@ -80,15 +80,18 @@ def check(config: Config) -> None:
     for name, seed in (("train.seed", train.seed), ("data.split_seed", data.split_seed)):
         require(seed < 2**63, f"{name} is {seed}; it must be below 2^63")
     require(0 < train.lr < math.inf, f"train.lr is {train.lr}; it must be above 0")
-    require(data.std is None or min(data.std) > 0, f"data.std is {data.std}; each value must be above 0")
+    for name, values, least in (("mean", data.mean, -math.inf), ("std", data.std, 0.0)):
+        above = "above 0" if name == "std" else "a number"
+        within = values is None or all(least < value < math.inf for value in values)
+        require(within, f"data.{name} is {values}; each value must be {above}")
     require(train.clip is None or train.clip > 0, f"train.clip is {train.clip}; it must be above 0, or null for none")
     require(
         -math.inf < data.value_range[0] < data.value_range[1] < math.inf,
         f"data.value_range is {list(data.value_range)}; give two numbers, the first below the second",
     )
     require(
-        data.pad <= min(data.size),
-        f"data.pad is {data.pad}, more than images of {data.size[0]}x{data.size[1]} have; a crop could miss them",
+        data.pad < min(data.size),
+        f"data.pad is {data.pad}, as much as images of {data.size[0]}x{data.size[1]} have; a crop could miss them",
     )
     moved = (
         *(config.backbone.tune != "frozen", semantic.length, modality.length, bind.depth, config.missing.with_shared),

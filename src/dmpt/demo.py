@@ -25,7 +25,7 @@ from dmpt.yaml12 import load
 ROWS = ("frozen", "semantic prompts", "DMPT")
 """What is compared: the first trains nothing, the second is the paper's S alone, the third all of it."""
 NEXT = (
-    "dmpt train --config configs/rgbnt201.yaml --data.root DIR --out runs/rgbnt201",
+    "dmpt train --config rgbnt201 --data.root DIR --out runs/rgbnt201",
     "dmpt evaluate runs/rgbnt201 --data.root DIR",
     "# or with our changes to the design",
     "dmpt train --config rgbnt201 --config dmpt+ --data.root DIR --out runs/rgbnt201_plus",

@@ -1,6 +1,7 @@
 """Where a number comes from."""
 
 import platform
+import shlex
 import subprocess
 import sys
 from functools import cache
@@ -18,9 +19,14 @@ def _commit() -> str | None:
     folder = Path(__file__).parent
     if not any((parent / ".git").exists() for parent in folder.parents):
         return None
-    try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # else the repository is that of somebody's .venv
+        return git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -38,5 +44,5 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
     }

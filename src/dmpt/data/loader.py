@@ -1,5 +1,6 @@
 """From records to batches, in this process or in workers: the result is the same."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -168,12 +169,18 @@ def test_batches(dataset: TripletDataset, batch_size: int, *, workers: int) -> I
 test_batches.__test__ = False  # type: ignore[attr-defined]
 
 
+def _leave_stopping(_: int) -> None:
+    """In a worker: Ctrl-C is for the parent alone, which saves first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _load(dataset: TripletDataset, keys: list[Key], workers: int) -> Iterator[Batch]:
     loader = DataLoader(
         dataset,
         batch_size=None,  # an item is a batch already
         sampler=keys,
         num_workers=workers,
+        worker_init_fn=_leave_stopping,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # DataLoader draws a seed; not from the global state
     )

@@ -41,13 +41,15 @@ def gaze(network: DMPT, records: Sequence[Record], config: Config) -> Gaze:
     """Attention of the last block for a few triplets.
 
     Args:
-        network: in evaluation mode.
+        network: in evaluation mode; left in full precision, for LoRA's updates and the interaction are, whatever the
+            tower was kept in.
         records: the triplets.
         config: ``data`` with mean and std set.
 
     Raises:
         UserError: a file does not decode.
     """
+    network.float()
     data, backbone = config.data, network.backbone
     batch = test_set(records, data).batch(0, range(len(records)))
     parameter = next(network.parameters())
@@ -94,10 +96,12 @@ def overlay(image: Pixels, weights: NDArray[np.float32], top: float) -> Pixels:
 
 
 def examples(run: Measured, count: int) -> list[Record]:
-    """The first gallery triplet of identities spread evenly over the numbers."""
+    """The first gallery triplet of identities that are asked for, spread evenly over the numbers."""
     first: dict[int, Record] = {}
+    asked = {record.pid for record in run.query}  # distractors, all of one number, are not
     for record in run.gallery:
-        first.setdefault(record.pid, record)
+        if record.pid in asked:
+            first.setdefault(record.pid, record)
     pids = sorted(first)
     places = np.unique(np.linspace(0, len(pids) - 1, min(count, len(pids))).round().astype(int))
     return [first[pids[place]] for place in places]

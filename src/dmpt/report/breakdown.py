@@ -13,7 +13,7 @@ from dmpt.report.measured import Features, Measured
 from dmpt.report.page import table
 from dmpt.report.pictures import SPECTRA
 from dmpt.retrieval.embeddings import unit
-from dmpt.retrieval.metrics import evaluate
+from dmpt.retrieval.metrics import evaluate, has_match
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,20 @@ class CameraPairs:
 
 def camera_pairs(run: Measured) -> CameraPairs:
     """Rank each camera's queries in each camera's gallery, under the run's protocol."""
-    query, gallery, ignored = run.query_labels, run.gallery_labels, run.ignored()
-    matches = (query.pids[:, None] == gallery.pids[None]) & ~ignored
+    query, gallery, protocol = run.query_labels, run.gallery_labels, run.metrics.protocol
     cameras = sorted({*query.cameras.tolist(), *gallery.cameras.tolist()})
     shape = len(cameras), len(cameras)
     result = CameraPairs(cameras, np.full(shape, np.nan), np.zeros(shape, np.int64))
     for (i, a), (j, b) in itertools.product(enumerate(cameras), repeat=2):
         rows, columns = np.flatnonzero(query.cameras == a), np.flatnonzero(gallery.cameras == b)
-        valid = int(matches[np.ix_(rows, columns)].any(axis=1).sum())
+        valid = int(has_match(query[rows], gallery[columns], protocol).sum())
         if valid:
             metrics = evaluate(
                 run.query_features[rows],
                 run.gallery_features[columns],
                 query[rows],
                 gallery[columns],
-                run.metrics.protocol,
+                protocol,
             )
             result.mAP[i, j], result.queries[i, j] = metrics.mAP, valid
     return result

@@ -1,6 +1,5 @@
 """t-SNE of test features, and how tight and separate identities are (the paper's Figure 5)."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,11 +29,14 @@ class Picked:
 
 
 def pick(run: Measured) -> Picked:
-    """At most twelve identities spread evenly over the numbers of those with two triplets, and 20 triplets of each."""
+    """At most twelve identities spread evenly over the numbers of those with two triplets, and 20 triplets of each.
+
+    Of those that are asked for: a gallery's distractors are many persons of one number.
+    """
     records, _ = run.triplets()
     pids = np.array([record.pid for record in records])
     names, counts = np.unique(pids, return_counts=True)
-    enough = names[counts > 1]
+    enough = names[(counts > 1) & np.isin(names, run.query_labels.pids)]
     wanted = enough[np.unique(np.linspace(0, len(enough) - 1, min(IDENTITIES, len(enough))).round().astype(int))]
     rows = np.concatenate([np.flatnonzero(pids == pid)[:ITEMS] for pid in wanted]) if len(wanted) else np.arange(0)
     return Picked(rows, pids[rows])
@@ -51,18 +53,17 @@ def silhouette(features: Features, pids: NDArray[np.int64]) -> float:
 
 
 def tsne(features: Features) -> NDArray[np.float64]:
-    """Two coordinates of each triplet ``(N, 2)``; the same for the same features.
+    """Two coordinates of each triplet ``(N, 2)``; the same for the same features, zeros where all are equal.
 
     The exact method: it needs no more than a few seconds for 240 points, and its sums run in a fixed order.
     """
     from sklearn.manifold import TSNE
 
+    if not np.ptp(features, axis=0).any():  # PCA would divide by their variance
+        return np.zeros((len(features), 2))
     perplexity = min(15.0, max(1.0, (len(features) - 1) / 3))
     model = TSNE(perplexity=perplexity, init="pca", method="exact", random_state=SEED)
-    with warnings.catch_warnings():
-        # PCA of equal features divides by their variance, which is zero.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return np.asarray(model.fit_transform(features.astype(np.float64)))
+    return np.asarray(model.fit_transform(features.astype(np.float64)))
 
 
 def maps(runs: Sequence[Measured]) -> Markup:
@@ -71,11 +72,12 @@ def maps(runs: Sequence[Measured]) -> Markup:
     if len(picked.rows) < 4 or len(np.unique(picked.pids)) < 2:
         return Markup("<p>Too few test triplets for a map.</p>")
     every = np.array([record.pid for record in runs[0].triplets()[0]])
+    asked = np.isin(every, runs[0].query_labels.pids)
     figures = []
     for run in runs:
         features = run.triplets()[1]
-        shown, overall = silhouette(features[picked.rows], picked.pids), silhouette(features, every)
-        said = f"silhouette by identity {shown:.2f}; over all {len(np.unique(every))} test identities {overall:.2f}"
+        shown, overall = silhouette(features[picked.rows], picked.pids), silhouette(features[asked], every[asked])
+        said = f"silhouette by identity {shown:.2f}; over all {len(np.unique(every[asked]))} identities {overall:.2f}"
         chart = _map(tsne(features[picked.rows]), picked.pids, f"t-SNE of {run.name}: {said}")
         caption = Markup("<figcaption><strong>{}</strong>: {}</figcaption>").format(run.name, said)
         figures.append(Markup("<figure>{}{}</figure>").format(chart, caption))

@@ -88,10 +88,6 @@ class Measured:
         """Of query and gallery, as in ``metrics.json``."""
         return fingerprint([*self.query, *self.gallery])
 
-    def ignored(self) -> NDArray[np.bool_]:
-        """What the protocol takes out, ``(Q, G)``."""
-        return PROTOCOLS[self.metrics.protocol](self.query_labels, self.gallery_labels)
-
     def ranked(self, query: int, top: int) -> Ranked:
         """The first ``top`` items of one query's list; equal scores by gallery row."""
         labels = self.gallery_labels
@@ -220,10 +216,10 @@ def names(folders: Sequence[Path]) -> list[str]:
 
 
 def check_same_data(runs: Sequence[Measured]) -> None:
-    """Refuse runs that were not tested on the same records.
+    """Refuse runs that were not tested on the same records by the same protocol.
 
     Raises:
-        UserError: the fingerprints differ.
+        UserError: the fingerprints or protocols differ.
     """
     first = runs[0]
     for other in runs[1:]:
@@ -232,4 +228,9 @@ def check_same_data(runs: Sequence[Measured]) -> None:
                 f"{first.run} and {other.run} were tested on different data (fingerprints "
                 f"{first.data_fingerprint[:12]} and {other.data_fingerprint[:12]}); "
                 "give runs of one data set, or the --data.root that both share"
+            )
+        if other.metrics.protocol != first.metrics.protocol:
+            raise UserError(
+                f"{first.run} is judged by protocol {first.metrics.protocol}, {other.run} by {other.metrics.protocol}; "
+                "train them with one data.protocol"
             )

@@ -72,7 +72,7 @@ def stacked(images: Sequence[Pixels], alt: str) -> Markup:
 def labelled(picture: Markup, data: DataConfig) -> Markup:
     """A stack of the spectra that says which is which."""
     names = Markup("").join(Markup('<span class="spectrum">{}</span>').format(SPECTRA[m]) for m in data.modalities)
-    return Markup('<span class="stack">{}{}</span>').format(picture, names)
+    return Markup('<span class="stack">{}<span class="spectra">{}</span></span>').format(picture, names)
 
 
 def inline(pixels: Pixels, alt: str) -> Markup:

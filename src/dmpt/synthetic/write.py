@@ -66,7 +66,7 @@ def write_world(
     """Write a world; the same arguments write the same bytes, whatever the number of workers.
 
     Args:
-        root: folder to fill; must be empty or not exist.
+        root: folder to make; an empty one is replaced.
         object: persons in the layout of RGBNT201, or vehicles in that of MSVR310.
         train_ids: identities 1 ... ``train_ids``.
         test_ids: identities after them, numbered on.
@@ -94,6 +94,8 @@ def write_world(
     world = World(object, seed, cameras, size)
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
+        if root.is_dir():
+            root.rmdir()  # to be put in its place; what cannot be, as the current folder or a link, is said right now
         # Renamed when it is whole: half a world would look like a smaller one.
         with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as temporary:
             fresh = Path(temporary) / "world"

@@ -1,6 +1,7 @@
 """``dmpt check``."""
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def run(arguments: Namespace) -> None:
     try:
         report = check(arguments.layout, Path(arguments.dir), arguments.data, arguments.workers)
     except UserError as error:  # readers speak of the settings of training
-        raise UserError(str(error).replace("data.root", "DIR").replace("data.layout", "--layout")) from error
+        said = re.sub(r"\b(set|check) data\.root\b", r"\1 DIR", str(error))
+        raise UserError(re.sub(r"\bcorrect data\.layout\b", "correct --layout", said)) from error
     if arguments.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:

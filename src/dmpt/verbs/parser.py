@@ -90,7 +90,7 @@ class Parser(ArgumentParser):
         elif text.startswith("Unexpected config:"):
             text = f"--config {self.file}: must hold settings, as in train: {{epochs: 60}}"
         elif "File does not exist" in text and self.file is not None:
-            text = f"--config {self.file} does not exist; configs/ has examples"
+            text = f"--config {self.file} does not exist; those of dmpt go by their bare names, as in --config rgbnt201"
         else:
             for jargon, plain in PLAIN.items():
                 text = re.sub(jargon, plain, text)
