@@ -423,9 +423,14 @@ def test_a_damaged_state_is_named(data: Path, tmp_path: Path) -> None:
     config = settings(data, epochs=1)
     fit(config, tmp_path / "run")
     state = tmp_path / "run" / "state.safetensors"
-    state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"state.safetensors is damaged"):
-        Trainer(config, tmp_path / "run", resume=True)
+    save_file({"x": torch.zeros(1)}, tmp_path / "bare")
+    save_file({"x": torch.zeros(1)}, tmp_path / "odd", {"identity": "{}", "progress": '{"epochs": 1}'})
+    damages = {"": state.read_bytes()[:1000], "lacks 'identity'": (tmp_path / "bare").read_bytes()}
+    damages["'epochs'"] = (tmp_path / "odd").read_bytes()
+    for said, content in damages.items():
+        state.write_bytes(content)
+        with pytest.raises(UserError, match=rf"state.safetensors is damaged \(.*{said}.*\); copy it again"):
+            Trainer(config, tmp_path / "run", resume=True)
 
 
 def test_disk_full_leaves_the_previous_save_whole(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ The backbone is not in it, only its name and the sha256 of its weights. Everythi
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -90,18 +92,26 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     write_atomically(path, write)
 
 
-def read_tensors_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of one of our own safetensors files.
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Inside, one of our own files is read: whatever it lacks, it is damaged.
 
     Raises:
         UserError: the file is missing or damaged.
     """
     try:
-        return load_file(path)
+        yield
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; give the run or adapter folder that training wrote") from error
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); copy it again from where it was trained") from error
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        said = f"lacks {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{path} is damaged ({said}); copy it again from where it was trained") from error
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """What a safetensors file says beside its tensors."""
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
 
 
 def load_card(folder: Path) -> Card:
@@ -149,7 +159,8 @@ def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = N
             f"{folder} was trained on {card.config.backbone.name} with sha256 {card.backbone_sha256}, but "
             f"{backbone_config.weights} has {info.sha256}; give the right file with --backbone.weights"
         )
-    tensors = read_tensors_file(folder / TENSORS)
+    with reading(folder / TENSORS):
+        tensors = load_file(folder / TENSORS)
     backbone = Backbone(vit, info, backbone_config.tune, backbone_config.lora_rank)
     network = DMPT(card.config, backbone, card.ids, tensors.get("prompts.modality.words"))
     network.load_own_state(tensors, str(folder / TENSORS))
@@ -170,11 +181,5 @@ def saved_step(folder: Path) -> int:
     Raises:
         UserError: the file is missing or damaged.
     """
-    path = folder / TENSORS
-    try:
-        with safe_open(path, framework="pt") as file:
-            return int((file.metadata() or {})["step"])
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; give the run or adapter folder that training wrote") from error
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); copy it again from where it was trained") from error
+    with reading(folder / TENSORS):
+        return int(metadata_of(folder / TENSORS)["step"])

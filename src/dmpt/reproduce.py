@@ -4,39 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from dmpt.config import Config
-from dmpt.errors import UserError
 from dmpt.evaluate import evaluate, save
 from dmpt.files import write_text
 from dmpt.paper import find, settings
 from dmpt.results import other_data
-from dmpt.run import STATE, dotted
+from dmpt.run import dotted
 from dmpt.train import Trainer
 
 REPRODUCTION = "reproduction.json"
 MEASURES = ("mAP", "rank1", "rank5", "rank10")
 UNPRINTED = ("data.root", "data.workers", "train.seed", "train.save_every", "train.tensorboard")
 """Settings that are free: the paper prints no seed, and the others change no number."""
-
-
-def is_finished(out: Path) -> bool:
-    """Whether ``out`` holds a run that was trained to its end.
-
-    Raises:
-        UserError: its state is damaged.
-    """
-    path = out / STATE
-    if not path.exists():
-        return False
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-        epochs = json.loads(metadata["identity"])["settings"]["train.epochs"]
-        return bool(json.loads(metadata["progress"])["epoch"] >= epochs)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); give another --out and train again") from error
 
 
 def deviations(name: str, config: Config) -> list[str]:

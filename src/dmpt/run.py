@@ -20,9 +20,9 @@ from typing import Any
 import torch
 import yaml
 from filelock import FileLock, Timeout
-from safetensors import safe_open
+from safetensors.torch import load_file
 
-from dmpt.adapter import read_tensors_file, write_tensors
+from dmpt.adapter import metadata_of, reading, write_tensors
 from dmpt.average import Average
 from dmpt.config import Config
 from dmpt.environment import environment
@@ -199,11 +199,10 @@ def load_state(
         UserError: the run was made with other settings, data or identities, or the file is damaged.
     """
     path = out / STATE
-    tensors = read_tensors_file(path)
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    _refuse_change(flatten(json.loads(metadata["identity"])), flatten(who), out)
-    progress = Progress(**json.loads(metadata["progress"]))
+    with reading(path):
+        tensors, metadata = load_file(path), metadata_of(path)
+        began, progress = json.loads(metadata["identity"]), Progress(**json.loads(metadata["progress"]))
+    _refuse_change(flatten(began), flatten(who), out)
     model = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     network.load_own_state(model, str(path))
     parameters = network.trained()
@@ -213,9 +212,25 @@ def load_state(
             target = parameters[parameter]
             optimizer.state[target][key] = tensor if key == "step" else tensor.to(target.device)
     if average is not None:
-        for name, mean in average.tensors.items():
-            mean.copy_(tensors[f"average.{name}"])
+        with reading(path):
+            for name, mean in average.tensors.items():
+                mean.copy_(tensors[f"average.{name}"])
     return progress
+
+
+def is_finished(out: Path) -> bool:
+    """Whether ``out`` holds a run that was trained to its end.
+
+    Raises:
+        UserError: its state is damaged.
+    """
+    path = out / STATE
+    if not path.exists():
+        return False
+    with reading(path):
+        metadata = metadata_of(path)
+        epochs = json.loads(metadata["identity"])["settings"]["train.epochs"]
+        return bool(json.loads(metadata["progress"])["epoch"] >= epochs)
 
 
 def cut_log(out: Path, step: int) -> None:

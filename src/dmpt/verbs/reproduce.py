@@ -42,7 +42,8 @@ def run(arguments: Namespace) -> None:
         raise UserError("give a cell: dmpt reproduce CELL --data.root DIR --out RUN; --list names them all")
     if arguments.out is None:
         raise UserError("give --out, the run folder to write")
-    from dmpt.reproduce import compare, is_finished
+    from dmpt.reproduce import compare
+    from dmpt.run import is_finished
     from dmpt.train import Trainer
     from dmpt.verbs.train import fit
 
