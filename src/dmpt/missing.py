@@ -20,7 +20,7 @@ from dmpt.data.manifest import Record
 from dmpt.data.subset import Subset, restrict
 from dmpt.errors import UserError
 from dmpt.retrieval.embeddings import Embeddings, join
-from dmpt.retrieval.metrics import evaluate
+from dmpt.retrieval.metrics import MEASURES, evaluate
 from dmpt.retrieval.protocols import Labels
 
 Pair = tuple[Sequence[Record], Sequence[Record]]
@@ -154,8 +154,8 @@ def _shuffle(views: list[Embeddings], rng: np.random.Generator) -> Embeddings:
 def _score(query: Seen, gallery: Seen, protocol: str) -> dict[str, Any]:
     metrics = evaluate(query.query, gallery.gallery, query.query_labels, gallery.gallery_labels, protocol)
     found = metrics.to_dict()
-    return {key: found[key] for key in ("mAP", "rank1", "rank5", "rank10", "mINP", "valid_queries", "queries")}
+    return {key: found[key] for key in (*MEASURES, "valid_queries", "queries")}
 
 
 def _mean(found: list[dict[str, Any]]) -> dict[str, float]:
-    return {key: float(np.mean([one[key] for one in found])) for key in ("mAP", "rank1", "rank5", "rank10", "mINP")}
+    return {key: float(np.mean([one[key] for one in found])) for key in MEASURES}

@@ -13,6 +13,9 @@ from dmpt.run import flatten, nest
 from dmpt.shipped import folder, settings_file
 from dmpt.yaml12 import load
 
+PRINTED = ("mAP", "rank1", "rank5", "rank10")
+"""The measures of the paper's tables."""
+
 
 @dataclass(frozen=True)
 class Cell:

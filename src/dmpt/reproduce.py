@@ -7,13 +7,12 @@ from typing import Any
 from dmpt.config import Config
 from dmpt.evaluate import evaluate, save
 from dmpt.files import write_text
-from dmpt.paper import find, settings
+from dmpt.paper import PRINTED, find, settings
 from dmpt.results import other_data
 from dmpt.run import dotted
 from dmpt.train import Trainer
 
 REPRODUCTION = "reproduction.json"
-MEASURES = ("mAP", "rank1", "rank5", "rank10")
 UNPRINTED = ("data.root", "data.workers", "train.seed", "train.save_every", "train.tensorboard")
 """Settings that are free: the paper prints no seed, and the others change no number."""
 
@@ -53,7 +52,7 @@ def compare(name: str, config: Config, out: Path, trainer: Trainer, skip_broken:
     changed += other_data(data.layout, found)
     if skipped := len({*trainer.data.skipped, *result["skipped"]}):  # what is no triplet is in both
         changed.append(f"other data: {skipped} missing or broken files left out")
-    ours = {key: result[key] for key in MEASURES}
+    ours = {key: result[key] for key in PRINTED}
     reproduction = {
         "cell": name,
         "where": cell.where,

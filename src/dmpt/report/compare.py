@@ -10,7 +10,6 @@ from dmpt.report import curves, ranked
 from dmpt.report.figures import Axis, Series, axis, bars, marks_key, scatter
 from dmpt.report.measured import Measured
 from dmpt.report.page import (
-    MEASURES,
     Section,
     caution,
     count,
@@ -23,6 +22,7 @@ from dmpt.report.page import (
     table,
     write_page,
 )
+from dmpt.retrieval.metrics import MEASURES
 from dmpt.statistics import DRAWS, bootstrap
 
 LISTS = 3
@@ -82,7 +82,7 @@ def compare(first: Measured, second: Measured, out: Path | None = None) -> Path:
 
 def _numbers(a: Measured, b: Measured) -> Markup:
     rows: list[list[str]] = []
-    for label, key in MEASURES.items():
+    for key, label in MEASURES.items():
         before, after = getattr(a.metrics, key), getattr(b.metrics, key)
         rows.append([label, f"{before:.1f}", f"{after:.1f}", _signed(after - before)])
     rows.append(["trained parameters", count(a.trained), count(b.trained), ""])

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from dmpt import __version__
 from dmpt.files import write_text
 from dmpt.report.measured import Measured
+from dmpt.retrieval.metrics import MEASURES
 
 PAGE = Markup(
     """<!DOCTYPE html>
@@ -67,10 +68,6 @@ class Section:
     title: str
     what: str
     body: Markup
-
-
-MEASURES = {"mAP": "mAP", "rank-1": "rank1", "rank-5": "rank5", "rank-10": "rank10", "mINP": "mINP"}
-"""What a page tells of a run, and what ``Metrics`` calls it."""
 
 
 def write_page(out: Path, title: str, lead: Markup, sections: Sequence[Section]) -> None:
@@ -152,7 +149,7 @@ def table(
 
 def numbers(run: Measured) -> Markup:
     """A run's numbers as tiles."""
-    values = {name: f"{getattr(run.metrics, key):.1f}" for name, key in MEASURES.items()}
+    values = {name: f"{getattr(run.metrics, key):.1f}" for key, name in MEASURES.items()}
     return tiles({**values, "trained": count(run.trained)})
 
 

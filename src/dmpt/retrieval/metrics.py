@@ -17,6 +17,8 @@ from dmpt.retrieval.protocols import PROTOCOLS, Labels, Protocol
 from dmpt.retrieval.scores import Block, Features, blocks
 
 CMC_RANKS = 50
+MEASURES = {"mAP": "mAP", "rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "mINP": "mINP"}
+"""Attributes of ``Metrics`` that are one number, and what people call them."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,7 @@ class Metrics:
         """Everything but the per-query array, in types that JSON knows."""
         return {
             "protocol": self.protocol,
-            "mAP": self.mAP,
-            "rank1": self.rank1,
-            "rank5": self.rank5,
-            "rank10": self.rank10,
-            "mINP": self.mINP,
+            **{measure: getattr(self, measure) for measure in MEASURES},
             "cmc": list(self.cmc),
             "queries": self.queries,
             "valid_queries": self.valid_queries,

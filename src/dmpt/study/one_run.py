@@ -72,7 +72,8 @@ def work(task: Task) -> None:
     Raises:
         UserError: as ``dmpt train`` and ``dmpt evaluate``.
     """
-    from dmpt.study.results import MEASURES, keep
+    from dmpt.retrieval.metrics import MEASURES
+    from dmpt.study.results import keep
     from dmpt.train import Trainer
 
     trainer = Trainer(task.config, task.out, resume=True)

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from dmpt.config import Config
 from dmpt.errors import UserError
 from dmpt.files import write_text
+from dmpt.retrieval.metrics import MEASURES
 from dmpt.run import CONFIG, HARMLESS, dotted, nest, read_settings, unread
 from dmpt.study.reading import KNOWN
 
 METRICS, QUERIES = "metrics.json", "queries.csv"
-MEASURES = ("mAP", "rank1", "rank5", "rank10", "mINP")
 NEEDED = (
     *("data", "row", "kind", "trained", "seconds_per_epoch", "peak_memory_bytes", "jobs"),
     *("data_fingerprint", "backbone_sha256"),

@@ -12,12 +12,13 @@ from urllib.parse import quote
 from dmpt.errors import UserError
 from dmpt.files import write_text
 from dmpt.paper import cells
+from dmpt.retrieval.metrics import MEASURES
 from dmpt.statistics import DRAWS, Comparison
 from dmpt.study.definition import GRID, Row, Study
 from dmpt.study.groups import Group, compare, groups_of
 from dmpt.study.plan import best
 from dmpt.study.plot import Line, strips
-from dmpt.study.results import MEASURES, Result, check_row_of, read_all
+from dmpt.study.results import Result, check_row_of, read_all
 
 MISSING = (("mean of the missing cases", "mean"), ("mismatched subsets", "any_to_any", "mismatched"))
 SPLITS = {"test": "the test split", "validation": "identities held out from training, the test split unseen"}

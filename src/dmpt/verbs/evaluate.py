@@ -108,9 +108,11 @@ def _table(title: str, rows: dict[str, dict[str, Any]], valid: bool = False) -> 
         rows: numbers by name.
         valid: also how many queries each is of: where triplets are incomplete, cases have their own.
     """
+    from dmpt.retrieval.metrics import MEASURES
+
     named = any(rows)
-    numbers = [[f"{row[key]:.1f}" for key in ("mAP", "rank1", "rank5", "rank10", "mINP")] for row in rows.values()]
-    header = ["mAP", "rank-1", "rank-5", "rank-10", "mINP"]
+    numbers = [[f"{row[key]:.1f}" for key in MEASURES] for row in rows.values()]
+    header = list(MEASURES.values())
     if named:
         header, numbers = ["", *header], [[name, *row] for name, row in zip(rows, numbers, strict=True)]
     if valid:

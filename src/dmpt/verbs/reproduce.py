@@ -8,9 +8,11 @@ from typing import Any
 from jsonargparse import Namespace
 
 from dmpt.errors import UserError
+from dmpt.paper import PRINTED
+from dmpt.retrieval.metrics import MEASURES
 from dmpt.verbs.parser import Parser, add_settings, config_of, print_table
 
-NAMES = {"mAP": "mAP", "rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10"}
+NAMES = {measure: MEASURES[measure] for measure in PRINTED}
 
 
 def add(parser: Parser) -> None:
