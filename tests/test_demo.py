@@ -25,19 +25,9 @@ from dmpt.errors import UserError
 from dmpt.evaluate import evaluate
 from dmpt.train import Trainer
 from runs import with_
+from small_world import MARGIN, SMALL, root, score
 
-SMALL = Scale(100, 60, 8)
-"""Enough to learn something in some two minutes on one core: 200 steps."""
-MARGIN = 3.0
-"""MAP, percent; less than what training gained here with any of three seeds (docs/world.md)."""
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world of a seed that the demo does not use."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DMPT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return world(SMALL, seed=11)
+__all__ = ["root"]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +108,7 @@ def test_the_demo_prints_a_table_and_writes_a_page(
     for row in ROWS:
         assert row in said
         assert row in page
-    assert "dmpt train --config configs/rgbnt201.yaml" in said
+    assert "dmpt train --config rgbnt201 " in said
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
@@ -137,34 +127,11 @@ def test_the_tiny_clip_loads_as_any_clip_does(root: Path, tmp_path: Path) -> Non
 # --- what training proves
 
 
-def score(run: Path) -> float:
-    """MAP on the test split, percent."""
-    return float(evaluate(run)["mAP"])
-
-
 @pytest.mark.long
 def test_training_beats_frozen_features(trained: dict[str, Path]) -> None:
     frozen, full = score(trained["frozen"]), score(trained["DMPT"])
     print(f"frozen {frozen:.1f} DMPT {full:.1f}")
     assert full > frozen + MARGIN
-
-
-def relabelled(dataset: Dataset) -> Dataset:
-    """Training identities shuffled among the training triplets."""
-    pids = np.random.default_rng(0).permutation([record.pid for record in dataset.train]).tolist()
-    train = tuple(replace(record, pid=pid) for record, pid in zip(dataset.train, pids, strict=True))
-    return replace(dataset, train=train)
-
-
-@pytest.mark.long
-def test_wrong_labels_teach_nothing(
-    trained: dict[str, Path], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dmpt.training_data.load_dataset", lambda *arguments: relabelled(load_dataset(*arguments)))
-    Trainer(configure(root, "DMPT", SMALL.epochs), tmp_path / "run").fit()
-    wrong = score(tmp_path / "run")
-    print(f"wrong labels {wrong:.1f}")
-    assert wrong < score(trained["DMPT"]) - MARGIN
 
 
 def test_data(change: Any) -> Any:

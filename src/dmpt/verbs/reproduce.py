@@ -8,11 +8,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from dmpt.errors import UserError
-from dmpt.paper import PRINTED
-from dmpt.retrieval.metrics import MEASURES
 from dmpt.verbs.parser import Parser, add_settings, config_of, print_table
-
-NAMES = {measure: MEASURES[measure] for measure in PRINTED}
 
 
 def add(parser: Parser) -> None:
@@ -73,7 +69,7 @@ def _list(as_json: bool) -> None:
         [name, *_percent(cell.paper), cell.where, " ".join(f"--{k} {v}" for k, v in cell.change.items())]
         for name, cell in cells().items()
     ]
-    print_table("the paper's numbers", ["cell", *NAMES.values(), "printed in", "changed in its settings"], rows)
+    print_table("the paper's numbers", ["cell", *_measures(), "printed in", "changed in its settings"], rows)
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -81,7 +77,7 @@ def _show(result: dict[str, Any]) -> None:
     print_table(
         f"{result['cell']} ({result['where']}), protocol {result['protocol']}, seed {provenance['seed']}, "
         f"{result['valid_queries']} of {result['queries']} queries valid, gallery {result['gallery']}",
-        ["", *NAMES.values()],
+        ["", *_measures()],
         [
             ["ours", *_percent(result["ours"])],
             ["paper", *_percent(result["paper"])],
@@ -92,5 +88,15 @@ def _show(result: dict[str, Any]) -> None:
         print("not the paper's setting:", *result["deviations"], sep="\n  ")
 
 
+def _measures() -> list[str]:
+    """The columns of the paper's tables."""
+    from dmpt.paper import PRINTED
+    from dmpt.retrieval.metrics import MEASURES
+
+    return [MEASURES[measure] for measure in PRINTED]
+
+
 def _percent(numbers: dict[str, float], form: str = ".1f") -> list[str]:
-    return [format(numbers[key], form) if key in numbers else "-" for key in NAMES]
+    from dmpt.paper import PRINTED
+
+    return [format(numbers[key], form) if key in numbers else "-" for key in PRINTED]
