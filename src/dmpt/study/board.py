@@ -20,7 +20,6 @@ from dmpt.run import LOG
 from dmpt.study.one_run import Task
 from dmpt.study.results import read
 
-RUN = "dmpt.study.one_run"
 POLL = 0.5
 TAIL = 4096
 KILLED = ", mostly for want of memory: give fewer --jobs, or less in a batch"
@@ -58,10 +57,11 @@ def launch(task: Task) -> "subprocess.Popen[str]":
     environment = dict.fromkeys(THREADS, asked) | os.environ
     if task.gpu is not None:
         environment[GPUS] = task.gpu
+    # Not with -m, which would also look for modules where the user happens to be.
+    run = f"import sys; sys.path[:] = {sys.path}; from dmpt.study.one_run import main; main()"
     with log_of(task).open("a", encoding="utf-8") as log:
         process = subprocess.Popen(
-            # Not with -m, which would also look for modules where the user happens to be.
-            [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path}; from {RUN} import main; main()"],
+            [sys.executable, "-c", run],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
