@@ -999,7 +999,10 @@ def test_rows_without_text_where_there_is_none(monkeypatch: pytest.MonkeyPatch) 
     assert len(runnable(components, "synthetic", settings["synthetic"])[0]) == 11
     left_out = runnable(find("readings"), "market_mm", settings["market_mm"])[1]
     assert "modality.source learned: the same settings as base here" in left_out
-    assert "text.loss identity: needs text, and this backbone has none" in left_out
+    for name in ("text.loss identity", "heads paper"):
+        assert f"{name}: needs text, and this backbone has none" in left_out
+    alone = settings["market_mm"] | {"heads": "paper"}
+    assert "heads paper: the same settings as base here" in runnable(find("readings"), "market_mm", alone)[1]
     assert runnable(find("readings"), "synthetic", settings["synthetic"])[1] == []
 
 

@@ -71,7 +71,8 @@ def runnable(
             continue
         config = settings_of(study, row, data, base)
         twin = next((other.name for other, its in found if its == config and other.lr == row.lr), None)
-        if (config.modality.worded or config.text.loss != "off") and not has_text:
+        projected = config.heads == "paper" != base["heads"]  # to the text's space
+        if (config.modality.worded or config.text.loss != "off" or projected) and not has_text:
             left_out.append(f"{row.name}: needs text, and this backbone has none")
         elif twin is not None:
             left_out.append(f"{row.name}: the same settings as {twin} here")
