@@ -80,10 +80,9 @@ def check(config: Config) -> None:
     for name, seed in (("train.seed", train.seed), ("data.split_seed", data.split_seed)):
         require(seed < 2**63, f"{name} is {seed}; it must be below 2^63")
     require(0 < train.lr < math.inf, f"train.lr is {train.lr}; it must be above 0")
-    for name, values, least in (("mean", data.mean, -math.inf), ("std", data.std, 0.0)):
-        above = "above 0" if name == "std" else "a number"
+    for name, values, least, said in (("mean", data.mean, -math.inf, "a number"), ("std", data.std, 0.0, "above 0")):
         within = values is None or all(least < value < math.inf for value in values)
-        require(within, f"data.{name} is {values}; each value must be {above}")
+        require(within, f"data.{name} is {values}; each value must be {said}")
     require(train.clip is None or train.clip > 0, f"train.clip is {train.clip}; it must be above 0, or null for none")
     require(
         -math.inf < data.value_range[0] < data.value_range[1] < math.inf,

@@ -105,7 +105,8 @@ def unread(flat: Mapping[str, Any]) -> tuple[str, ...]:
 def settings(config: Config) -> dict[str, Any]:
     """The settings that a resumed run must share with the one it goes on with."""
     flat = dotted(config)
-    return {key: value for key, value in flat.items() if key not in (*HARMLESS, *unread(flat))}
+    free = {*HARMLESS, *unread(flat)}
+    return {key: value for key, value in flat.items() if key not in free}
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

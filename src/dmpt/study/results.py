@@ -182,7 +182,9 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     found |= {key: None for key, own in _normalisation(whole["backbone.name"]).items() if found[key] == own}
     found |= {key: _named(whole[key]) for key in ("text.tower", "text.weights", "text.file")}
     found["backbone.weights"] = "random" if whole["backbone.weights"] == "random" else "from a file"
-    return {key: value for key, value in found.items() if key not in unread(whole)}
+    for key in unread(whole):
+        del found[key]
+    return found
 
 
 def _named(file: str | None) -> str | None:
