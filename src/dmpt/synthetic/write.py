@@ -110,7 +110,10 @@ def write_world(
             write_atomically(fresh / "contact_sheet.png", partial(_save_png, contact_sheet(world)))
             fresh.rename(root)
     except OSError as error:
-        raise UserError(f"cannot write {root}: {error.strerror or error}; free space, or check rights") from error
+        raise UserError(
+            f"cannot write {root}: {error.strerror or error}; give a folder that is not there yet, free space, or "
+            "check rights"
+        ) from error
 
 
 def plan(object: Kind, train_ids: int, test_ids: int, images: int, cameras: int, seed: int) -> Iterator[Take]:
