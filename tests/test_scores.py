@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmpt.errors import UserError
-from dmpt.retrieval.embeddings import Embeddings, join, unit
+from dmpt.retrieval.embeddings import Embeddings, join, one_slot, unit
 from dmpt.retrieval.metrics import evaluate
 from dmpt.retrieval.protocols import Labels
 from dmpt.retrieval.scores import as_vectors, blocks
@@ -93,9 +93,7 @@ def test_complete_triplets_rank_as_the_concatenated_feature() -> None:
     labels = some_labels(30), some_labels(90, 1)
     expected = evaluate(query.flat, gallery.flat, *labels, "same_camera")
     assert evaluate(query, gallery, *labels, "same_camera") == expected
-    assert np.array_equal(
-        scores(query, gallery), np.concatenate([s.copy() for _, s in blocks(query.flat, gallery.flat)])
-    )
+    assert np.array_equal(scores(query, gallery), scores(one_slot(query.flat), one_slot(gallery.flat)))
     # and by the way of mixed items, which one more item without a slot makes them take
     mixed = scores(query, join(gallery, items(1, 3, SETS[0], calibrated=True)))[:, :90]
     np.testing.assert_allclose(mixed, scores(query, gallery), atol=2e-6)

@@ -19,7 +19,7 @@ class Embeddings:
 
     Attributes:
         slots: float32 ``(N, 3, D)``, in the order of ``MODALITIES``; zeros where absent, and the slots of an item
-            together have length 1.
+            together have length 1. Plain vectors have one slot (``one_slot``).
         present: bool ``(N, 3)``, at least one per item.
         shared: float32 ``(N, d)`` of length 1; None where no shared part was trained. Then the mean of an item's slots
             takes its place: the modalities come from one backbone, but nothing was trained to align them.
@@ -55,6 +55,11 @@ class Embeddings:
         if self.shared is not None:
             return self.shared
         return unit(self.slots.sum(axis=1))
+
+
+def one_slot(vectors: Array) -> Embeddings:
+    """Vectors of length 1, ``(N, D)``, as items whose only slot is there: similarity is their dot product."""
+    return Embeddings(vectors[:, None], np.ones((len(vectors), 1), np.bool_))
 
 
 def join(*parts: Embeddings) -> Embeddings:

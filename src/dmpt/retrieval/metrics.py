@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmpt.errors import UserError
-from dmpt.retrieval.embeddings import Embeddings
+from dmpt.retrieval.embeddings import Embeddings, one_slot
 from dmpt.retrieval.protocols import PROTOCOLS, Labels, Protocol
 from dmpt.retrieval.scores import Block, Features, blocks
 
@@ -104,11 +104,10 @@ def evaluate(
         UserError: empty or mismatched features or labels, values that are not finite, an unknown protocol or one that
             needs absent scenes, or no query with a match.
     """
-    if not isinstance(query, Embeddings) or not isinstance(gallery, Embeddings):
-        query, gallery = np.asarray(query, dtype=np.float32), np.asarray(gallery, dtype=np.float32)
     _rule(protocol)
-    _check(query, gallery, query_labels, gallery_labels, chunk)
-    return measure(blocks(query, gallery, chunk), query_labels, gallery_labels, protocol)
+    queries, items = _items("query", query, query_labels), _items("gallery", gallery, gallery_labels)
+    _check(queries, items, chunk)
+    return measure(blocks(queries, items, chunk), query_labels, gallery_labels, protocol)
 
 
 def measure(scores_of: Iterable[Block], query_labels: Labels, gallery_labels: Labels, protocol: str) -> Metrics:
@@ -213,45 +212,43 @@ def _rule(protocol: str) -> Protocol:
     return PROTOCOLS[protocol]
 
 
-def _check(
-    query: Features | Embeddings,
-    gallery: Features | Embeddings,
-    query_labels: Labels,
-    gallery_labels: Labels,
-    chunk: int | None,
-) -> None:
-    """Refuse what cannot be ranked: shapes first, then values."""
-    if isinstance(query, Embeddings) and isinstance(gallery, Embeddings):
-        for one, other in ((query.common_space, gallery.common_space), (query.flat, gallery.flat)):
-            _check(one, other, query_labels, gallery_labels, chunk)
-        return
-    assert not isinstance(query, Embeddings)
-    assert not isinstance(gallery, Embeddings)
-    if chunk is not None and chunk < 1:
-        raise UserError(f"chunk is {chunk}; rank at least 1 query at a time, or leave it out")
-    sides = (("query", query, query_labels), ("gallery", gallery, gallery_labels))
-    for side, features, labels in sides:
+def _items(side: str, features: Features | Embeddings, labels: Labels) -> Embeddings:
+    """One side as embeddings, whose number fits its labels."""
+    if not isinstance(features, Embeddings):
+        features = np.asarray(features, dtype=np.float32)
         if features.ndim != 2:
             raise UserError(f"{side} features have shape {features.shape}; give one row per item, (items, width)")
-        if len(features) == 0:
-            raise UserError(f"the {side} is empty; check its folder and file names")
-        if len(features) != len(labels):
-            raise UserError(
-                f"{len(features)} {side} features but {len(labels)} {side} labels; give one label per feature row"
-            )
-    if query.shape[1] != gallery.shape[1]:
+        features = one_slot(features)
+    if len(features) == 0:
+        raise UserError(f"the {side} is empty; check its folder and file names")
+    if len(features) != len(labels):
         raise UserError(
-            f"query features are {query.shape[1]} wide, gallery features {gallery.shape[1]}; "
-            "extract both with the same model and the same modalities"
+            f"{len(features)} {side} features but {len(labels)} {side} labels; give one label per feature row"
         )
-    for side, features, _ in sides:
-        # A squared norm is finite only if the row is, and then so is every product; it needs no mask of all values.
-        bad = np.flatnonzero(~np.isfinite(np.einsum("nd,nd->n", features, features)))
-        if bad.size:
+    return features
+
+
+def _check(query: Embeddings, gallery: Embeddings, chunk: int | None) -> None:
+    """Refuse what cannot be ranked: widths first, then values."""
+    if chunk is not None and chunk < 1:
+        raise UserError(f"chunk is {chunk}; rank at least 1 query at a time, or leave it out")
+    pairs = [(query.flat, gallery.flat)]
+    if query.shared is not None or gallery.shared is not None:
+        pairs.append((query.common_space, gallery.common_space))
+    for one, other in pairs:
+        if one.shape[1] != other.shape[1]:
             raise UserError(
-                f"{len(bad)} of {len(features)} {side} features hold NaN, infinity or values too large to square, "
-                f"the first in row {bad[0]} (from 0); look at that image, or extract in float32"
+                f"query features are {one.shape[1]} wide, gallery features {other.shape[1]}; "
+                "extract both with the same model and the same modalities"
             )
+        for side, features in (("query", one), ("gallery", other)):
+            # A squared norm is finite only if the row is, and then so is every product; it needs no mask of all values.
+            bad = np.flatnonzero(~np.isfinite(np.einsum("nd,nd->n", features, features)))
+            if bad.size:
+                raise UserError(
+                    f"{len(bad)} of {len(features)} {side} features hold NaN, infinity or values too large to square, "
+                    f"the first in row {bad[0]} (from 0); look at that image, or extract in float32"
+                )
 
 
 def _no_match(query_labels: Labels, gallery_labels: Labels, protocol: str) -> UserError:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from dmpt.errors import UserError
 from dmpt.retrieval.embeddings import Embeddings, join
-from dmpt.retrieval.scores import Block, Features, blocks
+from dmpt.retrieval.scores import Block, blocks
 
 Indices = npt.NDArray[np.int64]
 Sparse = tuple[Indices, npt.NDArray[np.float64]]
@@ -49,15 +49,15 @@ class KReciprocal:
 
 
 def rerank(
-    query: Features | Embeddings,
-    gallery: Features | Embeddings,
+    query: Embeddings,
+    gallery: Embeddings,
     parameters: KReciprocal | None = None,
     chunk: int | None = None,
 ) -> Iterator[Block]:
     """Scores for ``metrics.measure``: minus the re-ranked distance.
 
     Args:
-        query: Q items, as for ``metrics.evaluate``.
+        query: Q items.
         gallery: G items.
         parameters: None = the defaults.
         chunk: queries at a time; None fits ``CHUNK_BYTES``.
@@ -71,7 +71,7 @@ def rerank(
     p = parameters or KReciprocal()
     if p.k1 < 1 or p.k2 < 1 or not 0 <= p.weight <= 1:
         raise UserError(f"{p.name}: k1 and k2 must be at least 1, lambda between 0 and 1")
-    everything = _join(query, gallery)
+    everything = join(query, gallery)
     first = len(query)
     near = _neighbours(everything, max(p.k1 + 1, p.k2), chunk)
     expanded = [_expand(item, near, p.k1) for item in range(len(near))]
@@ -93,15 +93,7 @@ def rerank(
             yield slice(index, index + 1), -final[None].astype(np.float32)
 
 
-def _join(query: Features | Embeddings, gallery: Features | Embeddings) -> Features | Embeddings:
-    if isinstance(query, Embeddings) and isinstance(gallery, Embeddings):
-        return join(query, gallery)
-    assert not isinstance(query, Embeddings)
-    assert not isinstance(gallery, Embeddings)
-    return np.concatenate([query, gallery])
-
-
-def _neighbours(items: Features | Embeddings, count: int, chunk: int | None) -> Indices:
+def _neighbours(items: Embeddings, count: int, chunk: int | None) -> Indices:
     """Of each item its nearest items, itself among them, nearest first; equal distances go by index."""
     total = len(items)
     count = min(count, total)
@@ -132,7 +124,7 @@ def _expand(item: int, near: Indices, k1: int) -> Indices:
 
 
 def _encode(
-    items: Features | Embeddings, expanded: list[Indices], chunk: int | None
+    items: Embeddings, expanded: list[Indices], chunk: int | None
 ) -> tuple[list[Sparse], npt.NDArray[np.float64]]:
     """Each item's row of V, exp(-distance) over its expanded neighbours with sum 1, and the distance to its furthest.
 

@@ -24,28 +24,22 @@ DECIMALS = 6
 which slots they lack."""
 
 
-def blocks(query: Features | Embeddings, gallery: Features | Embeddings, chunk: int | None = None) -> Iterator[Block]:
+def blocks(query: Embeddings, gallery: Embeddings, chunk: int | None = None) -> Iterator[Block]:
     """Scores of some queries at a time; the next step overwrites them. Copies in the gallery score bitwise equal.
 
     Args:
-        query: Q items; vectors of length 1, whose dot product is the score, or embeddings.
-        gallery: G items, likewise.
+        query: Q items.
+        gallery: G items.
         chunk: queries at a time, at least 1; None fits ``CHUNK_BYTES``.
     """
-    if isinstance(query, Embeddings) and isinstance(gallery, Embeddings):
-        vectors = as_vectors(query, gallery)
-        if vectors is None:
-            found = mixed_similarities(query, gallery, chunk or chunk_rows(2 * len(gallery)))
-            shared = [] if gallery.shared is None else [gallery.shared]
-            copies, originals = _copies(gallery.flat, gallery.present, *shared)
-        else:
-            found = similarities(*vectors, chunk or chunk_rows(len(gallery)))
-            copies, originals = _copies(vectors[1])
+    vectors = as_vectors(query, gallery)
+    if vectors is None:
+        found = mixed_similarities(query, gallery, chunk or chunk_rows(2 * len(gallery)))
+        shared = [] if gallery.shared is None else [gallery.shared]
+        copies, originals = _copies(gallery.flat, gallery.present, *shared)
     else:
-        assert not isinstance(query, Embeddings)
-        assert not isinstance(gallery, Embeddings)
-        found = similarities(query, gallery, chunk or chunk_rows(len(gallery)))
-        copies, originals = _copies(gallery)
+        found = similarities(*vectors, chunk or chunk_rows(len(gallery)))
+        copies, originals = _copies(vectors[1])
     for rows, scores in found:
         if copies:
             scores[:, copies] = scores[:, originals]
