@@ -67,6 +67,15 @@ def test_training_batches(toy: Dataset) -> None:
             assert torch.equal(batch.images[m, 2], dataset.transform(images, 1, indices[2])[modality])
 
 
+def test_repeats_of_a_triplet_are_augmented_anew(toy: Dataset) -> None:
+    dataset, _ = shuffled(toy)
+    images, labels, present, _ = dataset.batch(1, [2, 2 + len(dataset), 2 + 2 * len(dataset)])
+    assert len({image.numpy().tobytes() for image in images[0]}) == 3
+    assert labels.tolist() == [dataset.labels[2]] * 3
+    assert present.all()
+    assert torch.equal(images[:, :1], dataset.batch(1, [2]).images)
+
+
 def test_test_batches_are_in_order_and_complete(toy: Dataset) -> None:
     loaded = list(test_batches(in_order(toy), 5, workers=0))
     assert [len(batch.labels) for batch in loaded] == [5, 5, 2]

@@ -25,11 +25,13 @@ def cases(draw: st.DrawFn) -> tuple[list[int], int, int, int, int]:
 @settings(max_examples=60, deadline=None)
 def test_batches_are_p_identities_of_k(case: tuple[list[int], int, int, int, int]) -> None:
     labels, ids, instances, seed, epoch = case
-    batches = PKSampler(labels, ids, instances, seed).epoch(epoch)
+    draws = PKSampler(labels, ids, instances, seed).epoch(epoch)
+    batches = [[draw % len(labels) for draw in batch] for batch in draws]
     assert batches
     used: list[int] = []
-    for batch in batches:
+    for batch, drawn in zip(batches, draws, strict=True):
         assert len(batch) == ids * instances
+        assert len(set(drawn)) == len(drawn)  # repeats are draws of their own
         groups = [batch[start : start + instances] for start in range(0, len(batch), instances)]
         identities = [{labels[index] for index in group} for group in groups]
         assert all(len(identity) == 1 for identity in identities)

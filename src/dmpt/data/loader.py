@@ -89,7 +89,7 @@ class TripletDataset(Dataset[Batch | UserError]):
             return error
 
     def batch(self, epoch: int, indices: Sequence[int]) -> Batch:
-        """Decode and transform the triplets of ``indices``.
+        """Decode and transform the triplets of ``indices``, which may be the sampler's draws: modulo their number.
 
         Raises:
             UserError: a file does not decode.
@@ -98,15 +98,16 @@ class TripletDataset(Dataset[Batch | UserError]):
         present = torch.zeros(len(MODALITIES), len(indices), dtype=torch.bool)
         subset = torch.zeros_like(present)
         for number, index in enumerate(indices):
-            left = drop(self.records[index], self.dropout, self.seed, epoch, index)
-            decoded = read_record(self.records[index] if self.whole else left, self.value_range)
+            record = self.records[index % len(self)]
+            left = drop(record, self.dropout, self.seed, epoch, index)
+            decoded = read_record(record if self.whole else left, self.value_range)
             rows = {modality: MODALITIES.index(modality) for modality in decoded}
             self.transform(decoded, epoch, index, {modality: images[row, number] for modality, row in rows.items()})
             present[list(rows.values()), number] = True
             subset[[rows[modality] for modality in left.paths], number] = True
         return Batch(
             images=images,
-            labels=torch.tensor([self.labels[index] for index in indices]),
+            labels=torch.tensor([self.labels[index % len(self)] for index in indices]),
             present=present,
             subset=subset,
         )

@@ -1,7 +1,7 @@
 """PK batches: P identities with K triplets each, so that every anchor has positives and negatives in its batch."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -18,8 +18,9 @@ class PKSampler:
     """Draws the batches of the field's random identity sampler, as a pure function of the epoch.
 
     Each identity's triplets are shuffled and cut into groups of K; a shorter remainder sits the epoch out. An identity
-    with fewer than K triplets gives one group: all of them, filled up with random ones of them. Then P identities at a
-    time are drawn among those that still have groups, until fewer than P have; left-over groups sit the epoch out.
+    with fewer than K triplets gives one group: all of them, filled up with random ones of them, each time augmented
+    anew. Then P identities at a time are drawn among those that still have groups, until fewer than P have; left-over
+    groups sit the epoch out.
     Which identities run out first is chance, so the *number of batches differs from epoch to epoch*: ask
     ``len(sampler.epoch(e))``, which takes milliseconds.
 
@@ -38,6 +39,7 @@ class PKSampler:
         members: defaultdict[int, list[int]] = defaultdict(list)
         for index, label in enumerate(labels):
             members[label].append(index)
+        self._total = len(labels)
         self._members = [members[label] for label in sorted(members)]
         count = len(self._members)
         if count < 2:
@@ -51,7 +53,9 @@ class PKSampler:
         """Global batches of an epoch.
 
         Returns:
-            At least one batch; each holds P·K indices into ``labels``, the K of an identity side by side.
+            At least one batch; each holds P·K draws, the K of an identity side by side. Draw ``i + n N`` is the nth
+            repetition of triplet i of N (``n`` is 0 but for fillers): a number of its own, so that its augmentation,
+            which depends on it, is another one.
         """
         generator = torch.Generator().manual_seed(seed_for("batches", self.seed, epoch))
         groups = [self._groups(indices, generator) for indices in self._members]
@@ -65,10 +69,12 @@ class PKSampler:
 
     def _groups(self, indices: list[int], generator: torch.Generator) -> list[list[int]]:
         size, count = self.instances, len(indices)
-        order = torch.randperm(count, generator=generator).tolist()
+        shuffled = [indices[i] for i in torch.randperm(count, generator=generator).tolist()]
         if count < size:
-            order += torch.randint(count, (size - count,), generator=generator).tolist()
-        shuffled = [indices[i] for i in order]
+            drawn = Counter[int]()
+            for filler in torch.randint(count, (size - count,), generator=generator).tolist():
+                drawn[filler] += 1
+                shuffled.append(indices[filler] + drawn[filler] * self._total)
         return [shuffled[start : start + size] for start in range(0, len(shuffled) - size + 1, size)]
 
 

@@ -85,7 +85,7 @@ class TrainTransform:
         Args:
             images: uint8 ``(3, H, W)`` per modality; sizes may differ.
             epoch: current epoch.
-            index: the sample's index in the training set.
+            index: the sample's index in the training set, or the sampler's draw of it.
             out: float32 zeros ``(3, *size)`` to write to, for each modality in ``images``; None = new memory.
 
         Returns:
