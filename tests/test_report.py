@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -279,6 +280,21 @@ def test_a_run_of_two_spectra_shows_these_alone(tmp_path: Path) -> None:
     whole = attention.gaze(run.network, run.gallery[:3], with_(run.card.config, data={"modalities": MODALITIES}))
     for kind, values in seen.maps.items():
         assert (values == whole.maps[kind][[0, 2]]).all()
+
+
+def test_what_only_training_needed_may_be_gone(folder: Path, full: Measured, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    shutil.copytree(folder / AWKWARD / "last", tmp_path / "adapter")
+    path = tmp_path / "adapter" / "config.json"
+    card = json.loads(path.read_text())
+    card["config"]["train"]["precision"] = "fp16"
+    card["config"]["text"]["file"] = "/elsewhere/text.safetensors"
+    path.write_text(json.dumps(card))
+    run = measure(tmp_path / "adapter")
+    assert run.metrics == full.metrics
+    assert run.trained == full.trained > 0
+    assert run.provenance["precision"] == "fp32"
 
 
 @pytest.mark.parametrize("kind", KINDS)

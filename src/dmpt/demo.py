@@ -150,7 +150,7 @@ def demo(out: Path, quick: bool = False, seed: int = 0) -> None:
         trainer.fit()
         result = evaluate(run)
         save(run, result)
-        trained = sum(p.numel() for p in trainer.network.trained().values()) if name != "frozen" else 0
+        trained = trainer.network.trained_count if name != "frozen" else 0
         rows.append(Row(name, result["mAP"], result["rank1"], trained))
     page = out / "report.html"
     console.print("\ndrawing the report")

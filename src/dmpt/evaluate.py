@@ -124,8 +124,11 @@ def open_run(
         UserError: something is missing or does not fit.
     """
     folder = adapter_folder(run, which)
-    precision = precision or adapter.load_card(folder).config.train.precision
-    if precision == "fp16" and not torch.cuda.is_available():
+    gpu = torch.cuda.is_available()
+    if precision is None:
+        trained_in = adapter.load_card(folder).config.train.precision
+        precision = "fp32" if trained_in == "fp16" and not gpu else trained_in
+    elif precision == "fp16" and not gpu:
         raise UserError("precision fp16 needs a GPU; use --precision bf16 or fp32")
     network, card = adapter.load(folder, weights, PRECISIONS[precision])
     data = card.config.data
@@ -134,7 +137,7 @@ def open_run(
         raise UserError("no data: give --data.root")
     incomplete: list[str] = []
     dataset = load_dataset(data.layout, data.root, data, incomplete if skip_broken else None)
-    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    network.to("cuda" if gpu else "cpu")
     card = replace(card, config=replace(card.config, data=data))
     return Opened(folder, network, card, precision, dataset, incomplete)
 
@@ -160,7 +163,7 @@ def evaluate(
         root: of the data; None = where training found it.
         which: ``last`` or ``best``; None = the one that training selected.
         weights: of the backbone, when they moved.
-        precision: compute precision; None = that of training.
+        precision: compute precision; None = that of training, or fp32 for fp16 without a GPU.
         batch_size: triplets per pass.
         workers: loader processes; None = as in training.
         skip_broken: leave out triplets with unreadable images, counted and listed.

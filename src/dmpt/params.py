@@ -50,11 +50,12 @@ def count_parameters(config: Config, ids: int) -> dict[str, Any]:
         and ``paper_ratio`` in percent.
 
     Raises:
-        UserError: settings contradict each other, or a text file is named and missing.
+        UserError: settings contradict each other, or a text file that is needed is missing.
     """
     check(config)
     vit, info = build_vit(config.backbone, config.data.size, load=False)
-    text_width = _text_width(config.text)
+    # Read only where it counts: what is a text file's may be gone where nothing needs it.
+    text_width = _text_width(config.text) if config.modality.worded or config.text.loss == "identity" else 0
     width = text_width if config.modality.worded else config.modality.width
     tower = sum(p.numel() for p in vit.parameters()) + (0 if info.projection is None else info.projection.numel())
     with torch.device("meta"):

@@ -220,6 +220,11 @@ class DMPT(nn.Module):
         """The tensors that training moves, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
+    @property
+    def trained_count(self) -> int:
+        """How many numbers training moves."""
+        return sum(p.numel() for p in self.trained().values())
+
     def own_state(self) -> dict[str, Tensor]:
         """All tensors but the frozen parameters, which the pretrained files hold."""
         frozen = {name for name, p in self.named_parameters() if not p.requires_grad}

@@ -16,7 +16,6 @@ from dmpt.environment import environment
 from dmpt.errors import UserError
 from dmpt.evaluate import look, open_run, test_records
 from dmpt.model.network import DMPT
-from dmpt.params import count_parameters
 from dmpt.progress import console
 from dmpt.retrieval.metrics import Metrics, evaluate
 from dmpt.retrieval.protocols import PROTOCOLS, Labels, labels_of
@@ -180,7 +179,7 @@ def measure(
         query_features=seen.query.flat,
         gallery_features=seen.gallery.flat,
         metrics=metrics,
-        trained=count_parameters(card.config, card.ids)["trained"] if step else 0,
+        trained=network.trained_count if step else 0,
         provenance=provenance,
     )
 

@@ -91,7 +91,7 @@ def work(task: Task) -> None:
         numbers, per_query = {**dict.fromkeys(MEASURES, 0.0), "diverged": lost}, {"pids": [], "average_precision": []}
         where = _origin(task, trainer)
     seconds = [line["epoch_seconds"] for line in log if "epoch_seconds" in line]
-    trained = sum(p.numel() for p in trainer.network.trained().values()) if task.config.train.epochs else 0
+    trained = trainer.network.trained_count if task.config.train.epochs else 0
     study = {
         "data": task.data,
         "row": task.row,
