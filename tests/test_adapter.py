@@ -101,6 +101,8 @@ def test_damaged_files_are_named(copy: Path) -> None:
     tensors.write_bytes(tensors.read_bytes()[:-40])
     with pytest.raises(UserError, match=r"adapter\.safetensors is damaged"):
         adapter.load(copy)
+    with pytest.raises(UserError, match=r"cannot be read .* check its rights"), adapter.reading(tensors):
+        raise PermissionError(13, "Permission denied")
     tensors.unlink()
     with pytest.raises(UserError, match="does not exist"):
         adapter.load(copy)

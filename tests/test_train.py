@@ -271,7 +271,10 @@ def test_a_run_in_progress_loses_nothing_to_another_that_would_resume_it(
 def test_what_a_kill_left_half_written_is_swept_away(data: Path, tmp_path: Path) -> None:
     config = settings(data, epochs=1)
     fit(config, tmp_path / "run")
-    half = [tmp_path / "run" / ".state.safetensors.x1", tmp_path / "run/last/.adapter.safetensors.x2"]
+    half = [
+        *(tmp_path / "run" / f".{name}.x1" for name in ("state.safetensors", "metrics.jsonl", "config.yaml")),
+        tmp_path / "run/last/.adapter.safetensors.x2",
+    ]
     for path in half:
         path.write_text("half")
     Trainer(config, tmp_path / "run", resume=True)

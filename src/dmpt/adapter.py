@@ -103,6 +103,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; give the run or adapter folder that training wrote") from error
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its rights") from error
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         said = f"lacks {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{path} is damaged ({said}); copy it again from where it was trained") from error

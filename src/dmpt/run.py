@@ -22,7 +22,7 @@ import yaml
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 
-from dmpt.adapter import metadata_of, reading, write_tensors
+from dmpt.adapter import CARD, TENSORS, metadata_of, reading, write_tensors
 from dmpt.average import Average
 from dmpt.config import Config
 from dmpt.environment import environment
@@ -159,9 +159,10 @@ def open_run(out: Path, config: Config) -> None:
 
 def sweep(out: Path) -> None:
     """Remove what a kill left of files that were being written; nobody else may be writing there."""
-    for path in out.rglob(".*.safetensors.*"):
-        with suppress(OSError):
-            path.unlink()
+    for name in (STATE, LOG, CONFIG, ENVIRONMENT, TENSORS, CARD):
+        for path in out.rglob(f".{name}.*"):
+            with suppress(OSError):
+                path.unlink()
 
 
 def save_state(

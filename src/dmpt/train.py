@@ -66,6 +66,7 @@ class Trainer:
         mixed = "no" if config.train.precision == "fp32" else config.train.precision
         self.accelerator = Accelerator(mixed_precision=mixed)
         self.out, self.main = out, self.accelerator.is_main_process
+        console.quiet = not self.main
         shard(range(config.train.ids * config.train.instances), 0, self.accelerator.num_processes)  # it must divide
         self.data = read(config, skip_broken)
         self._build(config)
@@ -141,7 +142,7 @@ class Trainer:
 
     def _say(self, resume: bool, going_on: bool) -> None:
         """What this run is, before it starts."""
-        config, count = self.config, sum(p.numel() for p in self.trained.values())
+        config, count = self.config, self.network.trained_count
         lines = [
             *self.data.lines(config.train.select),
             f"{self.network.backbone.info.name}, {config.backbone.tune}; {count:,} trained parameters",
@@ -164,8 +165,7 @@ class Trainer:
             lines.append(
                 f"going on after step {self.progress.step}" if going_on else "nothing saved yet: starting anew"
             )
-        if self.main:
-            console.print("\n".join(lines))
+        console.print("\n".join(lines))
 
     def fit(self) -> None:
         """Train to the end, or to Ctrl-C, which saves and leaves.
@@ -198,7 +198,7 @@ class Trainer:
                     if progress.position == count:
                         seconds = (time.perf_counter() - started) * count / (count - first)
                         log.write(self._epoch_line(seconds, steps))
-                        if self.main and not console.is_terminal:  # no bar there
+                        if not console.is_terminal:  # no bar there
                             left = seconds * (recipe.epochs - epoch - 1) / 60
                             console.print(
                                 f"epoch {epoch + 1} of {recipe.epochs}: {note}; about {left:.1f} minutes left"

@@ -83,16 +83,17 @@ class SharedPart(nn.Module):
                     running[which] = torch.where(first, new, running[which].lerp(new.to(running), MOMENTUM))
 
     def calibration(self) -> Tensor:
-        """Scale and shift that move the cosine of each set to the scale of complete triplets, ``(8, 2)``.
+        """Scale and shift that move the cosine of each set to the scale of complete triplets, ``(8, 2)`` on the CPU.
 
         A set that training never saw, or whose spread is nil, is only shifted or left alone.
         """
-        mean, spread = self.mean.double(), self.variance.double().clamp(min=0).sqrt()
-        seen = (self.variance >= 0) & (self.variance[self.complete] >= 0)
+        mean, variance = self.mean.cpu().double(), self.variance.cpu().double()  # Apple's GPUs have no double
+        spread = variance.clamp(min=0).sqrt()
+        seen = (variance >= 0) & (variance[self.complete] >= 0)
         scale = torch.where(seen & (spread > FLAT), spread[self.complete] / spread.clamp(min=FLAT), 1.0)
         scale = torch.where(scale > 0, scale, 1.0)
         shift = torch.where(seen, mean[self.complete] - scale * mean, 0.0)
-        exact = torch.arange(SETS, device=mean.device) == self.complete
+        exact = torch.arange(SETS) == self.complete
         return torch.stack([scale.masked_fill(exact, 1.0), shift.masked_fill(exact, 0.0)], dim=1).float()
 
 

@@ -42,7 +42,7 @@ def extract(
     with cast() if network.config.backbone.tune == "lora" else nullcontext():
         network.bake()
     batches = test_batches(test_set(records, data), batch_size, workers=data.workers)
-    calibration = None if network.shared is None else network.shared.calibration().cpu().numpy()
+    calibration = None if network.shared is None else network.shared.calibration().numpy()
     parts = []
     with torch.inference_mode(), cast():
         for batch in track(batches, "features", -(-len(records) // batch_size)):
