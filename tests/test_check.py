@@ -287,7 +287,10 @@ def test_subsets_of_modalities_and_a_missing_split(root: Path) -> None:
         rows.append(",".join([*cells, f"1,{camera},train"]))
     rows.append("gone.jpg,,,1,1,train")
     report = check("manifest", own(root, rows))
-    assert found(report) == {"files": 1, "empty": 2}
+    assert found(report) == {"files": 1, "empty": 2, "incomplete": 1}
+    assert "2 of 2 triplets lack a modality, the first is " in next(
+        finding.message for finding in report.findings if finding.kind == "incomplete"
+    )
     assert "row 4, column rgb: there is no file gone.jpg" in report.findings[0].message
     assert report.counts["train"] == {"triplets": 2, "ids": 1, "cameras": 2, "rgb": 1, "nir": 1, "tir": 0}
 
@@ -402,7 +405,7 @@ def test_json_is_complete(root: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ("arguments", "said"),
     [
         (["nowhere", "--layout", "rgbnt201"], "there is no folder nowhere"),
-        (["."], "required: layout"),
+        (["."], "required: --layout"),
         ([".", "--layout", "rgbnt20"], "rgbnt20"),
         ([".", "--layout", "rgbnt201"], "train_*"),
         ([".", "--layout", "rgbnt100"], "set DIR to the folder that does, or correct --layout"),

@@ -199,6 +199,23 @@ def test_errors_are_one_line_and_name_the_place(
         assert word in message
 
 
+@pytest.mark.parametrize(
+    ("layout", "copy"),
+    [
+        ("rgbnt100", "RGBNT100/rgbir/query/0502_c0001_000.png"),
+        ("msvr310", "MSVR310/query3/0019/th/0019_s012_v0_000.png"),
+    ],
+)
+def test_a_triplet_whose_image_is_there_twice_is_left_out(layout: str, copy: str, tmp_path: Path) -> None:
+    WRITERS[layout](tmp_path)
+    before = load_dataset(layout, tmp_path)
+    (tmp_path / copy).touch()
+    problems: list[str] = []
+    after = load_dataset(layout, tmp_path, skipped=problems)
+    assert len(problems) == 1
+    assert [record.file.stem for record in before.query if record not in after.query] == [Path(copy).stem]
+
+
 def test_columns_are_cut_where_the_layout_says(tmp_path: Path) -> None:
     """Red, green and blue columns; the third is 256 wide, not the 512 that HTT reads."""
     write_rgbnt100(tmp_path)

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from dmpt.config import DataConfig
+from dmpt.config import Config, DataConfig, TrainConfig
 from dmpt.data.datasets import load_dataset
 from dmpt.data.manifest import Dataset, Record, fingerprint
 from dmpt.data.manifest_file import read_manifest, write_manifest
@@ -21,6 +23,7 @@ from dmpt.errors import UserError
 from dmpt.evaluate import evaluate
 from dmpt.evaluate import test_records as check_records
 from dmpt.train import Trainer
+from dmpt.training_data import read
 from layouts import WRITERS_WITH_OWN_FILES, facts_of, write_manifest_csv, write_own_folder, write_rgbnt100
 from runs import fit, settings, toy, with_
 
@@ -59,7 +62,10 @@ def error_of(layout: str, path: Path, settings: DataConfig | None = None) -> str
         ("rgb/2.jpg,rgb/../../outside.jpg,,7,2", "row 3, column nir: rgb/../../outside.jpg leaves"),
         ("rgb/2.jpg,,,,2", "row 3, column pid: is empty; write a number"),
         ("rgb/2.jpg,,,7", "row 3, column camera: is empty"),
-        ("rgb/2.jpg,,,anna,2", "row 3, column pid: 'anna' is no whole number of 0 or more"),
+        (
+            "rgb/2.jpg,,,anna,2",
+            "row 3, column pid: 'anna' is no whole number of 0 or more, of at most 18 digits; write a number",
+        ),
         ("rgb/2.jpg,,,7,-2", "row 3, column camera: '-2' is no whole number"),
         ("rgb/2.jpg,,,7.5,2", "row 3, column pid: '7.5' is no whole number"),
         ("rgb/2.jpg,,,٣,2", "row 3, column pid: '٣' is no whole number"),
@@ -94,6 +100,8 @@ def test_a_file_listed_twice_names_both_rows(root: Path) -> None:
         (HEADER + "\n", "has no rows"),
         ("rgb;nir;pid;camera\n", "no commas"),
         ("rgb\tpid\tcamera\n", "no commas"),
+        ('\n"rgb";"pid";"camera"\n"a.jpg";"1";"2"\n', "no commas"),
+        (",,,\n", "has no column pid, camera, one of rgb, nir, tir"),
         ("rgb,NIR,pid,camera\n", "the column 'NIR' is unknown; did you mean nir?"),
         ("rgb,weather,pid,camera\n", "'weather' is unknown; rename it to one of rgb, nir, tir, pid"),
         ("rgb,thermal,pid,camera\n", "the column 'thermal' is unknown; did you mean tir?"),
@@ -132,14 +140,16 @@ def test_a_table_of_another_encoding_and_no_table(root: Path) -> None:
 
 
 def test_spreadsheets_and_pandas_write_tables_like_this(root: Path) -> None:
-    """A byte order mark, Windows line ends, spaces, blank lines, empty rows, 12.0; quoted line breaks count as rows."""
+    """A byte order mark, Windows line ends, spaces, blank lines, empty rows, 12.0; a row may go over two lines."""
     (root / "rgb/a\nb.jpg").touch()
-    text = 'rgb, pid,camera,scene\r\n rgb/1.jpg ,12.0,3.0,\r\n\r\n,,,\r\n"rgb/a\nb.jpg",1,1,7.0\r\nrgb/2.jpg,x,1,\r\n'
+    text = (
+        'rgb, pid,camera,scene\r\n rgb/1.jpg ,12.0,3.0,\r\n\r\n,,,,,,,,\r\n"rgb/a\nb.jpg",1,1,7.0\r\nrgb/2.jpg,x,1,\r\n'
+    )
     (root / "manifest.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
     problems: list[str] = []
     records = read_manifest(root, problems).unsplit
     assert [(r.pid, r.camera, r.scene, r.name) for r in records] == [(12, 3, None, "1.jpg"), (1, 1, 7, "a\nb.jpg")]
-    assert [line.partition(": ")[0] for line in problems] == [f"{root / 'manifest.csv'}, row 7, column pid"]
+    assert [line.partition(": ")[0] for line in problems] == [f"{root / 'manifest.csv'}, row 6, column pid"]
 
 
 def test_absolute_paths_are_taken_as_they_are(root: Path) -> None:
@@ -267,6 +277,30 @@ def test_folders_that_would_be_overlooked(tmp_path: Path) -> None:
         assert "train holds RGB and rgb; move the images into one" in error_of("folder", tmp_path)
 
 
+def test_names_of_folders_may_differ_in_case_but_not_otherwise(tmp_path: Path) -> None:
+    write_own_folder(tmp_path)
+    before = load_dataset("folder", tmp_path)
+    (tmp_path / "test").rename(tmp_path / "Test")
+    assert [record.pid for record in load_dataset("folder", tmp_path).gallery] == [r.pid for r in before.gallery]
+    (tmp_path / "train" / "masks").mkdir()
+    assert load_dataset("folder", tmp_path).train == before.train
+    (tmp_path / "train" / "tir").rename(tmp_path / "train" / "Thermal")
+    assert "train holds a folder Thermal; rename it to tir" in error_of("folder", tmp_path)
+    (tmp_path / "train" / "Thermal").rename(tmp_path / "train" / "tirs")
+    assert "train holds a folder tirs; rename it to tir" in error_of("folder", tmp_path)
+
+
+def test_an_umlaut_is_one_however_it_is_written(tmp_path: Path) -> None:
+    for modality, form in (("rgb", "NFC"), ("nir", "NFD")):
+        (tmp_path / modality).mkdir()
+        for pid in (1, 2):
+            (tmp_path / modality / unicodedata.normalize("NFC", f"{pid}_c1_tür.webp")).with_name(
+                unicodedata.normalize(form, f"{pid}_c1_tür.webp")
+            ).touch()
+    dataset = load_dataset("folder", tmp_path)
+    assert [tuple(r.paths) for r in (*dataset.train, *dataset.gallery)] == [("rgb", "nir")] * 2
+
+
 def test_a_folder_without_splits_is_split_by_identity(tmp_path: Path) -> None:
     write_own_folder(tmp_path)
     (tmp_path / "train/tir").rename(tmp_path / "train/TIR")  # in any case
@@ -337,7 +371,7 @@ def test_the_share_is_met_on_average_and_seeds_differ() -> None:
 
 
 def test_one_identity_cannot_be_split() -> None:
-    with pytest.raises(UserError, match="one identity"):
+    with pytest.raises(UserError, match=r"one identity \(\.\)"):
         split_by_identity(records_of([4, 4, 4]), 0.5, 0)
 
 
@@ -396,6 +430,20 @@ def test_rows_that_are_wrong_can_be_skipped(tmp_path: Path) -> None:
     trainer = Trainer(config, tmp_path / "run", skip_broken=True)
     assert len(trainer.data.records) == 47
     assert [line.partition(", ")[2].partition(":")[0] for line in trainer.data.skipped] == ["row 2, column nir"]
+
+
+def test_training_says_beforehand_what_will_be_missing(root: Path) -> None:
+    rows = ["rgb/1.jpg,nir/1.jpg,5,1,train", "rgb/2.jpg,,6,1,train", "rgb/3.jpg,,7,1,test", "rgb/x1.jpg,,7,1,test"]
+    for name in ("nir/1.jpg", *(f"rgb/{name}.jpg" for name in ("1", "2", "3", "x1"))):
+        Image.new("L", (8, 16)).save(root / name)
+    path = table(root, *rows, header="rgb,nir,pid,camera,split")
+    config = Config(
+        data=DataConfig(layout="manifest", root=str(path)), heads="modality", train=TrainConfig(ids=2, instances=2)
+    )
+    assert read(config, False).lines("val")[1:] == [
+        "triplets that lack a modality: 1",
+        "dmpt evaluate will find nothing: under protocol same_camera no test query has a match (dmpt check lists them)",
+    ]
 
 
 def test_a_data_set_without_test_images_trains_but_is_not_evaluated(root: Path) -> None:

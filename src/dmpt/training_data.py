@@ -14,7 +14,7 @@ from dmpt.data.subset import restrict
 from dmpt.data.transforms import TrainTransform
 from dmpt.errors import UserError
 from dmpt.evaluate import test_records
-from dmpt.retrieval.metrics import count_valid
+from dmpt.retrieval.metrics import count_valid, has_match
 from dmpt.retrieval.protocols import labels_of
 
 
@@ -49,11 +49,20 @@ class TrainingData:
             select: what ``evaluated`` is.
         """
         lines = [f"{self.dataset.name}: {len(self.records)} triplets of {len(self.labels)} identities"]
+        most = max(len(record.paths) for record in self.records)
+        if lacking := sum(len(record.paths) < most for record in self.records):
+            lines.append(f"triplets that lack a modality: {lacking}")
         if self.skipped:
             lines.append(f"skipped {len(self.skipped)} missing or broken files (any split): {'; '.join(self.skipped)}")
         if self.evaluated is not None:
             rule = "" if self.protocol == self.dataset.protocol else f", protocol {self.protocol}"
             lines.append(f"selecting by mAP on {select}: {self.valid} of {len(self.evaluated[0])} queries valid{rule}")
+        test = labels_of(self.dataset.query), labels_of(self.dataset.gallery)
+        if len(test[0]) and not has_match(*test, self.dataset.protocol).any():
+            lines.append(
+                f"dmpt evaluate will find nothing: under protocol {self.dataset.protocol} no test query has a match "
+                "(dmpt check lists them)"
+            )
         return lines
 
     def batches(self, config: Config, epoch: int, start: int, process: int, processes: int) -> Iterator[Batch]:

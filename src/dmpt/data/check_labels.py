@@ -1,6 +1,7 @@
 """What identities, cameras and scenes alone tell about a data set."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from dmpt.data.datasets import DATASETS, shared_pids
 from dmpt.data.findings import Finding
@@ -44,7 +45,7 @@ def check_counts(layout: str, splits: Splits) -> Iterator[Finding]:
 
 
 def check_labels(dataset: Dataset) -> Iterator[Finding]:
-    """Splits that are empty or share identities, queries without a match, identities of one camera."""
+    """Splits that are empty or share identities, queries without a match, incomplete triplets, ids of one camera."""
     for split, records in {"train": dataset.train, "query": dataset.query, "gallery": dataset.gallery}.items():
         if not records:
             yield Finding("empty", f"{split} has no usable image; add some, unless it is never needed")
@@ -58,6 +59,7 @@ def check_labels(dataset: Dataset) -> Iterator[Finding]:
         )
     if dataset.query:
         yield from _no_match(dataset)
+    yield from _incomplete(dataset)
     view = view_of(dataset.protocol)
     for pid, seen in sorted(train.items()):
         views = {getattr(record, view) for record in seen}
@@ -68,6 +70,21 @@ def check_labels(dataset: Dataset) -> Iterator[Finding]:
                 f"cannot teach what changes between {view}s; add images of another, or accept it",
                 (seen[0].file,),
             )
+
+
+def _incomplete(dataset: Dataset) -> Iterator[Finding]:
+    """Once per data set: some may be meant to be so, and names that do not pair look the same."""
+    records = list({record.file: record for record in chain(dataset.train, dataset.query, dataset.gallery)}.values())
+    used = [modality for modality in MODALITIES if any(modality in record.paths for record in records)]
+    lacking = [record for record in records if len(record.paths) < len(used)]
+    if lacking:
+        absent = " and ".join(modality for modality in used if modality not in lacking[0].paths)
+        yield Finding(
+            "incomplete",
+            f"{len(lacking)} of {len(records)} triplets lack a modality, the first is {lacking[0].file} (no {absent}); "
+            "restore the images, or accept it: in folders the images of a triplet share their name but for the suffix",
+            (lacking[0].file,),
+        )
 
 
 def _by_pid(records: Sequence[Record]) -> dict[int, list[Record]]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from dmpt.errors import one_line
+
 
 class Kind(NamedTuple):
     """What is wrong in general.
@@ -39,6 +41,7 @@ KINDS = {
     "pseudo_colour": Kind("warning", "infrared in colour throughout"),
     "grey_rgb": Kind("warning", "bright RGB pictures without colour"),
     "blank": Kind("warning", "pictures of one single value"),
+    "incomplete": Kind("warning", "triplets that lack a modality"),
     "one_camera": Kind("warning", "training identities seen by one camera only (under same_scene: in one scene)"),
     "counts": Kind("warning", "counts other than the published ones"),
 }
@@ -123,7 +126,7 @@ class Report:
             if not found:
                 continue
             yield f"{level}: {title} ({len(found)})"
-            yield from (f"  {finding.message}" for finding in found[:first])
+            yield from (f"  {one_line(finding.message)}" for finding in found[:first])
             if len(found) > first:
                 yield f"  and {len(found) - first} more; --json lists all"
         yield f"{self.errors} errors, {self.warnings} warnings" if self.findings else "nothing wrong found"

@@ -1,6 +1,7 @@
 """What the readers of folders share: finding the folder, listing images, pairing them by name."""
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 from dmpt.errors import UserError
 
 #: Files with these suffixes, in upper or lower case, are images; every other file is ignored.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 
 class Grammar(NamedTuple):
@@ -78,24 +79,27 @@ def home(root: Path, wanted: Sequence[str], names: Sequence[str]) -> Path:
     return found[0]
 
 
-def images(folder: Path, grammar: Grammar, problems: list[str]) -> dict[str, Path]:
+def images(folder: Path, grammar: Grammar, problems: list[str], twice: set[str]) -> dict[str, Path]:
     """Images of a folder by stem, sorted; suffixes may differ between modalities, stems are equal in case.
 
     Args:
         folder: lists as empty where it does not exist.
         grammar: of the names.
-        problems: gets a line for each image that is misnamed or there twice; it is left out.
+        problems: gets a line for each image that is misnamed, which is left out, or there twice.
+        twice: gets the stems of those that are there twice, whose triplets are to be left out.
     """
     listed: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
             continue
-        if not grammar.pattern.fullmatch(path.stem):
+        stem = unicodedata.normalize("NFC", path.stem)  # macOS writes an umlaut as two characters, others as one
+        if not grammar.pattern.fullmatch(stem):
             problems.append(f"{path} is not named {grammar.words}; rename or remove it")
-        elif path.stem in listed:
-            problems.append(f"{listed[path.stem]} and {path.name} are the same triplet's image twice; remove one")
+        elif stem in listed:
+            problems.append(f"{listed[stem]} and {path.name} are the same triplet's image twice; remove one")
+            twice.add(stem)
         else:
-            listed[path.stem] = path
+            listed[stem] = path
     return listed
 
 
@@ -108,11 +112,12 @@ def pair(
         folder: holds the subfolders.
         names: the subfolder of each modality.
         grammar: of the names.
-        problems: gets a line for each missing image; its triplet is left out.
+        problems: gets a line for each image that is missing, misnamed or there twice; its triplet is left out.
         subsets: triplets may lack modalities.
     """
-    files = {modality: images(folder / name, grammar, problems) for modality, name in names.items()}
-    for stem in sorted({stem for found in files.values() for stem in found}):
+    twice = set[str]()
+    files = {modality: images(folder / name, grammar, problems, twice) for modality, name in names.items()}
+    for stem in sorted({stem for found in files.values() for stem in found} - twice):
         missing = [modality for modality in files if stem not in files[modality]]
         if missing and not subsets:
             problems += [

@@ -8,6 +8,12 @@ from typing import Literal, NamedTuple
 
 #: Order of the modalities wherever they are stacked.
 MODALITIES = ("rgb", "nir", "tir")
+#: What others call them.
+ALSO = {
+    **dict.fromkeys(("visible", "vis", "colour", "color"), "rgb"),
+    **dict.fromkeys(("near-infrared", "near_infrared", "ni"), "nir"),
+    **dict.fromkeys(("thermal", "infrared", "ti", "th", "lwir"), "tir"),
+}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dmpt.data.manifest import MODALITIES, Dataset, Record, Records, Splits
+from dmpt.data.manifest import ALSO, MODALITIES, Dataset, Record, Records, Splits
 from dmpt.errors import UserError
 from dmpt.files import write_atomically, write_text
 
@@ -19,10 +19,8 @@ COLUMNS = (*MODALITIES, "pid", "camera", "scene", "split")
 SPLITS = {"train": ("train",), "query": ("query",), "gallery": ("gallery",), "test": ("query", "gallery")}
 NAMES = ("manifest.csv", "manifest.parquet")
 #: What others call these columns.
-ALSO = {
-    **dict.fromkeys(("visible", "vis", "colour", "color"), "rgb"),
-    **dict.fromkeys(("near-infrared", "near_infrared", "ni"), "nir"),
-    **dict.fromkeys(("thermal", "infrared", "ti", "th", "lwir"), "tir"),
+COLUMNS_ALSO = {
+    **ALSO,
     **dict.fromkeys(("id", "identity", "person_id", "vehicle_id", "label"), "pid"),
     **dict.fromkeys(("cam", "camid", "camera_id"), "camera"),
 }
@@ -138,24 +136,28 @@ def _csv_rows(path: Path, problems: list[str]) -> tuple[list[str], Iterator[Row]
         raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check data.root and its rights") from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader if line]
-    except csv.Error as error:
-        raise UserError(f"{path}, row {reader.line_num}: no CSV ({error}); correct the quotes of this row") from error
-    if not lines:
+    first = next((line for line in text.splitlines() if line.strip()), None)
+    if first is None:
         raise UserError(f"{path} is empty; its first row must name the columns: {', '.join(COLUMNS)}")
-    header = lines[0][1]
-    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
+    if "," not in first and (";" in first or "\t" in first):
         raise UserError(f"{path} has no commas between its columns; save it with commas, not semicolons or tabs")
+    lines: list[list[str]] = []  # the rows of a spreadsheet: empty ones count, line breaks within a cell do not
+    try:
+        for line in csv.reader(io.StringIO(text, newline=""), strict=True):
+            lines.append([cell.strip() for cell in line])
+    except csv.Error as error:
+        raise UserError(f"{path}, row {len(lines) + 1}: no CSV ({error}); correct the quotes of this row") from error
+    at, header = next(((row, line) for row, line in enumerate(lines, 1) if any(line)), (0, []))
 
     def rows() -> Iterator[Row]:
-        for number, line in lines[1:]:
+        for number, line in enumerate(lines[at:], at + 1):
+            if not any(line):
+                continue
             if len(line) > len(header):
                 problems.append(
                     f"{path}, row {number}: {len(line)} cells under {len(header)} columns; quote cells that hold commas"
                 )
-            elif any(line):
+            else:
                 yield number, dict(zip(header, line, strict=False))
 
     return header, rows()
@@ -203,7 +205,7 @@ def _check_header(path: Path, header: list[str]) -> None:
         if header.count(name) > 1:
             raise UserError(f"{path}: the column {name!r} is there twice; rename or remove one")
         if name not in COLUMNS:
-            near = [*difflib.get_close_matches(name.lower(), COLUMNS, 1), ALSO.get(name.lower())][0]
+            near = [*difflib.get_close_matches(name.lower(), COLUMNS, 1), COLUMNS_ALSO.get(name.lower())][0]
             hint = f"did you mean {near}?" if near else f"rename it to one of {', '.join(COLUMNS)}, or remove it"
             raise UserError(f"{path}: the column {name!r} is unknown; {hint}")
     missing = [name for name in ("pid", "camera") if name not in header]
@@ -232,7 +234,7 @@ def _record(where: str, folder: Path, cells: Mapping[str, str], problems: list[s
         cell = cells.get(name, "")
         match = _NUMBER.fullmatch(cell)
         if match is None and (cell or name != "scene"):
-            shown = f"{cell!r} is no whole number of 0 or more" if cell else "is empty"
+            shown = f"{cell!r} is no whole number of 0 or more, of at most 18 digits" if cell else "is empty"
             problems.append(f"{where}, column {name}: {shown}; write a number, or remove the row")
             return None
         numbers[name] = int(match[1]) if match else None

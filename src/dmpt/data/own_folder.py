@@ -1,10 +1,11 @@
 """Own data as a folder: a subfolder per modality, identity and camera in the file names."""
 
+import difflib
 import re
 from pathlib import Path
 
 from dmpt.data.listing import Grammar, contents, filled, pair, subfolders
-from dmpt.data.manifest import MODALITIES, Record, Records, Splits
+from dmpt.data.manifest import ALSO, MODALITIES, Record, Records, Splits
 from dmpt.errors import UserError
 
 _NAME = Grammar(
@@ -28,7 +29,8 @@ def read_folder(root: Path, problems: list[str]) -> Splits:
     """
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; set data.root to the folder that holds {', '.join(MODALITIES)}")
-    there = {folder.name for folder in subfolders(root)}
+    spelled = {folder.name.lower(): folder for folder in subfolders(root)}
+    there = spelled.keys()
     if own := _modalities(root):
         if beside := sorted(there & {"train", "test", "query", "gallery"}):
             raise UserError(f"{root} holds {next(iter(own))} beside {beside[0]}; move all images into splits, or none")
@@ -40,20 +42,23 @@ def read_folder(root: Path, problems: list[str]) -> Splits:
             f"{root} holds {what} ({contents(root)}); set data.root to a folder with rgb, nir, tir, or with train and "
             "test (or query and gallery) that hold them"
         )
-    train = _read_split(root / "train", problems) if "train" in there else ()
+    train = _read_split(spelled["train"], problems) if "train" in there else ()
     if has_test:
-        test = _read_split(root / "test", problems)
+        test = _read_split(spelled["test"], problems)
         return Splits(train, test, test)
-    return Splits(train, _read_split(root / "query", problems), _read_split(root / "gallery", problems))
+    return Splits(train, _read_split(spelled["query"], problems), _read_split(spelled["gallery"], problems))
 
 
 def _modalities(folder: Path) -> dict[str, str]:
     """The folders that are there, as they are spelled.
 
     Raises:
-        UserError: one is there twice.
+        UserError: one is there twice, or by another name: it would be a modality that is silently missing.
     """
     names = sorted(path.name for path in subfolders(folder))
+    for name in {name.lower(): name for name in names if name.lower() not in MODALITIES}.values():
+        if meant := [*difflib.get_close_matches(name.lower(), MODALITIES, 1), ALSO.get(name.lower())][0]:
+            raise UserError(f"{folder} holds a folder {name}; rename it to {meant}, or to something else if it is none")
     spelled = {modality: [name for name in names if name.lower() == modality] for modality in MODALITIES}
     for twice in spelled.values():
         if len(twice) > 1:

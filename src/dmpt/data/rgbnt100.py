@@ -32,13 +32,14 @@ def _read(folder: Path, columns: dict[str, tuple[int, int]], problems: list[str]
 
 def _read_split(folder: Path, columns: dict[str, tuple[int, int]], problems: list[str]) -> Records:
     """Cameras are numbered as in the names, from 1; identity -1 is left out, as everywhere."""
-    found = images(folder, _NAME, problems)
+    twice = set[str]()
+    found = images(folder, _NAME, problems, twice)
     filled(list(found), folder, problems)
     records = []
     for stem, path in found.items():
         match = _NAME.pattern.fullmatch(stem)
         assert match is not None  # images() let nothing else through
-        if match["pid"] != "-1":
+        if match["pid"] != "-1" and stem not in twice:
             paths = dict.fromkeys(columns, path)
             records.append(Record(paths, pid=int(match["pid"]), camera=int(match["camera"]), columns=columns))
     return tuple(records)

@@ -55,7 +55,7 @@ def split_by_identity(records: Records, share: float, seed: int) -> tuple[Record
     """
     lots = {pid: seed_for("split", seed, pid) / 2**64 for pid in {record.pid for record in records}}
     if len(lots) < 2:
-        raise UserError("all images show one identity; a split into train and test takes two or more")
+        raise UserError(f"all images show one identity ({records[0].file.parent}); a split takes two or more")
     order = sorted(lots, key=lots.__getitem__)
     tested = ({pid for pid, lot in lots.items() if lot < share} | {order[0]}) - {order[-1]}
     return tuple(r for r in records if r.pid not in tested), tuple(r for r in records if r.pid in tested)

@@ -261,5 +261,5 @@ def _no_match(query_labels: Labels, gallery_labels: Labels, protocol: str) -> Us
         )
     return UserError(
         f"no query has a match: protocol '{protocol}' ignores every gallery item of each query's identity, for "
-        "instance because each identity is seen by one camera only; check the labels, or use protocol 'none'"
+        "instance because each identity is seen by one camera only; dmpt check lists them: add images of a second one"
     )
