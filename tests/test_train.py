@@ -106,6 +106,8 @@ def test_interrupted_and_resumed_equals_unbroken(data: Path, tmp_path: Path) -> 
         fit(config, out, resume=True)
         assert same_state(tmp_path / "whole", out)
         assert log(tmp_path / "whole") == log(out)
+        tensors = Path("last") / "adapter.safetensors"
+        assert (tmp_path / "whole" / tensors).read_bytes() == (out / tensors).read_bytes()
 
 
 @pytest.mark.long

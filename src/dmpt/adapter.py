@@ -72,8 +72,8 @@ def save_tensors(folder: Path, network: DMPT, step: int) -> None:
     own = network.own_state()
     # Identity tokens serve the training loss alone.
     tensors = {n: t.detach().cpu().contiguous() for n, t in own.items() if not n.startswith("identity_text.")}
-    metadata = {"format": FORMAT, "step": str(step)}
-    write_tensors(folder / TENSORS, tensors, metadata)
+    # One key: safetensors writes several in any order, and equal adapters should be equal files.
+    write_tensors(folder / TENSORS, tensors, {"step": str(step)})
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -4,8 +4,9 @@ It looks at all queries and the whole gallery at once, so a query's result depen
 from the query's own camera count, as in the code of its authors. Where the query set is the gallery, every image is
 there twice. Never compare its numbers with plain ones.
 
-The distance is the squared Euclidean one of unit features, 2 - 2 x similarity, so it holds for items that lack
-modalities too.
+The distance is 2 - 2 x similarity, for complete triplets the squared Euclidean one of their features. Items that lack
+modalities are compared over different slots, on calibrated scales: there it is no metric, and whether re-ranking helps
+is to be measured.
 
 Memory. The authors hold several (Q + G) x (Q + G) matrices; here only each item's neighbours are kept, some
 (Q + G) x k2 x 2 k1 numbers, beside one block of scores (``scores.CHUNK_BYTES``), one copy of all features and a few
@@ -94,7 +95,7 @@ def rerank(
 
 
 def _neighbours(items: Embeddings, count: int, chunk: int | None) -> Indices:
-    """Of each item its nearest items, itself among them, nearest first; equal distances go by index."""
+    """Of each item its nearest items, nearest first (complete ones begin with themselves); equal distances by index."""
     total = len(items)
     count = min(count, total)
     near = np.empty((total, count), dtype=np.int64)
