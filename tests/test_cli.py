@@ -114,6 +114,14 @@ def test_flags_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
             "semantic.first_layer: expected one of a whole number, 'middle'. Got value: centre",
         ),
         (["params", "--data.mean", "x"], "data.mean: expected one of a list of three numbers, null. Got value: x"),
+        (["params", "--data.modalities", "rgb"], "--data.modalities: expected a list, as in [a,b]. Got value: rgb"),
+        (["params", "--data.value_range", "[1]"], "--data.value_range: expected a list of 2. Got value: [1]"),
+        (["params", "--ids", "0"], "--ids: 0 is not > 0"),
+        (["evaluate", "x", "--batch-size", "0"], "--batch-size: 0 is not > 0"),
+        (["synth", "x", "--size", "64"], "--size: expected one of a list of two whole numbers, null. Got value: 64"),
+        (["train"], "the following arguments are required: --out"),
+        (["report", "x", "--out", "."], "--out . is a folder; give a file, for instance report.html"),
+        (["report", "x\n\x1b[31my"], "x\\n\\x1b[31my"),
         (["params", "--data.size", "[a,b]"], "data.size: expected a whole number. Got value: a"),
         (["params", "--heads", "five"], "expected one of 'concat+modality', 'concat', 'modality', 'paper'"),
         (
@@ -259,6 +267,11 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     code += "assert not {'torch', 'timm', 'numpy'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "train" in done.stdout
+
+
+def test_nothing_slow_is_imported_where_ctrl_c_is_not_caught() -> None:
+    code = "import sys, dmpt.cli\nassert not {'jsonargparse', 'yaml'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_importing_the_package_changes_no_global_state() -> None:

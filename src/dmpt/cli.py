@@ -4,17 +4,13 @@ import difflib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-import yaml
-from jsonargparse import set_loader
-
 from dmpt import __version__
-from dmpt.errors import UserError
-from dmpt.verbs.parser import Parser
-from dmpt.yaml12 import load
+from dmpt.errors import UserError, one_line
 
 VERBS = ("check", "train", "evaluate", "report", "reproduce", "study", "results", "params", "synth", "demo")
 """Modules of ``dmpt.verbs``, in the order of ``dmpt --help``."""
@@ -38,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         finally:
             sys.stdout.flush()  # here, where a reader that has gone does no harm
     except UserError as error:
-        sys.stderr.write(f"{who}: error: {error}\n")
+        sys.stderr.write(f"{who}: error: {one_line(str(error))}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt as error:
         if type(error) is KeyboardInterrupt:
@@ -73,6 +69,15 @@ def _run(argv: list[str]) -> None:
         near = difflib.get_close_matches(argv[0], VERBS, n=1)
         sys.stderr.write(f"dmpt: error: unknown verb {argv[0]}" + (f"; did you mean {near[0]}?\n" if near else "\n"))
         raise SystemExit(2)
+    # Imported here, where Ctrl-C is caught.
+    import yaml
+    from jsonargparse import set_loader
+
+    from dmpt.verbs.parser import Parser
+    from dmpt.yaml12 import load
+
+    # Pillow's, of damaged EXIF for one, name no file; what does not decode is an error of ours.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     set_loader("yaml", load, (yaml.YAMLError,))
     verb = _verb(argv[0])
     parser = Parser(prog=f"dmpt {argv[0]}", description=verb.add.__doc__, allow_abbrev=False)

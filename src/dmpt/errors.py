@@ -10,3 +10,8 @@ class UserError(Exception):
 
 class Diverged(UserError):
     """A loss or a gradient is not finite."""
+
+
+def one_line(text: str) -> str:
+    """A message for a terminal: names of files and cells may hold line breaks and commands, which are spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

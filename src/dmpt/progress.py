@@ -1,5 +1,6 @@
 """One way to show long work: a bar with the time that is left, on standard error, only where a person watches."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -8,7 +9,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 
-console = Console(stderr=True, highlight=False, markup=False)  # names and paths may have brackets
+# Names and paths may have brackets; a log has no edge to wrap at.
+console = Console(
+    stderr=True, highlight=False, markup=False, width=None if sys.stderr and sys.stderr.isatty() else 1_000_000
+)
 
 
 def bar() -> Progress:

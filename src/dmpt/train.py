@@ -27,7 +27,7 @@ from dmpt.data.datasets import DATASETS
 from dmpt.data.loader import Batch
 from dmpt.data.manifest import fingerprint
 from dmpt.data.sampler import shard
-from dmpt.errors import Diverged, UserError
+from dmpt.errors import Diverged, UserError, one_line
 from dmpt.evaluate import PRECISIONS, retrieve
 from dmpt.losses import distillation, objective
 from dmpt.model.network import Output
@@ -165,7 +165,7 @@ class Trainer:
             lines.append(
                 f"going on after step {self.progress.step}" if going_on else "nothing saved yet: starting anew"
             )
-        console.print("\n".join(lines))
+        console.print("\n".join(map(one_line, lines)))
 
     def fit(self) -> None:
         """Train to the end, or to Ctrl-C, which saves and leaves.

@@ -49,7 +49,7 @@ def sha256(path: str | Path) -> str:
             while piece := file.read(1 << 20):
                 digest.update(piece)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); correct the path, or its rights") from error
     return digest.hexdigest()
 
 
@@ -71,7 +71,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); correct the path, or its rights") from error
     if head.startswith(b"PK\x03\x04"):
         tensors, info = _read_zip(path)
     elif head[5:9] == b"\0\0\0{":  # before the others: the length in front may begin with any byte

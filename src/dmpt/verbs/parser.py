@@ -20,6 +20,9 @@ from dmpt.yaml12 import load
 PLAIN = {
     r'^Parser key "([\w.]+)":': r"\1:",
     r"Does not validate .* Subtypes: \[(.*)\] Errors: .* Given value: ": r"expected one of \1. Got value: ",
+    r"Expected a <class 'tuple'>\.": "expected a list, as in [a,b].",
+    r"Expected a tuple with (\d) elements": r"expected a list of \1",
+    r"Not of type \w+: (.*) does not conform to restriction v([<>=]+)(\S+)": r"\1 is not \2 \3",
     r"Expected a <class 'int'>\.": "expected a whole number.",
     r"Expected a <class 'float'>\.": "expected a number.",
     r"Expected a typing\.Literal\[(.*?)\]\.": r"expected one of \1.",
@@ -29,6 +32,7 @@ PLAIN = {
     r"<class 'bool'>": "true or false",
     r"<class 'NoneType'>": "null",
     r"tuple\[float, float, float\]": "a list of three numbers",
+    r"tuple\[int, int\]": "a list of two whole numbers",
     r"typing\.Literal\[(.*?)\]": r"\1",
 }
 """What the parser says of a wrong value, in words."""
@@ -94,6 +98,8 @@ class Parser(ArgumentParser):
         else:
             for jargon, plain in PLAIN.items():
                 text = re.sub(jargon, plain, text)
+            text = re.sub(r"^[\w.]+(?=: )", self._typed, text)
+            text = re.sub(r"^(the following arguments are required: )(.*)", self._all_typed, text)
         sys.stderr.write(f"{self.prog}: error: {text}\n")
         raise SystemExit(2)
 
@@ -105,6 +111,14 @@ class Parser(ArgumentParser):
         except UserError as error:
             self.error(str(error))
         return name
+
+    def _typed(self, name: re.Match[str]) -> str:
+        """What the parser calls an argument, as the user writes it."""
+        flags = [flag for flag in (name[0].replace("_", "-"), name[0]) if flag in self._settings()]
+        return f"--{flags[0]}" if flags else name[0]
+
+    def _all_typed(self, sentence: re.Match[str]) -> str:
+        return sentence[1] + re.sub(r"[\w.]+", self._typed, sentence[2])
 
     def _settings(self) -> list[str]:
         return [option[2:] for action in self._actions for option in action.option_strings if option.startswith("--")]
@@ -150,10 +164,12 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for number, column in enumerate(header):
         table.add_column(column, justify="right" if rows and rows[0][number][:1].isdigit() else "left")
     for row in rows:
         table.add_row(*row)
     # A file or a pipe has no edge to wrap at; names of runs are no markup, whatever brackets they have.
-    Console(width=None if sys.stdout.isatty() else 1000, markup=False, emoji=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 1000, markup=False, emoji=False, highlight=False)
+    console.print(title)  # as the table's own it would be as narrow as the table
+    console.print(table)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from dmpt.errors import UserError
 from dmpt.verbs.parser import Parser
 
 
@@ -35,10 +36,12 @@ def run(arguments: Namespace) -> None:
     from dmpt.report.several import several
     from dmpt.report.single import report
 
+    out = None if arguments.out is None else Path(arguments.out)
+    if out is not None and out.is_dir():  # now, not after the features
+        raise UserError(f"--out {out} is a folder; give a file, for instance {out / 'report.html'}")
     runs = [Path(run) for run in (arguments.run, *arguments.others)]
     options = {"weights": arguments["backbone.weights"], "skip_broken": arguments.skip_broken}
     measured = measure_all(runs, arguments["data.root"], **options)
-    out = None if arguments.out is None else Path(arguments.out)
     if len(measured) == 1:
         page = report(measured[0], out)
     elif len(measured) == 2:
