@@ -12,7 +12,7 @@ from functools import partial
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from dmpt.run import dotted
+from dmpt.config_values import dotted
 from dmpt.shipped import folder
 from dmpt.study.reading import shipped_settings
 from dmpt.study.rows import config_of

@@ -64,7 +64,7 @@ def flags(config: Config) -> list[str]:
     """The command line of a configuration."""
     from dataclasses import asdict
 
-    from dmpt.run import flatten
+    from dmpt.config_values import flatten
 
     def text(value: Any) -> str:
         return value if isinstance(value, str) else json.dumps(value)

@@ -16,9 +16,8 @@ from safetensors.torch import save_file
 from dmpt.check_settings import check
 from dmpt.cli import main
 from dmpt.config import Config
-from dmpt.config_values import from_dict
+from dmpt.config_values import flatten, from_dict
 from dmpt.errors import UserError
-from dmpt.run import flatten
 from dmpt.verbs.parser import print_table
 from dmpt.yaml12 import load
 from runs import dmpt, fit, settings, toy, with_
@@ -267,6 +266,14 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     code += "assert not {'torch', 'timm', 'numpy'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "train" in done.stdout
+
+
+@pytest.mark.parametrize("verb", ["study", "reproduce"])
+def test_lists_are_instant(verb: str) -> None:
+    code = (
+        f"import sys, dmpt.cli\ndmpt.cli.main(['{verb}', '--list'])\nassert not {{'torch', 'timm'}} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
 
 
 def test_nothing_slow_is_imported_where_ctrl_c_is_not_caught() -> None:

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from dmpt.cli import main
+from dmpt.config_values import flatten
 from dmpt.params import count_parameters
-from dmpt.run import LOG, flatten
+from dmpt.run import LOG
 from dmpt.shipped import folder
 from dmpt.study.definition import find
 from dmpt.study.reading import shipped_settings

@@ -11,11 +11,12 @@ import pytest
 from dmpt import shipped
 from dmpt.check_settings import check
 from dmpt.cli import main
+from dmpt.config_values import flatten
 from dmpt.data.datasets import DATASETS
 from dmpt.errors import UserError
 from dmpt.paper import cells, find, settings
 from dmpt.reproduce import UNPRINTED, deviations
-from dmpt.run import STATE, flatten, is_finished
+from dmpt.run import STATE, is_finished
 from dmpt.train import Trainer
 from dmpt.yaml12 import load
 from layouts import Facts, write_market1501_mm, write_msvr310, write_rgbnt100

@@ -22,13 +22,14 @@ from rich.console import Console
 from dmpt.check_settings import check
 from dmpt.cli import main
 from dmpt.config import Config
+from dmpt.config_values import flatten
 from dmpt.data.datasets import load_dataset
 from dmpt.errors import Diverged, UserError
 from dmpt.paper import cells
 from dmpt.paper import settings as paper_settings
 from dmpt.params import equal_lora_rank
 from dmpt.progress import console
-from dmpt.run import STATE, flatten
+from dmpt.run import STATE
 from dmpt.shipped import folder
 from dmpt.statistics import holm
 from dmpt.study.board import THREADS, execute, launch, log_of

@@ -1,6 +1,7 @@
-"""Dataclasses from plain values, as JSON and YAML hold them: unknown keys and values of a wrong type are refused."""
+"""Settings as plain values, as JSON and YAML hold them, and back: unknown keys and wrong types are refused."""
 
-from dataclasses import is_dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -8,6 +9,34 @@ from dmpt.config import Config
 from dmpt.errors import UserError
 
 Section = TypeVar("Section")
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and not key.endswith("overrides"):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def dotted(config: Config) -> dict[str, Any]:
+    """All settings as dotted keys, ``train.lr`` among them; tuples as lists."""
+    return flatten(asdict(config))
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested settings: what ``flatten`` began with."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, _, name = key.partition(".")
+        if name:
+            nested.setdefault(section, {})[name] = value
+        else:
+            nested[section] = value
+    return nested
 
 
 def from_dict(content: Any) -> Config:

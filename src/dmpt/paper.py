@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dmpt.config import Config
-from dmpt.config_values import from_dict
+from dmpt.config_values import flatten, from_dict, nest
 from dmpt.errors import UserError
-from dmpt.run import flatten, nest
 from dmpt.shipped import folder, settings_file
 from dmpt.yaml12 import load
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from dmpt.config import Config
+from dmpt.config_values import dotted
 from dmpt.evaluate import evaluate, save
 from dmpt.files import write_text
 from dmpt.paper import PRINTED, find, settings
 from dmpt.results import other_data
-from dmpt.run import dotted
 from dmpt.train import Trainer
 
 REPRODUCTION = "reproduction.json"

@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from dmpt.adapter import CARD, TENSORS, metadata_of, reading, write_tensors
 from dmpt.average import Average
 from dmpt.config import Config
+from dmpt.config_values import dotted, flatten, nest
 from dmpt.environment import environment
 from dmpt.errors import UserError
 from dmpt.files import write_text
@@ -66,34 +67,6 @@ class Progress:
     best_step: int | None = None
     saturated: int | None = None
     scaler: dict[str, float] = field(default_factory=dict)
-
-
-def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping) and not key.endswith("overrides"):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def dotted(config: Config) -> dict[str, Any]:
-    """All settings as dotted keys, ``train.lr`` among them; tuples as lists."""
-    return flatten(asdict(config))
-
-
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as nested settings: what ``flatten`` began with."""
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        section, _, name = key.partition(".")
-        if name:
-            nested.setdefault(section, {})[name] = value
-        else:
-            nested[section] = value
-    return nested
 
 
 def unread(flat: Mapping[str, Any]) -> tuple[str, ...]:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dmpt.config_values import flatten
 from dmpt.errors import UserError
-from dmpt.run import flatten
 from dmpt.shipped import folder, settings_file
 from dmpt.study.definition import name_of_data
 from dmpt.study.reading import (

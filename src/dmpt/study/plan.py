@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dmpt.config import Config
+from dmpt.config_values import dotted
 from dmpt.errors import UserError
 from dmpt.missing import parse
-from dmpt.run import dotted
 from dmpt.study.definition import MOST, Row, Study
 from dmpt.study.one_run import Task
 from dmpt.study.results import Result, check_inputs_of, check_settings_of, read, read_all

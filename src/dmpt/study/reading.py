@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from dmpt.config import Config
+from dmpt.config_values import dotted, flatten
 from dmpt.errors import UserError
-from dmpt.run import dotted, flatten
 from dmpt.shipped import settings_file
 from dmpt.yaml12 import load
 

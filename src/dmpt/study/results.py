@@ -20,10 +20,11 @@ import yaml
 from numpy.typing import NDArray
 
 from dmpt.config import Config
+from dmpt.config_values import dotted, nest
 from dmpt.errors import UserError
 from dmpt.files import write_text
 from dmpt.retrieval.metrics import MEASURES
-from dmpt.run import CONFIG, HARMLESS, dotted, nest, read_settings, unread
+from dmpt.run import CONFIG, HARMLESS, read_settings, unread
 from dmpt.study.reading import KNOWN
 
 METRICS, QUERIES = "metrics.json", "queries.csv"

@@ -5,9 +5,8 @@ from typing import Any
 
 from dmpt.check_settings import check
 from dmpt.config import Config
-from dmpt.config_values import from_dict
+from dmpt.config_values import from_dict, nest
 from dmpt.errors import UserError
-from dmpt.run import nest
 from dmpt.study.definition import Row, Study
 
 

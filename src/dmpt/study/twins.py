@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dmpt.config_values import dotted
 from dmpt.files import write_text
-from dmpt.run import CONFIG, dotted
+from dmpt.run import CONFIG
 from dmpt.study.one_run import Task
 from dmpt.study.plan import backbone_hash
 from dmpt.study.results import METRICS, QUERIES, Result, difference, read_all

@@ -25,8 +25,8 @@ def add(parser: Parser) -> None:
 
 def _preset(name: str, flags: Mapping[str, str]) -> dict[str, Any]:
     """A cell's settings: what the flags then override."""
+    from dmpt.config_values import dotted
     from dmpt.paper import find, settings
-    from dmpt.run import dotted
 
     return dotted(settings(find(name)))
 
