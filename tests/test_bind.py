@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dmpt.config import BindConfig
 from dmpt.model.bind import ExternalInteraction, InteractionLayer, InternalInteraction, PromptIBind
 from small import redraw, seeded
 
@@ -139,7 +140,7 @@ def test_internal_interaction_is_equation_15(std: float) -> None:
 @pytest.mark.parametrize("registers", [0, 2])
 @pytest.mark.parametrize("modality", [0, 1, 2])
 def test_a_layer_is_both_interactions(modality: int, registers: int, external: bool, present: Tensor | None) -> None:
-    layer = redrawn(InteractionLayer(WIDTH, HEADS, external))
+    layer = redrawn(InteractionLayer(BindConfig(external=external), WIDTH, HEADS))
     tokens, semantic = tokens_of(modality, registers)
     assert_same(layer(tokens, semantic, present), literal_layer(layer, tokens, semantic, present))
 
@@ -152,19 +153,19 @@ def test_a_layer_is_both_interactions(modality: int, registers: int, external: b
 def test_k_layers_are_equation_16(
     depth: int, modality: int, registers: int, external: bool, present: Tensor | None
 ) -> None:
-    bind = redrawn(PromptIBind(depth, WIDTH, HEADS, external))
+    bind = redrawn(PromptIBind(BindConfig(depth, external), WIDTH, HEADS))
     tokens, semantic = tokens_of(modality, registers)
     assert_same(bind(tokens, semantic, present), literal_bind(bind, tokens, semantic, present))
 
 
 def test_internal_interaction_alone_needs_no_semantic_prompts() -> None:
-    bind = redrawn(PromptIBind(2, WIDTH, HEADS, external=False))
+    bind = redrawn(PromptIBind(BindConfig(2, external=False), WIDTH, HEADS))
     tokens, _ = tokens_of()
     assert_same(bind(tokens, slice(2, 2)), literal_bind(bind, tokens, slice(2, 2), None))
 
 
 def test_leaving_out_other_queries_does_not_change_the_class_token() -> None:
-    layer = redrawn(InteractionLayer(WIDTH, HEADS))
+    layer = redrawn(InteractionLayer(BindConfig(), WIDTH, HEADS))
     tokens, semantic = tokens_of()
     assert_same(layer(tokens, semantic, cls_only=True), layer(tokens, semantic)[:, :, :1])
 
@@ -193,24 +194,24 @@ def others(modality: int) -> list[int]:
 @pytest.mark.parametrize("source", [RGB, NIR, TIR])
 @pytest.mark.parametrize("part", ["cls", "registers", "modality", "patches"])
 def test_one_layer_exchanges_nothing_but_semantic_prompts(part: str, source: int) -> None:
-    change = moved(redrawn(PromptIBind(1, WIDTH, HEADS)), part, source)
+    change = moved(redrawn(PromptIBind(BindConfig(1), WIDTH, HEADS)), part, source)
     assert not change[others(source)].any()
     assert (change[source] > 1e-6).all()
 
 
 @pytest.mark.parametrize("source", [RGB, NIR, TIR])
 def test_one_layer_exchanges_semantic_prompts_of_all_modalities(source: int) -> None:
-    assert (moved(redrawn(PromptIBind(1, WIDTH, HEADS)), "semantic", source) > 1e-6).all()
+    assert (moved(redrawn(PromptIBind(BindConfig(1), WIDTH, HEADS)), "semantic", source) > 1e-6).all()
 
 
 def test_a_second_layer_brings_the_other_modalities_patches() -> None:
-    assert (moved(redrawn(PromptIBind(2, WIDTH, HEADS)), "patches", NIR) > 1e-9).all()
+    assert (moved(redrawn(PromptIBind(BindConfig(2), WIDTH, HEADS)), "patches", NIR) > 1e-9).all()
 
 
 @pytest.mark.parametrize("part", ["semantic", "patches"])
 @pytest.mark.parametrize("depth", [1, 3])
 def test_without_external_interaction_modalities_stay_apart(depth: int, part: str) -> None:
-    change = moved(redrawn(PromptIBind(depth, WIDTH, HEADS, external=False)), part, TIR)
+    change = moved(redrawn(PromptIBind(BindConfig(depth, external=False), WIDTH, HEADS)), part, TIR)
     assert not change[others(TIR)].any()
     assert (change[TIR] > 1e-6).all()
 
@@ -218,14 +219,14 @@ def test_without_external_interaction_modalities_stay_apart(depth: int, part: st
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("source", [RGB, NIR])
 def test_an_absent_modality_tells_the_others_nothing(source: int, depth: int) -> None:
-    change = moved(redrawn(PromptIBind(depth, WIDTH, HEADS)), "semantic", source, PRESENT)
+    change = moved(redrawn(PromptIBind(BindConfig(depth), WIDTH, HEADS)), "semantic", source, PRESENT)
     there = PRESENT[source]
     assert not change[others(source)][:, ~there].any()
     assert (change[others(source)][:, there] > 1e-9).all()
 
 
 def test_triplets_of_a_batch_do_not_meet() -> None:
-    bind = redrawn(PromptIBind(2, WIDTH, HEADS))
+    bind = redrawn(PromptIBind(BindConfig(2), WIDTH, HEADS))
     tokens, semantic = tokens_of()
     assert_same(torch.cat([bind(tokens[:, [b]], semantic) for b in range(BATCH)], dim=1), bind(tokens, semantic))
 
@@ -237,7 +238,9 @@ def test_triplets_of_a_batch_do_not_meet() -> None:
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_the_start_is_the_identity_on_class_tokens(depth: int, external: bool) -> None:
     tokens, semantic = tokens_of()
-    assert torch.equal(PromptIBind(depth, WIDTH, HEADS, external).double()(tokens, semantic), tokens[:, :, 0])
+    assert torch.equal(
+        PromptIBind(BindConfig(depth, external), WIDTH, HEADS).double()(tokens, semantic), tokens[:, :, 0]
+    )
 
 
 def count(module: nn.Module) -> int:
@@ -247,8 +250,8 @@ def count(module: nn.Module) -> int:
 @pytest.mark.parametrize("depth", [1, 2])
 def test_parameter_counts_of_vit_base(depth: int) -> None:
     with torch.device("meta"):
-        bind = PromptIBind(depth, 768, 12)
-        alone = PromptIBind(depth, 768, 12, external=False)
+        bind = PromptIBind(BindConfig(depth), 768, 12)
+        alone = PromptIBind(BindConfig(depth, external=False), 768, 12)
     for layer in bind.layers:
         assert count(layer.external) == 4_134_144
         assert sum(count(one.qkv) + count(one.proj) for one in layer.internal) == 7_087_104

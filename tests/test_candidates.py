@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dmpt import adapter
 from dmpt.average import Average
-from dmpt.config import Config
+from dmpt.config import BindConfig, Config
 from dmpt.errors import UserError
-from dmpt.evaluate import evaluate
+from dmpt.evaluate import evaluate, retrieve
 from dmpt.model.bind import InternalInteraction, LowRankLinear, PromptIBind
 from dmpt.model.heads import concatenate
 from dmpt.model.network import test_feature as feature_of
@@ -97,7 +97,7 @@ def test_low_rank_attention_of_the_class_token_is_that_of_all() -> None:
 
 @torch.no_grad()
 def test_shared_attention_is_one_layer_three_times() -> None:
-    bind, full = PromptIBind(2, 8, 2, share=True), PromptIBind(2, 8, 2)
+    bind, full = PromptIBind(BindConfig(2, share=True), 8, 2), PromptIBind(BindConfig(2), 8, 2)
     redraw(bind, seeded(), 0.3)
     own = bind.state_dict()
     full.load_state_dict(
@@ -114,7 +114,7 @@ def test_shared_attention_is_one_layer_three_times() -> None:
 @pytest.mark.parametrize("settings", [{"rank": 4}, {"share": True}, {"rank": 4, "share": True}], ids=str)
 @torch.no_grad()
 def test_the_start_is_the_identity_on_class_tokens(settings: dict[str, Any]) -> None:
-    bind = PromptIBind(2, 8, 2, **settings)
+    bind = PromptIBind(BindConfig(2, **settings), 8, 2)
     tokens = torch.randn(3, 2, 7, 8, generator=seeded(1))
     assert torch.equal(bind(tokens, slice(2, 4)), tokens[:, :, 0])
 
@@ -410,12 +410,13 @@ def test_the_average_is_saved_and_evaluated_and_training_goes_on_without_it(tmp_
     assert all(math.isfinite(line["val"]["mAP"]) for line in log(averaged.out) if "val" in line)
 
 
-def test_an_interrupted_average_goes_on_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [3, 5])  # within a group whose gradients are summed; at an epoch's end
+def test_an_interrupted_average_goes_on_exactly(tmp_path: Path, steps: int) -> None:
     config = settings(toy(tmp_path / "data"), epochs=2, save_every=1, average=0.9, accumulate=2)
     fit(config, tmp_path / "whole")
     trainer = Trainer(config, tmp_path / "broken")
-    step, steps = trainer._step, iter(range(5))
-    trainer._step = lambda *a: step(*a) if next(steps, None) is not None else _killed()  # type: ignore[method-assign]
+    step, left = trainer._step, iter(range(steps))
+    trainer._step = lambda *a: step(*a) if next(left, None) is not None else _killed()  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="killed"):
         trainer.fit()
     fit(config, tmp_path / "broken", resume=True)
@@ -428,3 +429,26 @@ def torch_names(path: Path) -> list[str]:
 
     with safe_open(path, framework="pt") as file:
         return list(file.keys())
+
+
+def test_the_average_is_what_is_validated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, seen = "prompts.semantic.tokens", list[Tensor]()
+
+    def spy(network: Any, *rest: Any) -> Any:
+        seen.append(network.get_parameter(name).detach().clone())
+        return retrieve(network, *rest)
+
+    monkeypatch.setattr("dmpt.train.retrieve", spy)
+    config = settings(toy(tmp_path / "data"), epochs=1, select="val", val_share=0.5, ids=2, average=0.9)
+    trainer = fit(config, tmp_path / "run")
+    assert trainer.average is not None
+    assert torch.equal(seen[-1], trainer.average.tensors[name])
+    assert not torch.equal(seen[-1], trainer.network.get_parameter(name))
+
+
+def test_the_average_knows_how_far_training_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[int]()
+    monkeypatch.setattr("dmpt.train.Average.update", lambda _, step: seen.append(step))
+    fit(settings(toy(tmp_path / "data"), epochs=2, average=0.9, accumulate=2), tmp_path / "run")
+    assert seen == [line["step"] for line in log(tmp_path / "run") if "grad_norm" in line]
+    assert len(seen) > 3

@@ -265,7 +265,7 @@ def test_a_picture_of_another_width_is_named(tmp_path: Path) -> None:
     message = str(error.value)
     assert message.startswith(f"{dataset.train[0].paths['rgb']} is 512 x 128 pixels")
     assert "3 modalities side by side in 768" in message
-    broken = find_broken(dataset.train, FULL, 2)
+    broken = find_broken(dataset.train, FULL)
     assert [index for index, _ in broken] == [0, 1, 2]  # once per file, not once per modality
     assert broken[0][1] == message
 

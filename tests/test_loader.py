@@ -17,6 +17,7 @@ from dmpt.config import DataConfig
 from dmpt.data.datasets import load_dataset
 from dmpt.data.images import read_image
 from dmpt.data.loader import Batch, TripletDataset, test_batches, train_batches
+from dmpt.data.loader import test_set as set_of
 from dmpt.data.manifest import MODALITIES, Dataset, pid_to_label
 from dmpt.data.sampler import PKSampler
 from dmpt.data.transforms import TestTransform, TrainTransform
@@ -196,3 +197,15 @@ def test_ctrl_c_leaves_no_process(toy: Dataset, tmp_path: Path) -> None:
         time.sleep(0.1)
     os.killpg(program.pid, signal.SIGKILL)
     pytest.fail("loader processes outlived the program")
+
+
+def test_a_test_set_takes_its_settings(toy: Dataset) -> None:
+    gallery = toy.gallery
+    own = DataConfig(size=SIZE, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), value_range=(100.0, 900.0))
+    dataset = set_of(gallery, own)
+    image = {"rgb": read_image(gallery[0].paths["rgb"], FULL)}
+    assert own.mean is not None
+    assert own.std is not None
+    expected = TestTransform(own.size, own.mean, own.std)(image)["rgb"]
+    assert torch.equal(dataset.batch(0, [0]).images[0, 0], expected)
+    assert dataset.value_range == own.value_range

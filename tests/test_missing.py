@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,28 +16,36 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 from dmpt.cli import main
+from dmpt.config import DataConfig
 from dmpt.data.datasets import load_dataset
 from dmpt.data.loader import Batch, TripletDataset, train_batches
 from dmpt.data.manifest import MODALITIES, Dataset, Record
 from dmpt.data.subset import drop, restrict
 from dmpt.data.transforms import TestTransform
 from dmpt.errors import UserError
-from dmpt.evaluate import evaluate
+from dmpt.evaluate import evaluate, open_adapter
 from dmpt.losses import (
     batch_hard_triplet,
     centre,
     cross_entropy,
     distillation,
+    normalised_triplet,
     objective,
     text_identity,
+    text_literal,
     text_modality,
 )
+from dmpt.missing import MIXED_SEED, any_to_any, measure
 from dmpt.model.bind import ExternalInteraction
 from dmpt.model.network import DMPT, Output
 from dmpt.model.shared import SETS, SharedPart
+from dmpt.retrieval.embeddings import join
+from dmpt.retrieval.features import Seen, extract, look
+from dmpt.retrieval.metrics import evaluate as score
 from dmpt.train import Trainer
 from runs import fit, log, same_in_two_processes, settings, toy, with_
 from small import TEXT_WIDTH, error_of, redraw, seeded, small_config, small_images, small_network, small_targets
+from test_scores import items, some_labels
 
 WIDTH, IDS = 32, 4
 PRESENT = torch.tensor([[1, 1, 0, 0, 1, 1], [1, 0, 1, 0, 1, 1], [1, 0, 0, 1, 0, 1]], dtype=torch.bool)
@@ -689,3 +698,145 @@ def test_without_a_shared_part_it_says_so(data: Path, tmp_path: Path, capsys: py
     fit(settings(data, epochs=1), tmp_path / "run")
     main(["evaluate", str(tmp_path / "run"), "--missing", "all"])
     assert "no shared part was trained" in capsys.readouterr().out
+
+
+# --- what a run makes of its settings
+
+
+def test_batches_drop_what_their_epoch_and_index_say(data: Path) -> None:
+    records = list(load_dataset("rgbnt201", data).train)
+    records[1] = replace(records[1], paths={"nir": records[1].paths["nir"]})
+    present = torch.cat([batch.present for batch in batches_of(data, **DROPPED)], dim=1)
+    for index in range(6):
+        left = drop(records[index], 0.5, 3, 1, index).paths  # batches_of draws epoch 1
+        assert present[:, index].tolist() == [modality in left for modality in MODALITIES]
+
+
+@pytest.mark.parametrize("view", ["both", "subset"])
+def test_a_run_reads_whole_triplets_where_it_sees_both(data: Path, tmp_path: Path, view: Any) -> None:
+    trainer = Trainer(with_(with_dropout(data), missing={"view": view}), tmp_path / "run")
+    batches = list(trainer.data.batches(trainer.config, 0, 0, 0, 1))
+    assert not all(batch.subset.all() for batch in batches)
+    for batch in batches:
+        assert torch.equal(batch.present, torch.ones_like(batch.subset) if view == "both" else batch.subset)
+
+
+def test_distillation_takes_its_weight_and_scale(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[tuple[float, float]]()
+
+    def spy(whole: Output, subset: Output, scale: float) -> Tensor:
+        found = distillation(whole, subset, scale)
+        seen.append((scale, float(found.detach())))
+        return found
+
+    monkeypatch.setattr("dmpt.train.distillation", spy)
+    config = with_(with_dropout(data, epochs=1), missing={"view": "both"}, loss={"metric_scale": 3.0, "distil": 0.5})
+    fit(config, tmp_path / "run")
+    assert {scale for scale, _ in seen} == {3.0}
+    logged = [line["losses"]["distil"] for line in log(tmp_path / "run") if "losses" in line]
+    assert logged == pytest.approx([0.5 * value for _, value in seen])
+
+
+def test_statistics_are_kept_of_the_sets_that_training_saw(data: Path, tmp_path: Path) -> None:
+    trainer = fit(with_(settings(data, epochs=1), missing={"dropout": 1.0}), tmp_path / "run")
+    assert trainer.network.shared is not None
+    seen = (trainer.network.shared.variance >= 0).nonzero().flatten().tolist()
+    assert 0 in seen
+    assert set(seen) <= {0, 1, 2, 4}  # one modality is left of each triplet
+
+
+def test_the_network_knows_what_a_complete_triplet_has() -> None:
+    network = small_network(missing=DROPOUT, data={"modalities": ["rgb", "nir"]})
+    assert network.shared is not None
+    assert network.shared.complete == 3
+
+
+@pytest.mark.parametrize("form", ["modality", "identity", "literal"])
+def test_the_text_term_is_of_the_slots_there_are(form: str) -> None:
+    z, texts = torch.randn(3, 6, TEXT_WIDTH, generator=seeded(3)), torch.randn(3, IDS, TEXT_WIDTH, generator=seeded(5))
+    targets, heads = small_targets(), {"shared": (torch.zeros(6, WIDTH), torch.zeros(6, IDS))}
+    config = small_config(text={"loss": form}, loss={"ce": 0, "triplet": 0, "shared": 0})
+    terms = objective(config, Output(torch.zeros(3, 6, WIDTH), z=z, present=PRESENT), heads, LABELS, targets, texts)
+    expected = {
+        "modality": text_modality(z, targets.features, targets.positive, targets.scale, PRESENT),
+        "identity": text_identity(z, texts, LABELS, targets.scale, PRESENT),
+        "literal": text_literal(z, targets.features[targets.positive], IDS, targets.scale, PRESENT),
+    }
+    assert terms["text"].item() == pytest.approx(expected[form].item())
+
+
+def test_the_shared_part_has_the_forms_and_weights_of_the_other_heads() -> None:
+    feature, logits = torch.randn(6, WIDTH, generator=seeded(3)), torch.randn(6, IDS, generator=seeded(4))
+    form = {"ce": 2.0, "triplet": 3.0, "shared": 1.5, "smoothing": 0.3, "metric": "normalised", "metric_scale": 4.0}
+    config = small_config(text={"loss": "off"}, missing=DROPOUT, loss=form)
+    heads = {"rgb": (feature, logits), "shared": (feature, logits)}
+    terms = objective(config, Output(torch.zeros(3, 6, WIDTH), shared=feature), heads, LABELS)
+    ce, triplet = cross_entropy(logits, LABELS, 0.3), normalised_triplet(feature, LABELS, 4.0)
+    assert terms["shared"].item() == pytest.approx(1.5 * (2 * ce + 3 * triplet).item())
+
+
+SUBSETS = [tuple(m for i, m in enumerate(MODALITIES) if code >> i & 1) for code in (7, 6, 5, 3, 4, 2, 1)]
+
+
+def seen_in(kept: tuple[str, ...]) -> Seen:
+    """9 queries and 15 gallery items whose features depend on what is left, as the interaction makes them."""
+    has = np.array([m in kept for m in MODALITIES])
+    code = sum(2 ** MODALITIES.index(m) for m in kept)
+    sides = items(9, code, has, calibrated=True), items(15, 10 + code, has, calibrated=True)
+    return Seen(*sides, some_labels(9), some_labels(15, 1))
+
+
+def test_any_to_any_is_every_pair_and_a_draw_of_views() -> None:
+    seen = {kept: seen_in(kept) for kept in SUBSETS}
+    labels = seen[SUBSETS[0]].query_labels, seen[SUBSETS[0]].gallery_labels
+    found = any_to_any(seen, "none")
+    for pair in found["pairs"]:
+        one, other = seen[tuple(pair["query"])], seen[tuple(pair["gallery"])]
+        assert pair["mAP"] == score(one.query, other.gallery, *labels, "none").mAP
+    chance, views = np.random.default_rng(MIXED_SEED), list(seen.values())
+    choice = chance.integers(0, 7, 9), chance.integers(0, 7, 15)
+    query = join(*(views[c].query[np.array([i])] for i, c in enumerate(choice[0])))
+    gallery = join(*(views[c].gallery[np.array([i])] for i, c in enumerate(choice[1])))
+    assert found["mixed"]["mAP"] == score(query, gallery, *labels, "none").mAP
+    raw = score(query, replace(gallery, calibration=None), *labels, "none").mAP
+    assert found["mixed_uncalibrated"]["mAP"] == raw != found["mixed"]["mAP"]
+
+
+def test_each_side_is_cut_to_what_is_left() -> None:
+    query, gallery = (
+        [Record({m: Path(f"{s}{i}_{m}") for m in MODALITIES}, i, 1) for i in range(n)] for s, n in (("q", 9), ("g", 15))
+    )
+    pairs = list[Any]()
+
+    def cut(pair: Any) -> Seen:
+        pairs.append(pair)
+        return seen_in(("nir", "tir"))
+
+    measure((query, gallery), seen_in(MODALITIES), MODALITIES, "rgb", "none", cut)
+    assert pairs == [(restrict(query, ("nir", "tir")), restrict(gallery, ("nir", "tir")))]
+
+
+def test_features_have_length_1_and_the_calibration_of_their_network(data: Path, tmp_path: Path) -> None:
+    fit(with_dropout(data, epochs=1), tmp_path / "run")
+    opened = open_adapter(tmp_path / "run", None)
+    found = extract(opened.network, opened.dataset.gallery, opened.data)
+    assert found.shared is not None
+    assert np.linalg.norm(found.shared, axis=1) == pytest.approx(1, abs=1e-5)
+    assert np.linalg.norm(found.flat, axis=1) == pytest.approx(1, abs=1e-5)
+    assert opened.network.shared is not None
+    assert np.array_equal(found.calibration, opened.network.shared.calibration().numpy())  # type: ignore[arg-type]
+
+
+def test_a_run_is_evaluated_in_the_precision_of_its_training(data: Path, tmp_path: Path) -> None:
+    fit(settings(data, epochs=0, precision="bf16"), tmp_path / "run")
+    assert evaluate(tmp_path / "run")["provenance"]["precision"] == "bf16"
+    assert evaluate(tmp_path / "run", precision="fp32")["provenance"]["precision"] == "fp32"
+
+
+def test_both_sides_are_looked_at_in_one_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[tuple[Any, Any]]()
+    monkeypatch.setattr("dmpt.retrieval.features.extract", lambda _, records, __, **how: seen.append((records, how)))
+    query, gallery = ([Record({"rgb": Path(name)}, 1, 1)] for name in ("q", "g"))
+    look(None, DataConfig(), (query, gallery), "bf16", 7)  # type: ignore[arg-type]
+    how = {"precision": torch.bfloat16, "batch_size": 7}
+    assert sorted(seen, key=str) == sorted([(query, how), (gallery, how)], key=str)

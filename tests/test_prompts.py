@@ -394,3 +394,15 @@ def test_a_full_tower_trains(kind: str) -> None:
         assert parameter.grad.any(), name
     backbone.keep_in(torch.bfloat16)  # trained tensors stay in float32
     assert {p.dtype for p in backbone.parameters()} == {torch.float32}
+
+
+@torch.no_grad()
+def test_another_precision_forgets_what_was_baked() -> None:
+    network = small_network(text={"loss": "off"}).eval()
+    redraw(network, seeded(6), 0.2)
+    network.bake()
+    network.double()
+    images = small_images(network.backbone)
+    features = network(images).features
+    network.bake()
+    assert error_of(features, network(images).features) < 1e-12

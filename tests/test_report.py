@@ -594,3 +594,20 @@ def test_markup_escapes_what_it_is_given() -> None:
         [figures.Series(value, [0, 1], [0, 1])] * 2, figures.axis(value, 0, 1), figures.axis("", 0, 1), value
     )
     assert isinstance(figures.marks_key([value]), Markup)
+
+
+def test_nothing_is_trained_before_the_first_step(full: Measured, frozen: Measured) -> None:
+    assert full.trained == sum(p.numel() for p in full.network.trained().values())
+    assert frozen.trained == 0
+
+
+@pytest.mark.parametrize("other", [{"camera": 2}, {"scene": 3}])
+def test_a_name_in_another_camera_or_scene_is_another_triplet(tmp_path: Path, other: dict[str, int]) -> None:
+    gallery = [Record({"rgb": tmp_path / "test" / "1.jpg"}, pid=1, camera=1, scene=2)]
+    run: Any = SimpleNamespace(
+        query=[replace(gallery[0], **other)],
+        gallery=gallery,
+        query_features=np.zeros((1, 1)),
+        gallery_features=np.ones((1, 1)),
+    )
+    assert len(Measured.triplets(run)[0]) == 2

@@ -132,3 +132,10 @@ def test_identical_items_do_not_break_it() -> None:
 def test_parameters_are_checked(p: KReciprocal) -> None:
     with pytest.raises(UserError, match="k1 and k2 must be at least 1, lambda between 0 and 1"):
         next(rerank(one_slot(drawn(4, 3, 0)), one_slot(drawn(4, 3, 1)), p))
+
+
+@pytest.mark.parametrize("k1", [7, 11])
+def test_half_of_an_odd_number_is_rounded_as_its_authors_do(k1: int) -> None:
+    values = drawn(24, 5, 0)
+    got = reranked(one_slot(values[:6]), one_slot(values[6:]), KReciprocal(k1, 1, 0.0))
+    np.testing.assert_allclose(got, oracle(values[:6], values[6:], k1, 1, 0.0), atol=2e-5)

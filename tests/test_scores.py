@@ -1,5 +1,7 @@
 """Similarity of items that may lack modalities, against a literal oracle."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmpt.errors import UserError
+from dmpt.retrieval import scores as scores_module
 from dmpt.retrieval.embeddings import Embeddings, join, one_slot, unit
 from dmpt.retrieval.metrics import evaluate
 from dmpt.retrieval.protocols import Labels
@@ -159,3 +162,18 @@ def test_errors_of_embeddings() -> None:
         evaluate(query, gallery, some_labels(4), some_labels(6), "none")
     with pytest.raises(UserError, match="4 query features but 5 query labels"):
         evaluate(query, items(6, 2), some_labels(5), some_labels(6), "none")
+
+
+def test_copies_score_as_the_first_however_products_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    similarities = scores_module.similarities
+
+    def uneven(query: Any, gallery: Any, chunk: int) -> Any:
+        for rows, found in similarities(query, gallery, chunk):
+            found += 1e-6 * np.arange(found.shape[1], dtype=np.float32)
+            yield rows, found
+
+    monkeypatch.setattr(scores_module, "similarities", uneven)
+    whole = np.ones(3, dtype=np.bool_)
+    gallery = items(20, 1, whole)
+    found = scores(items(5, 2, whole), join(gallery, gallery[:7]))
+    assert np.array_equal(found[:, 20:], found[:, :7])

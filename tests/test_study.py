@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from rich.console import Console
@@ -22,7 +23,7 @@ from rich.console import Console
 from dmpt.check_settings import check
 from dmpt.cli import main
 from dmpt.config import Config
-from dmpt.config_values import flatten
+from dmpt.config_values import dotted, flatten
 from dmpt.data.datasets import load_dataset
 from dmpt.errors import Diverged, UserError
 from dmpt.paper import cells
@@ -37,7 +38,7 @@ from dmpt.study.data import Data, find_data
 from dmpt.study.definition import GRID, Study, find, slug, studies
 from dmpt.study.one_run import Task, work
 from dmpt.study.plan import Plan, best, estimate, make, open_tasks
-from dmpt.study.results import Result, difference, read, read_all
+from dmpt.study.results import Result, difference, keep, read, read_all
 from dmpt.study.rows import config_of, runnable, settings_of
 from dmpt.study.run import _with_data, dry_run, study
 from dmpt.study.table import grid_lines, write
@@ -1210,3 +1211,42 @@ def test_damaged_results_are_told(finished: Place, tmp_path: Path) -> None:
     (kept / "metrics.json").write_text("{")
     with pytest.raises(UserError, match=r"seed-0 is damaged .*; remove its folder and run again"):
         write(place.study, place.results)
+
+
+def test_a_row_that_is_not_trained_has_no_trained_parameters(data: Path, tmp_path: Path) -> None:
+    place = Place(tmp_path, data, rows=[{"name": "frozen", "change": {"train.epochs": 0}}], reference="frozen")
+    place.run(seeds=1)
+    assert [result.numbers["study"]["trained"] for result in read_all(place.results)] == [0]
+
+
+def test_seconds_per_step_are_those_of_the_fastest_epoch(finished: Place) -> None:
+    for result in read_all(finished.results):
+        place = finished.out / result.folder.relative_to(finished.results)
+        taken = [
+            line["step_seconds"] for line in map(json.loads, (place / "metrics.jsonl").open()) if "step_seconds" in line
+        ]
+        assert len(taken) == 2
+        assert result.numbers["study"]["seconds_per_step"] == min(taken)
+
+
+def test_no_rate_is_chosen_before_the_whole_grid_was_run(finished: Place, data: Path, tmp_path: Path) -> None:
+    rows = [{"name": "none", "change": {"bind.depth": 0}, "lr": [1e-3, 2e-3, 4e-3]}]
+    plan = Place(tmp_path, data, rows=rows, reference="none").plan()
+    for task, chosen in zip(plan.choices(), ({}, {}, {"none": 1e-3}), strict=True):
+        shutil.copytree(finished.results / "toy/none/seed-0", task.kept)
+        assert plan.chosen() == chosen
+
+
+def test_a_query_with_nothing_to_find_is_kept_as_such(tmp_path: Path) -> None:
+    keep(tmp_path, Config(), {}, {"pids": [3, 4], "average_precision": [None, 12.5]})
+    pids, values = Result(tmp_path, {}, {}).queries()
+    assert pids.tolist() == [3, 4]
+    np.testing.assert_array_equal(values, [np.nan, 12.5])
+
+
+def test_of_two_equal_rows_the_reference_is_run(finished: Place, tmp_path: Path) -> None:
+    study = find(str(write_study(tmp_path / "s.yaml", rows=[{"name": "same"}, {"name": "base"}], reference="base")))
+
+    rows, left_out = runnable(study, "toy", dotted(finished.base))
+    assert [row.name for row, _ in rows] == ["base"]
+    assert left_out == ["same: the same settings as base here"]

@@ -254,17 +254,21 @@ def test_an_empty_folder_is_replaced_or_refused_before_anything_is_drawn(tmp_pat
     (tmp_path / "other").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "other")
     monkeypatch.chdir(tmp_path / "other")
+    monkeypatch.setattr("dmpt.synthetic.write.spread", lambda *_: pytest.fail("drawn in vain"))
     for place in (Path(), tmp_path / "link"):  # what cannot be put in another's place
         with pytest.raises(UserError, match="cannot write"):
-            small(place, "person", progress=lambda done, total: pytest.fail("drawn in vain"))
+            small(place, "person")
 
 
-def test_a_world_that_was_stopped_leaves_nothing(tmp_path):
-    def stop(done, total):
+def test_a_world_that_was_stopped_leaves_nothing(tmp_path, monkeypatch):
+    def stop(drawn, what, total):
+        next(drawn)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        small(tmp_path / "w", "person", progress=stop)
+    with monkeypatch.context() as patch:
+        patch.setattr("dmpt.synthetic.write.track", stop)
+        with pytest.raises(KeyboardInterrupt):
+            small(tmp_path / "w", "person")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*w: "):

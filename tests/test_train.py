@@ -14,18 +14,25 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import dmpt.run as run_module
 from dmpt.adapter import chosen_by, load_card
 from dmpt.cli import main
 from dmpt.config import Config, TrainConfig
+from dmpt.data import loader
 from dmpt.data.datasets import load_dataset
+from dmpt.data.loader import TripletDataset
 from dmpt.data.manifest import Record
+from dmpt.data.sampler import PKSampler
 from dmpt.data.split import hold_out
+from dmpt.data.transforms import TrainTransform
 from dmpt.errors import UserError
+from dmpt.evaluate import evaluate
+from dmpt.losses import objective
+from dmpt.model.network import Output
 from dmpt.model.weights import build_vit
-from dmpt.run import _refuse_change, cut_log, read_log
-from dmpt.run import settings as run_settings
+from dmpt.run import _refuse_change, cut_log, fixed_settings, read_log
 from dmpt.schedule import learning_rate
 from dmpt.train import Trainer
 from runs import dmpt, fit, flags, log, same_in_two_processes, settings, toy, with_
@@ -292,7 +299,7 @@ def test_resume_refuses_a_setting_that_came_to_it(data: Path, tmp_path: Path) ->
 
 
 def test_resume_takes_a_setting_that_is_younger_than_the_run_for_its_default(tmp_path: Path) -> None:
-    now = run_settings(Config())
+    now = fixed_settings(Config())
     old = {key: value for key, value in now.items() if key != "train.average"}
     _refuse_change(old, now, tmp_path)
     with pytest.raises(UserError, match=r"train\.average was 0\.0, now it is 0\.9"):
@@ -448,7 +455,7 @@ def test_disk_full_leaves_the_previous_save_whole(data: Path, tmp_path: Path, mo
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dmpt.adapter.save_file", full)
+    monkeypatch.setattr("dmpt.model.tensors.save_file", full)
     with pytest.raises(UserError, match="No space left on device; what was there is untouched"):
         trainer._save()
     after = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()}
@@ -612,10 +619,120 @@ def test_settings_that_change_no_number_may_change_on_resume() -> None:
     config = Config(train=replace(TrainConfig(), save_every=7))
     for name in run_module.HARMLESS:
         assert name in run_module.flatten(json.loads(json.dumps(_plain(config))))
-        assert name not in run_module.settings(config)
+        assert name not in run_module.fixed_settings(config)
 
 
 def _plain(config: Config) -> dict[str, object]:
     from dataclasses import asdict
 
     return asdict(config)
+
+
+def test_the_optimiser_steps_at_the_scheduled_learning_rate(data: Path, tmp_path: Path) -> None:
+    config = settings(data, epochs=2)
+    trainer = Trainer(config, tmp_path / "run")
+    used, step = list[float](), trainer.optimizer.step
+
+    def spy() -> None:
+        used.append(trainer.optimizer.param_groups[0]["lr"])
+        step()
+
+    trainer.optimizer.step = spy  # type: ignore[method-assign]
+    trainer.fit()
+    counts = [len(trainer.data.sampler.epoch(epoch)) for epoch in range(2)]
+    expected = [learning_rate((e + i / n) / 2, config) for e, n in enumerate(counts) for i in range(n)]
+    assert used == pytest.approx(expected)
+    assert [line["lr"] for line in log(tmp_path / "run") if "lr" in line] == used
+
+
+def test_weight_decay_reaches_the_optimiser(data: Path, tmp_path: Path) -> None:
+    trainer = Trainer(settings(data, weight_decay=0.3), tmp_path / "run")
+    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.3]
+
+
+def test_accumulated_gradients_are_the_mean_of_their_batches(data: Path, tmp_path: Path) -> None:
+    def gradients(accumulate: int) -> list[Tensor]:
+        config = settings(data, epochs=1, lr=1e-12, accumulate=accumulate)  # so that all batches see the same weights
+        trainer = Trainer(config, tmp_path / str(accumulate))
+        found, step = list[Tensor](), trainer.optimizer.step
+
+        def spy() -> None:
+            found.append(torch.cat([p.grad.flatten() for p in trainer.trained.values() if p.grad is not None]))
+            step()
+
+        trainer.optimizer.step = spy  # type: ignore[method-assign]
+        trainer.fit()
+        return found
+
+    one, two = gradients(1), gradients(2)
+    assert len(one) % 2 == 1  # the last group is shorter
+    expected = [torch.stack(one[i : i + 2]).mean(dim=0) for i in range(0, len(one), 2)]
+    torch.testing.assert_close(two, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_validation_comes_every_few_epochs_and_after_the_last(data: Path, tmp_path: Path) -> None:
+    fit(settings(data, select="val", val_share=0.5, ids=2, epochs=3, eval_every=2), tmp_path / "run")
+    assert [line["epoch"] for line in log(tmp_path / "run") if "val" in line] == [1, 2]
+
+
+def test_a_resumed_run_knows_its_best(data: Path, tmp_path: Path) -> None:
+    config = settings(data, select="val", val_share=0.5, ids=2, epochs=1)
+    trainer = fit(config, tmp_path / "run")
+    assert trainer.progress.best is not None
+    assert Trainer(config, tmp_path / "run", resume=True).progress == trainer.progress
+
+
+def test_heads_and_losses_are_in_float32_whatever_the_precision(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set[torch.dtype]()
+
+    def spy(config: Config, output: Output, heads: dict[str, tuple[Tensor, Tensor]], *rest: Any) -> Any:
+        seen.update(x.dtype for pair in heads.values() for x in pair)
+        return objective(config, output, heads, *rest)
+
+    monkeypatch.setattr("dmpt.train.objective", spy)
+    fit(settings(data, epochs=1, precision="bf16"), tmp_path / "run")
+    assert seen == {torch.float32}
+
+
+def test_settings_and_seed_reach_what_a_run_reads(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mean, std, span, ranges = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), (100.0, 900.0), set[Any]()
+    read = loader.read_record
+    monkeypatch.setattr(loader, "read_record", lambda record, own: ranges.add(own) or read(record, own))
+    config = with_(
+        settings(data, seed=5), data={"mean": mean, "std": std, "value_range": span}, missing={"dropout": 0.4}
+    )
+    trainer = Trainer(config, tmp_path / "run")
+    batch = next(trainer.data.batches(trainer.config, 1, 0, 0, 1))
+    assert ranges == {span}
+    labels = [trainer.data.labels[record.pid] for record in trainer.data.records]
+    indices = PKSampler(labels, 4, 2, 5).epoch(1)[0]
+    transform = TrainTransform(config.data, mean, std, 5)
+    expected = TripletDataset(trainer.data.records, transform, span, labels, 0.4, 5).batch(1, indices)
+    assert all(torch.equal(one, other) for one, other in zip(batch, expected, strict=True))
+
+
+def test_a_run_holds_out_what_its_protocol_can_judge(data: Path, tmp_path: Path) -> None:
+    """Identities 1 to 4 are seen in two scenes, the others by two cameras in one."""
+    listed = load_dataset("rgbnt201", data)
+    rows = [
+        [*r.paths.values(), r.pid, r.camera, r.camera * (r.pid < 5 or split == "test"), split]
+        for split, records in (("train", listed.train), ("test", listed.gallery))
+        for r in records
+    ]
+    lines = ["rgb,nir,tir,pid,camera,scene,split", *(",".join(map(str, row)) for row in rows)]
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
+    config = with_(
+        settings(data, select="val", val_share=1.0, ids=2),
+        data={"root": str(tmp_path), "layout": "manifest", "protocol": "same_scene"},
+    )
+    trainer = Trainer(config, tmp_path / "run")
+    assert trainer.data.evaluated is not None
+    assert {r.pid for r in trainer.data.evaluated[0]} == {1, 2, 3, 4}
+
+
+def test_the_numbers_say_how_their_adapter_was_chosen(data: Path, tmp_path: Path) -> None:
+    fit(settings(data, select="test", epochs=1), tmp_path / "run")
+    said = {which: evaluate(tmp_path / "run", which=which)["provenance"]["chosen_by"] for which in ("best", "last")}
+    assert said == {"best": "test", "last": "last step"}

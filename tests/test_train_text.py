@@ -10,11 +10,14 @@ from safetensors.torch import load_file, save_file
 
 from clip_files import OVERRIDES, backbone, clip, save, save_config
 from dmpt import adapter
+from dmpt.build import build
 from dmpt.config import Config, TextConfig
 from dmpt.config_values import from_dict
+from dmpt.data.manifest import MODALITIES
 from dmpt.errors import UserError
 from dmpt.evaluate import evaluate
-from dmpt.model.text import text_file
+from dmpt.model.prompts import pool
+from dmpt.model.text import IdentityText, text_file
 from dmpt.train import Trainer
 from dmpt.yaml12 import load
 from runs import fit, log, settings, toy, with_
@@ -185,3 +188,33 @@ def test_shipped_settings_move_every_trained_tensor_within_three_steps(
     moments = trainer.optimizer.optimizer.state
     still = [name for name, p in trainer.trained.items() if not moments[p]["exp_avg_sq"].any()]
     assert still == []
+
+
+@pytest.mark.parametrize(("thing", "rows"), [("person", [0, 2, 4]), ("vehicle", [1, 3, 5])])
+def test_texts_are_of_the_data_sets_object(clipped: Config, thing: str, rows: list[int]) -> None:
+    config = with_(clipped, text={"loss": "identity", "tokens": 2})
+    network, targets, _ = build(config, 8, thing)
+    assert targets is not None
+    assert targets.positive.tolist() == rows
+    own = IdentityText(config.text, 8, thing)
+    assert network.identity_text is not None
+    own.load_state_dict(network.identity_text.state_dict())
+    assert torch.equal(network.identity_text(), own())
+
+
+def test_the_text_loss_has_the_scale_and_features_of_its_tower(clipped: Config) -> None:
+    _, targets, _ = build(clipped, 8, "person")
+    file = text_file(clipped.text)
+    assert targets is not None
+    assert targets.scale == file.logit_scale != 1
+    assert torch.equal(targets.features, file.features)
+
+
+@pytest.mark.parametrize(("source", "length"), [("words", 2), ("attribute", 1), ("permuted", 2)])
+def test_modality_prompts_are_fed_the_words_of_their_modality(clipped: Config, source: Any, length: int) -> None:
+    file = text_file(clipped.text)
+    words = file.attributes if source == "attribute" else file.words
+    order = ("tir", "rgb", "nir") if source == "permuted" else MODALITIES
+    network, _, _ = build(with_(clipped, modality={"source": source, "length": length}), 8, "person")
+    expected = torch.stack([pool(words[modality], length) for modality in order])
+    assert torch.equal(network.get_buffer("prompts.modality.words"), expected)
