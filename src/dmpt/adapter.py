@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
 
 from dmpt import __version__
 from dmpt.config import Config
 from dmpt.config_values import checked
 from dmpt.errors import UserError
-from dmpt.files import write_atomically, write_text
+from dmpt.files import write_text
 from dmpt.model.backbone import Backbone
 from dmpt.model.network import DMPT
+from dmpt.model.tensors import write_tensors
 from dmpt.model.weights import build_vit
 
 FORMAT = "dmpt-adapter/1"
@@ -71,25 +71,9 @@ def save_tensors(folder: Path, network: DMPT, step: int) -> None:
     """
     own = network.own_state()
     # Identity tokens serve the training loss alone.
-    tensors = {n: t.detach().cpu().contiguous() for n, t in own.items() if not n.startswith("identity_text.")}
+    tensors = {name: tensor for name, tensor in own.items() if not name.startswith("identity_text.")}
     # One key: safetensors writes several in any order, and equal adapters should be equal files.
     write_tensors(folder / TENSORS, tensors, {"step": str(step)})
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """A safetensors file, atomically.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-
-    def write(temporary: Path) -> None:
-        try:
-            save_file(tensors, temporary, metadata)
-        except SafetensorError as error:  # wraps the operating system's error
-            raise OSError(str(error)) from error
-
-    write_atomically(path, write)
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from dmpt.data.loader import test_set
 from dmpt.data.manifest import Record
 from dmpt.losses import TextTargets
 from dmpt.model.backbone import Backbone
+from dmpt.model.modalities import MODALITY_COUNT
 from dmpt.model.network import DMPT
-from dmpt.model.prompts import MODALITY_COUNT, modality_words
+from dmpt.model.prompts import modality_words
 from dmpt.model.prompts_from_data import start_from_data
 from dmpt.model.text import OBJECTS, IdentityText, check_matches, text_file
 from dmpt.model.weights import build_vit

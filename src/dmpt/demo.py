@@ -14,7 +14,7 @@ from dmpt.config_values import from_dict
 from dmpt.errors import UserError
 from dmpt.evaluate import evaluate, save
 from dmpt.files import cache_folder
-from dmpt.progress import bar, console
+from dmpt.progress import console
 from dmpt.report.demo import Row, demo_page
 from dmpt.shipped import folder
 from dmpt.synthetic.write import Kind, write_world
@@ -105,18 +105,15 @@ def world(scale: Scale, seed: int = WORLD_SEED, object: Kind = "person") -> Path
     if folder.is_dir():
         return folder
     try:
-        with bar() as display:
-            task = display.add_task("rendering a world", total=None, note="")
-            write_world(
-                folder,
-                object=object,
-                train_ids=scale.train_ids,
-                test_ids=scale.test_ids,
-                images=IMAGES,
-                cameras=CAMERAS,
-                seed=seed,
-                progress=lambda done, total: display.update(task, completed=done, total=total),
-            )
+        write_world(
+            folder,
+            object=object,
+            train_ids=scale.train_ids,
+            test_ids=scale.test_ids,
+            images=IMAGES,
+            cameras=CAMERAS,
+            seed=seed,
+        )
     except UserError as error:
         if not folder.is_dir():  # else another process was faster
             raise UserError(f"{error}, or set DMPT_CACHE to another folder") from error

@@ -18,15 +18,12 @@ from dmpt.data.subset import restrict
 from dmpt.environment import environment
 from dmpt.errors import UserError
 from dmpt.files import write_text
-from dmpt.missing import Pair, Seen
 from dmpt.model.network import DMPT
-from dmpt.retrieval.features import extract
+from dmpt.retrieval.features import PRECISIONS, look
 from dmpt.retrieval.metrics import Metrics, measure
 from dmpt.retrieval.metrics import evaluate as score
-from dmpt.retrieval.protocols import Labels, labels_of
+from dmpt.retrieval.protocols import Labels
 from dmpt.retrieval.rerank import KReciprocal, rerank
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def retrieve(
@@ -44,20 +41,6 @@ def retrieve(
     """
     seen = look(network, data, (query, gallery), precision)
     return score(seen.query, seen.gallery, seen.query_labels, seen.gallery_labels, protocol)
-
-
-def look(network: DMPT, data: DataConfig, records: Pair, precision: str, batch_size: int = 64) -> Seen:
-    """Features and labels of both sides, one pass where they are one list.
-
-    Raises:
-        UserError: a feature is not finite, or an image does not decode.
-    """
-    query, gallery = records
-    features = extract(network, gallery, data, precision=PRECISIONS[precision], batch_size=batch_size)
-    own = features
-    if query is not gallery:
-        own = extract(network, query, data, precision=PRECISIONS[precision], batch_size=batch_size)
-    return Seen(own, features, labels_of(query), labels_of(gallery))
 
 
 def adapter_folder(run: Path, which: str | None = None) -> Path:
@@ -108,7 +91,7 @@ class Opened:
         return self.card.config.data
 
 
-def open_run(
+def open_adapter(
     run: Path,
     root: str | None,
     *,
@@ -179,7 +162,7 @@ def evaluate(
     Raises:
         UserError: something is missing or does not fit.
     """
-    opened = open_run(
+    opened = open_adapter(
         run, root, which=which, weights=weights, precision=precision, workers=workers, skip_broken=skip_broken
     )
     network, data, dataset, precision = opened.network, opened.data, opened.dataset, opened.precision

@@ -9,32 +9,20 @@ and each gallery item is seen in a subset of its own, drawn at random.
 The interaction mixes modalities, so features are computed anew for each subset.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from dmpt.data.manifest import Record
 from dmpt.data.subset import Subset, restrict
 from dmpt.errors import UserError
 from dmpt.retrieval.embeddings import Embeddings, join
+from dmpt.retrieval.features import Pair, Seen
 from dmpt.retrieval.metrics import MEASURES, evaluate
-from dmpt.retrieval.protocols import Labels
 
-Pair = tuple[Sequence[Record], Sequence[Record]]
 MIXED_SEED = 0
-
-
-@dataclass(frozen=True)
-class Seen:
-    """The test set, seen in one subset of modalities."""
-
-    query: Embeddings
-    gallery: Embeddings
-    query_labels: Labels
-    gallery_labels: Labels
 
 
 def case_name(missing: Subset) -> str:

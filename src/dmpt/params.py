@@ -11,8 +11,8 @@ from torch import Tensor
 from dmpt.check_settings import check
 from dmpt.config import BindConfig, Config, SemanticConfig, TextConfig
 from dmpt.model.backbone import Backbone
+from dmpt.model.modalities import MODALITY_COUNT
 from dmpt.model.network import DMPT
-from dmpt.model.prompts import MODALITY_COUNT
 from dmpt.model.text import text_file
 from dmpt.model.text_tower import architecture_of
 from dmpt.model.weights import build_vit

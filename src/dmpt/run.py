@@ -22,7 +22,7 @@ import yaml
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 
-from dmpt.adapter import CARD, TENSORS, metadata_of, reading, write_tensors
+from dmpt.adapter import CARD, TENSORS, metadata_of, reading
 from dmpt.average import Average
 from dmpt.config import Config
 from dmpt.config_values import dotted, flatten, nest
@@ -30,6 +30,7 @@ from dmpt.environment import environment
 from dmpt.errors import UserError
 from dmpt.files import write_text
 from dmpt.model.network import DMPT
+from dmpt.model.tensors import write_tensors
 from dmpt.yaml12 import load
 
 STATE, LOG, CONFIG, ENVIRONMENT = "state.safetensors", "metrics.jsonl", "config.yaml", "environment.json"
@@ -75,7 +76,7 @@ def unread(flat: Mapping[str, Any]) -> tuple[str, ...]:
     return ("text.tower", "text.weights") if ready else ()
 
 
-def settings(config: Config) -> dict[str, Any]:
+def fixed_settings(config: Config) -> dict[str, Any]:
     """The settings that a resumed run must share with the one it goes on with."""
     flat = dotted(config)
     free = {*HARMLESS, *unread(flat)}
@@ -115,7 +116,7 @@ def check_folder(out: Path, resume: bool) -> None:
         raise UserError(f"--out {out} holds something, but no run to resume; give another folder")
 
 
-def open_run(out: Path, config: Config) -> None:
+def begin(out: Path, config: Config) -> None:
     """Write what is known of the run; one that was killed before it saved anything begins again.
 
     Raises:
@@ -124,7 +125,7 @@ def open_run(out: Path, config: Config) -> None:
     if (out / STATE).exists():
         return
     if (out / CONFIG).exists():
-        _refuse_change(read_settings(out), settings(config), out)
+        _refuse_change(read_settings(out), fixed_settings(config), out)
     write_text(out / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
     write_text(out / CONFIG, yaml.safe_dump(nest(dotted(config)), sort_keys=False))
     cut_log(out, 0)
@@ -158,7 +159,7 @@ def save_state(
         for key, value in moments.items():
             tensors[f"adam.{key}.{names[id(parameter)]}"] = value
     metadata = {"progress": json.dumps(asdict(progress)), "identity": json.dumps(who)}
-    write_tensors(out / STATE, {n: t.detach().cpu().contiguous() for n, t in tensors.items()}, metadata)
+    write_tensors(out / STATE, tensors, metadata)
 
 
 def load_state(

@@ -28,11 +28,12 @@ from dmpt.data.loader import Batch
 from dmpt.data.manifest import fingerprint
 from dmpt.data.sampler import shard
 from dmpt.errors import Diverged, UserError, one_line
-from dmpt.evaluate import PRECISIONS, retrieve
+from dmpt.evaluate import retrieve
 from dmpt.losses import distillation, objective
 from dmpt.model.network import Output
 from dmpt.processes import average_gradients, gather
 from dmpt.progress import bar, console
+from dmpt.retrieval.features import PRECISIONS
 from dmpt.retrieval.metrics import Metrics
 from dmpt.schedule import learning_rate
 from dmpt.training_data import read
@@ -94,7 +95,7 @@ class Trainer:
         self.optimizer = self.accelerator.prepare(adam)
         print_of_data = fingerprint(self.data.records)
         self.who = {
-            "settings": run.settings(self.config),
+            "settings": run.fixed_settings(self.config),
             "training data": print_of_data,
             "evaluated data": None if self.data.evaluated is None else fingerprint([*chain(*self.data.evaluated)]),
             "number of identities": len(self.data.labels),
@@ -123,7 +124,7 @@ class Trainer:
         with self._alone():
             if self.main:
                 run.sweep(self.out)
-                run.open_run(self.out, self.config)
+                run.begin(self.out, self.config)
             self.accelerator.wait_for_everyone()
             going_on = (self.out / run.STATE).exists()
             if going_on:

@@ -13,7 +13,6 @@ from dmpt.data.images import find_broken
 from dmpt.data.manifest import Record, Splits
 from dmpt.data.pictures import look_at
 from dmpt.errors import UserError
-from dmpt.progress import bar
 
 
 def check(layout: str, root: str | Path, settings: DataConfig | None = None, workers: int | None = None) -> Report:
@@ -40,11 +39,7 @@ def check(layout: str, root: str | Path, settings: DataConfig | None = None, wor
     for record in (record for records in splits for record in records):
         if place.setdefault(_files(record), len(unique)) == len(unique):
             unique.append(record)
-    with bar() as display:
-        task = display.add_task("checking images", total=len(unique), note="")
-        looks = look_at(
-            unique, settings.value_range, workers or os.cpu_count() or 1, lambda done: display.advance(task, done)
-        )
+    looks = look_at(unique, settings.value_range, workers or os.cpu_count() or 1)
     placed = [
         (split, record, looks[place[_files(record)]].pictures)
         for split, records in zip(Splits._fields, splits, strict=True)
@@ -89,11 +84,7 @@ def keep_readable(
     Raises:
         UserError: a file does not decode and ``skip`` is off.
     """
-    with bar() as display:
-        task = display.add_task("checking images", total=len(records), note="")
-        broken = find_broken(
-            records, value_range, os.cpu_count() or 1, lambda done: display.update(task, completed=done)
-        )
+    broken = find_broken(records, value_range)
     if broken and not skip:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         raise UserError(f"{broken[0][1]}{more}, or leave such triplets out with --skip-broken")

@@ -1,6 +1,7 @@
 """The one function that decodes image files, and the check that every file of a data set decodes."""
 
 import io
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from dmpt.data.manifest import Record
 from dmpt.errors import UserError
+from dmpt.progress import track
 
 #: A file that claims more pixels is refused before any is decoded: a photo of 48 megapixels passes, a bomb does not.
 MAX_PIXELS = 2**26
@@ -138,19 +140,12 @@ def read_record(record: Record, value_range: tuple[float, float]) -> dict[str, T
     return {modality: whole[path][..., cuts[modality]].contiguous() for modality, path in record.paths.items()}
 
 
-def find_broken(
-    records: Sequence[Record],
-    value_range: tuple[float, float],
-    workers: int,
-    progress: Callable[[int], object] = lambda done: None,
-) -> list[tuple[int, str]]:
-    """Decode every file once, so that a broken one is found before an epoch is spent.
+def find_broken(records: Sequence[Record], value_range: tuple[float, float]) -> list[tuple[int, str]]:
+    """Decode every file once, in a thread for each core, so that a broken one is found before an epoch is spent.
 
     Args:
         records: what to decode.
         value_range: as for ``read_image``.
-        workers: decoding threads; 0 is taken as 1.
-        progress: called with the number of records done, after each.
 
     Returns:
         ``(index of the record, message)`` for each broken file, in the order of the records.
@@ -168,8 +163,7 @@ def find_broken(
         return found
 
     broken: list[tuple[int, str]] = []
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for index, messages in enumerate(pool.map(problems, records)):
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for index, messages in enumerate(track(pool.map(problems, records), "checking images", len(records))):
             broken += [(index, message) for message in messages]
-            progress(index + 1)
     return broken

@@ -1,9 +1,10 @@
 """What one look at a picture tells: its size, its content, whether it has colour, what the value range costs."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from dmpt.data.images import decode, read_record, to_uint8
 from dmpt.data.manifest import Record
 from dmpt.errors import UserError
 from dmpt.pool import spread
+from dmpt.progress import track
 
 #: Records that a process looks at before it says so, and how many are worth a second process.
 CHUNK, MANY = 32, 4000
@@ -105,12 +107,7 @@ class Look:
     unreadable: tuple[tuple[Path, str], ...]
 
 
-def look_at(
-    records: Sequence[Record],
-    value_range: tuple[float, float],
-    workers: int,
-    progress: Callable[[int], object] = lambda done: None,
-) -> list[Look]:
+def look_at(records: Sequence[Record], value_range: tuple[float, float], workers: int) -> list[Look]:
     """Decode every file once and measure it; at no time more than a few pictures per worker are in memory.
 
     Args:
@@ -118,17 +115,13 @@ def look_at(
         value_range: as for ``dmpt.data.images.read_image``.
         workers: processes at most; of few records one, since each would have to import torch first. Threads were no
             faster than one: they wait for the interpreter's lock.
-        progress: called with the number of records done since the last call.
 
     Returns:
         One for each record, in order.
     """
     chunks = [records[i : i + CHUNK] for i in range(0, len(records), CHUNK)]
-    looks: list[Look] = []
-    for found in spread(partial(_look_at, value_range), chunks, workers if len(records) >= MANY else 1):
-        looks += found
-        progress(len(found))
-    return looks
+    looks = spread(partial(_look_at, value_range), chunks, workers if len(records) >= MANY else 1)
+    return list(track(chain.from_iterable(looks), "checking images", len(records)))
 
 
 def _look_at(value_range: tuple[float, float], records: Sequence[Record]) -> list[Look]:

@@ -17,6 +17,7 @@ autograd records nothing there and stores no activations: backward ends at that 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -158,12 +159,18 @@ class Backbone(nn.Module):
                 x = self._block(block, x, self._prefix(block, own) if prefixes is None else prefixes[layer])
         return x if keep_prompts else self._drop(x, stale)
 
-    def entering(self, images: Tensor) -> Iterator[Tensor]:
-        """Tokens ``(M, B, N, D)`` on their way into each block of the plain tower."""
+    def entering(
+        self, images: Tensor, prompts: Sequence[Tensor | None] | None = None, exchanges: Exchanges = NONE
+    ) -> Iterator[Tensor]:
+        """Tokens ``(M, B, N, D)`` on their way into each block; arguments as for ``forward``."""
         x = self.embed(images)
-        for block in self.vit.blocks:
+        for layer, block in enumerate(self.vit.blocks):
             yield x
-            x = self._block(block, x)
+            own = None if prompts is None else prompts[layer]
+            if layer in exchanges:
+                x = exchanges[layer](self._block(block, x, prompts=own))
+            else:
+                x = self._block(block, x, None if own is None else self._prefix(block, own))
 
     def attention(
         self, images: Tensor, prompts: Sequence[Tensor | None] | None = None, exchanges: Exchanges = NONE
@@ -181,14 +188,8 @@ class Backbone(nn.Module):
             Tokens before the final norm ``(M, B, N + P, D)``, computed from the probabilities; and the probabilities
             ``(M, B, h, N + P, N + P)``, whose rows (queries) sum to 1. P is 0 without prompts.
         """
-        x = self.embed(images)
-        *below, last = self.vit.blocks
-        for layer, block in enumerate(below):
-            own = None if prompts is None else prompts[layer]
-            if layer in exchanges:
-                x = exchanges[layer](self._block(block, x, prompts=own))
-            else:
-                x = self._block(block, x, None if own is None else self._prefix(block, own))
+        last = self.vit.blocks[-1]
+        x = next(islice(self.entering(images, prompts, exchanges), self.depth - 1, None))  # which stops before it
         x, q, k, v = self._project(last, x, prompts=None if prompts is None else prompts[-1])
         probabilities = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(dim=-1)
         return self._finish(last, x, probabilities.to(v.dtype) @ v), probabilities

@@ -5,7 +5,6 @@ semantic prompts S, patches.
 """
 
 import math
-from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
 
@@ -13,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmpt.config import BindConfig
 from dmpt.model.attention import attend
-from dmpt.model.prompts import MODALITY_COUNT
+from dmpt.model.modalities import MODALITY_COUNT, PerModality, mean_over_present
 
 
 class LowRankLinear(nn.Module):
@@ -60,8 +60,8 @@ class ExternalInteraction(nn.Module):
 
     def __init__(self, width: int, rank: int | None = None, absent: int = 0):
         super().__init__()
-        self.to_bind = nn.ModuleList(_linear(width, width, rank) for _ in range(MODALITY_COUNT))  # W°_m
-        self.query = nn.ModuleList(_linear(width, width, rank) for _ in range(MODALITY_COUNT))  # W_m
+        self.to_bind = PerModality(_linear(width, width, rank) for _ in range(MODALITY_COUNT))  # W°_m
+        self.query = PerModality(_linear(width, width, rank) for _ in range(MODALITY_COUNT))  # W_m
         self.key = _linear(width, width, rank)  # W_b
         self.absent = nn.Parameter(torch.randn(MODALITY_COUNT, 1, absent, width) * 0.02) if absent else None
 
@@ -78,14 +78,9 @@ class ExternalInteraction(nn.Module):
                 present = torch.ones(semantic.shape[:2], dtype=torch.bool, device=semantic.device)
             semantic = torch.where(present.to(semantic.device)[..., None, None], semantic, self.absent.to(semantic))
             present = None
-        projected = torch.stack([linear(s) for linear, s in zip(self.to_bind, semantic, strict=True)])
-        if present is None:
-            bind = projected.mean(dim=0)  # Eq. 11, (B, S, D)
-        else:
-            share = present.to(projected.dtype) / present.sum(dim=0).clamp(min=1)
-            bind = (projected * share[..., None, None]).sum(dim=0)
+        bind = mean_over_present(self.to_bind(semantic), present)  # Eq. 11, (B, S, D)
         bind = self.key(bind)  # Eq. 13
-        query = torch.stack([linear(s) for linear, s in zip(self.query, semantic, strict=True)])
+        query = self.query(semantic)  # Eq. 12
         scores = query / math.sqrt(query.shape[-1]) @ bind.transpose(-1, -2)  # in this order, or 16 bits overflow
         enriched: Tensor = semantic + scores.softmax(dim=-1).to(bind.dtype) @ bind  # Eq. 14
         return enriched
@@ -149,27 +144,17 @@ class InteractionLayer(nn.Module):
     """External, then internal interaction: the layer F of Eq. 16.
 
     Args:
+        config: its ``external``, ``rank`` and ``share``.
         width: D.
         heads: of the internal attention, as in the backbone.
-        external: without it the layer is internal attention alone, a control.
-        rank: of every linear map; None = full.
-        share: one internal attention for the three modalities.
         absent: tokens to learn for an absent modality (``ExternalInteraction``).
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        external: bool = True,
-        rank: int | None = None,
-        share: bool = False,
-        absent: int = 0,
-    ):
+    def __init__(self, config: BindConfig, width: int, heads: int, absent: int = 0):
         super().__init__()
-        self.external = ExternalInteraction(width, rank, absent) if external else None
-        own = 1 if share else MODALITY_COUNT
-        self.internal = nn.ModuleList(InternalInteraction(width, heads, rank) for _ in range(own))
+        self.external = ExternalInteraction(width, config.rank, absent) if config.external else None
+        own = 1 if config.share else MODALITY_COUNT
+        self.internal = nn.ModuleList(InternalInteraction(width, heads, config.rank) for _ in range(own))
 
     def forward(self, tokens: Tensor, semantic: slice, present: Tensor | None = None, cls_only: bool = False) -> Tensor:
         """Tokens ``(3, B, N, D)`` to ``(3, B, N or 1, D)``; ``semantic`` says where S stands."""
@@ -193,34 +178,19 @@ class PromptIBind(nn.Module):
     """k interaction layers, each with its own weights (Eq. 16).
 
     Args:
-        depth: k, at least 1.
+        config: depth k of at least 1, what its layers are, and behind which layers of the tower there are more.
         width: D.
         heads: of the internal attention.
-        external: exchange through the bind prompt.
-        rank: of every linear map; None = full.
-        share: one internal attention for the three modalities.
         pooled: also give the mean semantic prompt of each modality after the last exchange.
-        between: layers of the tower behind which there is an interaction layer too.
         absent: tokens to learn for an absent modality (``ExternalInteraction``).
     """
 
-    def __init__(
-        self,
-        depth: int,
-        width: int,
-        heads: int,
-        external: bool = True,
-        rank: int | None = None,
-        share: bool = False,
-        pooled: bool = False,
-        between: Sequence[int] = (),
-        absent: int = 0,
-    ):
+    def __init__(self, config: BindConfig, width: int, heads: int, pooled: bool = False, absent: int = 0):
         super().__init__()
-        form = width, heads, external, rank, share, absent
-        self.layers = nn.ModuleList(InteractionLayer(*form) for _ in range(depth))
+        form = config, width, heads, absent
+        self.layers = nn.ModuleList(InteractionLayer(*form) for _ in range(config.depth))
         self.pooled = pooled
-        self.between = nn.ModuleDict({str(i): InteractionLayer(*form) for i in between})
+        self.between = nn.ModuleDict({str(i): InteractionLayer(*form) for i in config.layers})
 
     def forward(self, tokens: Tensor, semantic: slice, present: Tensor | None = None) -> Tensor:
         """Enhanced class tokens of the backbone's tokens ``(3, B, N, D)``.
@@ -243,7 +213,7 @@ class PromptIBind(nn.Module):
         """The same between two layers of the tower: the class token goes on enhanced, the prompts end here.
 
         Args:
-            layer: one of ``between``.
+            layer: one of the settings' ``layers``.
             tokens: that leave it, ``(3, B, N + P, D)``.
             prompts: where the P prompts stand.
             length: S, the semantic ones, which stand last.

@@ -10,7 +10,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from dmpt.model.prompts import MODALITY_COUNT
+from dmpt.model.modalities import MODALITY_COUNT, PerModality
 
 
 class LowRankUpdate(nn.Module):
@@ -69,11 +69,12 @@ class LinearProbe(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.map = nn.ModuleList(nn.Linear(width, width) for _ in range(MODALITY_COUNT))
+        self.map = PerModality(nn.Linear(width, width) for _ in range(MODALITY_COUNT))
         for linear in self.map:
             nn.init.eye_(linear.get_parameter("weight"))
             nn.init.zeros_(linear.get_parameter("bias"))
 
     def forward(self, features: Tensor) -> Tensor:
         """``(3, B, D)`` to ``(3, B, D)``."""
-        return torch.stack([linear(x) for linear, x in zip(self.map, features, strict=True)])
+        out: Tensor = self.map(features)
+        return out

@@ -83,8 +83,7 @@ class DMPT(nn.Module):
         self.bind: PromptIBind | None = None
         if bind.depth:
             absent = semantic.length if config.missing.absent == "learned" else 0
-            form = bind.external, bind.rank, bind.share, self.with_bind, bind.layers, absent
-            self.bind = PromptIBind(bind.depth, width, backbone.heads, *form)
+            self.bind = PromptIBind(bind, width, backbone.heads, self.with_bind, absent)
         self.probe = LinearProbe(width) if config.backbone.tune == "linear" else None
         needs_projection = config.text.loss != "off" or "projected" in HEADS[config.heads]
         self.projection = _projection(config, backbone) if needs_projection else None

@@ -12,10 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmpt.config import ModalityConfig
-from dmpt.data.manifest import MODALITIES
 from dmpt.errors import UserError
-
-MODALITY_COUNT = len(MODALITIES)
+from dmpt.model.modalities import MODALITY_COUNT
 
 
 class SemanticPrompts(nn.Module):

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmpt.data.manifest import MODALITIES
-from dmpt.model.prompts import MODALITY_COUNT
+from dmpt.model.modalities import MODALITY_COUNT, PerModality, mean_over_present
 
 SETS = 2**MODALITY_COUNT
 """A set of common modalities is a number below: bit m stands for modality m. 0 = none in common, the shared parts."""
@@ -45,7 +45,7 @@ class SharedPart(nn.Module):
 
     def __init__(self, width: int, modalities: Sequence[str] = MODALITIES):
         super().__init__()
-        self.project = nn.ModuleList(nn.Linear(width, width) for _ in range(MODALITY_COUNT))
+        self.project = PerModality(nn.Linear(width, width) for _ in range(MODALITY_COUNT))
         self.register_buffer("mean", torch.zeros(SETS))
         self.register_buffer("variance", torch.full((SETS,), -1.0))
         self.complete = sum(2 ** MODALITIES.index(modality) for modality in modalities)
@@ -57,11 +57,7 @@ class SharedPart(nn.Module):
             features: ``(3, B, D)``; zeros where absent.
             present: bool ``(3, B)``; None = all.
         """
-        projected = torch.stack([linear(x) for linear, x in zip(self.project, features, strict=True)])
-        if present is None:
-            return projected.mean(dim=0)
-        weight = present.to(projected) / present.sum(dim=0).clamp(min=1)
-        return (projected * weight[..., None]).sum(dim=0)
+        return mean_over_present(self.project(features), present)
 
     @torch.no_grad()
     def observe(self, features: Tensor, present: Tensor | None, shared: Tensor, labels: Tensor) -> None:

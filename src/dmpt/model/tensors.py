@@ -1,4 +1,4 @@
-"""Tensors out of a weights file, without running anything that the file says.
+"""Tensors out of a weights file, without running anything that the file says, and into one.
 
 Formats are told apart by content, never by suffix: safetensors; PyTorch's own zip or pickle; and TorchScript archives
 such as OpenAI's ``ViT-B-16.pt``, which ``torch.load(weights_only=True)`` refuses and ``torch.jit.load`` would execute.
@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from dmpt.errors import UserError
+from dmpt.files import write_atomically
 
 _DTYPES = {
     "DoubleStorage": torch.float64,
@@ -89,6 +91,23 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if all(name.startswith("module.") for name in tensors):  # saved from DistributedDataParallel
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors, info
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """A safetensors file, atomically.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(copies, temporary, metadata)
+        except SafetensorError as error:  # wraps the operating system's error
+            raise OSError(str(error)) from error
+
+    write_atomically(path, write)
 
 
 def check_same(

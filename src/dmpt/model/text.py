@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from dmpt.assets import local
 from dmpt.config import TextConfig
 from dmpt.errors import UserError
-from dmpt.files import cache_folder, write_atomically
-from dmpt.model.tensors import read_tensors, sha256
+from dmpt.files import cache_folder
+from dmpt.model.tensors import read_tensors, sha256, write_tensors
 from dmpt.model.text_tower import architecture_of, is_quick, load_text_tower, tokenizer_of, weights_of
 from dmpt.model.weights import TowerInfo
 
@@ -76,13 +75,7 @@ class TextFile:
             "sha256": self.sha256,
             "quick_gelu": json.dumps(self.quick_gelu),
         }
-        copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        content = save(copies, about)
-
-        def write(temporary: Path) -> None:
-            temporary.write_bytes(content)
-
-        write_atomically(path, write)
+        write_tensors(path, tensors, about)
 
     @classmethod
     def load(cls, path: Path) -> "TextFile":

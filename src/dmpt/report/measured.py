@@ -14,9 +14,10 @@ from dmpt.adapter import Card
 from dmpt.data.manifest import Record, fingerprint
 from dmpt.environment import environment
 from dmpt.errors import UserError
-from dmpt.evaluate import look, open_run, test_records
+from dmpt.evaluate import open_adapter, test_records
 from dmpt.model.network import DMPT
 from dmpt.progress import console
+from dmpt.retrieval.features import look
 from dmpt.retrieval.metrics import Metrics, evaluate
 from dmpt.retrieval.protocols import PROTOCOLS, Labels, labels_of
 
@@ -134,7 +135,7 @@ def measure(
         UserError: something is missing or does not fit.
     """
     name = name or run.resolve().name
-    opened = open_run(run, root, weights=weights, skip_broken=skip_broken)
+    opened = open_adapter(run, root, weights=weights, skip_broken=skip_broken)
     folder, network, card, dataset = opened.folder, opened.network, opened.card, opened.dataset
     (query, gallery), unreadable = test_records(dataset, opened.data, skip_broken)
     skipped = [*opened.incomplete, *unreadable]

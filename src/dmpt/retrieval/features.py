@@ -1,7 +1,8 @@
-"""Test features of a list of triplets."""
+"""Features and labels of the test set."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -13,6 +14,42 @@ from dmpt.data.manifest import Record
 from dmpt.model.network import DMPT, test_feature
 from dmpt.progress import track
 from dmpt.retrieval.embeddings import Embeddings, join
+from dmpt.retrieval.protocols import Labels, labels_of
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Pair = tuple[Sequence[Record], Sequence[Record]]
+"""Query and gallery; one list for both where they are one."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the network says of query and gallery, in one subset of modalities."""
+
+    query: Embeddings
+    gallery: Embeddings
+    query_labels: Labels
+    gallery_labels: Labels
+
+
+def look(network: DMPT, data: DataConfig, records: Pair, precision: str, batch_size: int = 64) -> Seen:
+    """Features and labels of both sides, one pass where they are one list.
+
+    Args:
+        network: on its device; left in evaluation mode, its prompts baked.
+        data: as for ``extract``.
+        records: query and gallery.
+        precision: a key of ``PRECISIONS``.
+        batch_size: triplets per pass.
+
+    Raises:
+        UserError: an image does not decode.
+    """
+    query, gallery = records
+    features = extract(network, gallery, data, precision=PRECISIONS[precision], batch_size=batch_size)
+    own = features
+    if query is not gallery:
+        own = extract(network, query, data, precision=PRECISIONS[precision], batch_size=batch_size)
+    return Seen(own, features, labels_of(query), labels_of(gallery))
 
 
 def extract(
@@ -38,7 +75,8 @@ def extract(
     network.eval()
     device = next(network.parameters()).device
     cast = partial(torch.autocast, device.type, precision, enabled=precision != torch.float32)
-    # Once, so in full precision; but LoRA's updates stay in float32, and only autocast lets a tower in bf16 meet them.
+    # In the tower's precision, without autocast: norms in it, where training has them in float32, so the last digits
+    # differ. LoRA's updates stay in float32, and only autocast lets a tower in bf16 meet them.
     with cast() if network.config.backbone.tune == "lora" else nullcontext():
         network.bake()
     batches = test_batches(test_set(records, data), batch_size, workers=data.workers)

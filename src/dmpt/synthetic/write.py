@@ -3,10 +3,11 @@
 import csv
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO, StringIO
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from dmpt.data import msvr310, rgbnt201
 from dmpt.errors import UserError
 from dmpt.files import write_atomically, write_text
 from dmpt.pool import spread
+from dmpt.progress import track
 from dmpt.synthetic.canvas import Bytes
 from dmpt.synthetic.world import World
 
@@ -61,7 +63,6 @@ def write_world(
     seed: int = 0,
     size: tuple[int, int] | None = None,
     workers: int | None = None,
-    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> None:
     """Write a world; the same arguments write the same bytes, whatever the number of workers.
 
@@ -75,7 +76,6 @@ def write_world(
         seed: of everything.
         size: height and width; None = 128x64 for persons, 64x128 for vehicles.
         workers: processes; None = all cores.
-        progress: called with the number of triplets done and their total.
 
     Raises:
         UserError: ``root`` is in use or cannot be written, or a number is out of range.
@@ -103,9 +103,9 @@ def write_world(
                 (fresh / folder).mkdir(parents=True)
             shoot = partial(_write_chunk, fresh, object, seed, cameras, size)
             chunks = [takes[i : i + 32] for i in range(0, len(takes), 32)]
-            done = 0
-            for count in spread(shoot, chunks, workers or os.cpu_count() or 1):
-                progress(done := done + count, len(takes))
+            drawn = chain.from_iterable(spread(shoot, chunks, workers or os.cpu_count() or 1))
+            for _ in track(drawn, f"drawing {object}s", len(takes)):
+                pass
             _write_captions(fresh, world, takes)
             write_atomically(fresh / "contact_sheet.png", partial(_save_png, contact_sheet(world)))
             fresh.rename(root)
@@ -140,7 +140,7 @@ def plan(object: Kind, train_ids: int, test_ids: int, images: int, cameras: int,
 
 def _write_chunk(
     root: Path, object: Kind, seed: int, cameras: int, size: tuple[int, int] | None, takes: list[Take]
-) -> int:
+) -> list[Take]:
     world = World(object, seed, cameras, size)
     for take in takes:
         shot = world.shoot(take.pid, take.camera, take.number, take.scene)
@@ -149,7 +149,7 @@ def _write_chunk(
         for files in take.files:
             for content, file in zip(contents, files.values(), strict=True):
                 (root / file).write_bytes(content)
-    return len(takes)
+    return takes
 
 
 def jpeg(pixels: Bytes, quality: int, draw: np.random.Generator) -> bytes:

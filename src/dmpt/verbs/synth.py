@@ -25,24 +25,20 @@ def add(parser: Parser) -> None:
 def run(arguments: Namespace) -> None:
     """Run the verb ``synth``."""
     from dmpt.errors import UserError
-    from dmpt.progress import bar
     from dmpt.synthetic.write import write_world
 
     if arguments.test_ids >= arguments.ids:
         raise UserError(f"--test-ids is {arguments.test_ids} of --ids {arguments.ids}; leave some for training")
     out = Path(arguments.out)
-    with bar() as display:
-        task = display.add_task("rendering", total=None, note="")
-        write_world(
-            out,
-            object=arguments.object,
-            train_ids=arguments.ids - arguments.test_ids,
-            test_ids=arguments.test_ids,
-            images=arguments.images,
-            cameras=arguments.cameras,
-            seed=arguments.seed,
-            size=arguments.size,
-            workers=arguments.workers,
-            progress=lambda done, total: display.update(task, completed=done, total=total),
-        )
+    write_world(
+        out,
+        object=arguments.object,
+        train_ids=arguments.ids - arguments.test_ids,
+        test_ids=arguments.test_ids,
+        images=arguments.images,
+        cameras=arguments.cameras,
+        seed=arguments.seed,
+        size=arguments.size,
+        workers=arguments.workers,
+    )
     sys.stderr.write(f"done: {out}; look at {out / 'contact_sheet.png'}\n")
