@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dmpt.demo import Scale, world
+from dmpt.demo import Scale
 from dmpt.evaluate import evaluate
+from dmpt.synthetic.cached import world
 
 SMALL = Scale(100, 60, 8)
 """200 steps."""
@@ -18,7 +19,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A world of a seed that the demo does not use."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DMPT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return world(SMALL, seed=11)
+        return world(train_ids=SMALL.train_ids, test_ids=SMALL.test_ids, seed=11)
 
 
 def score(run: Path) -> float:

@@ -20,9 +20,10 @@ from dmpt.data.datasets import load_dataset
 from dmpt.data.loader import TripletDataset, test_batches
 from dmpt.data.manifest import Dataset, Record
 from dmpt.data.transforms import TestTransform
-from dmpt.demo import QUICK, ROWS, Scale, configure, demo, world
+from dmpt.demo import QUICK, ROWS, configure, demo
 from dmpt.errors import UserError
 from dmpt.evaluate import evaluate
+from dmpt.synthetic.cached import world
 from dmpt.train import Trainer
 from runs import with_
 from small_world import MARGIN, SMALL, root, score
@@ -62,10 +63,10 @@ def test_rows_differ_in_what_their_names_say(root: Path) -> None:
 
 def test_a_world_is_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DMPT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(demo_module, "IMAGES", 2)
-    first = world(Scale(2, 2, 1))
-    monkeypatch.setattr(demo_module, "write_world", None)
-    assert world(Scale(2, 2, 1)) == first
+    monkeypatch.setattr("dmpt.synthetic.cached.IMAGES", 2)
+    first = world(train_ids=2, test_ids=2)
+    monkeypatch.setattr("dmpt.synthetic.cached.write_world", None)
+    assert world(train_ids=2, test_ids=2) == first
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.name]
 
 
@@ -74,10 +75,10 @@ def test_an_interrupted_rendering_leaves_nothing(tmp_path: Path, monkeypatch: py
         raise KeyboardInterrupt
 
     monkeypatch.setenv("DMPT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(demo_module, "IMAGES", 2)
+    monkeypatch.setattr("dmpt.synthetic.cached.IMAGES", 2)
     monkeypatch.setattr("dmpt.synthetic.write._write_captions", stop)  # which comes last
     with pytest.raises(KeyboardInterrupt):
-        world(Scale(2, 2, 1))
+        world(train_ids=2, test_ids=2)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -93,7 +94,7 @@ def test_a_read_only_cache_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DMPT_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="set DMPT_CACHE to another folder"):
-        world(Scale(2, 2, 1))
+        world(train_ids=2, test_ids=2)
 
 
 @pytest.mark.long

@@ -937,7 +937,7 @@ def test_rows_of_a_shipped_study(name: str) -> None:
 
 def test_vehicles_are_drawn_for_the_aspect_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DMPT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("dmpt.demo.IMAGES", 4)
+    monkeypatch.setattr("dmpt.synthetic.cached.IMAGES", 4)
     found = find_data("vehicles")
     assert found.world is not None
     drawn = replace(found, world=found.world | {"train_ids": 3, "test_ids": 2})

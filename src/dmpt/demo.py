@@ -4,8 +4,6 @@ A small synthetic world, a tiny CLIP that comes with the package, and three rows
 features, semantic prompts alone, full DMPT. Then a page that shows what came of it.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,11 +11,10 @@ from dmpt.config import BindConfig, Config, ModalityConfig, SemanticConfig
 from dmpt.config_values import from_dict
 from dmpt.errors import UserError
 from dmpt.evaluate import evaluate, save
-from dmpt.files import cache_folder
 from dmpt.progress import console
 from dmpt.report.demo import Row, demo_page
 from dmpt.shipped import folder
-from dmpt.synthetic.write import Kind, write_world
+from dmpt.synthetic.cached import CAMERAS, world
 from dmpt.train import Trainer
 from dmpt.verbs.parser import print_table
 from dmpt.yaml12 import load
@@ -57,7 +54,6 @@ class Scale:
 
 
 FULL, QUICK = Scale(150, 100, 10), Scale(48, 40, 4)
-IMAGES, CAMERAS, WORLD_SEED = 8, 4, 0
 
 
 def configure(root: Path, row: str, epochs: int, seed: int = 0) -> Config:
@@ -85,41 +81,6 @@ def configure(root: Path, row: str, epochs: int, seed: int = 0) -> Config:
     return replace(alone, semantic=SemanticConfig(length=0), train=replace(full.train, epochs=0))
 
 
-def world(scale: Scale, seed: int = WORLD_SEED, object: Kind = "person") -> Path:
-    """The folder of a world, rendered once and kept in the cache.
-
-    Args:
-        scale: its size.
-        seed: of the world.
-        object: persons or vehicles.
-
-    Raises:
-        UserError: the cache cannot be written.
-    """
-    sources = sorted((Path(__file__).parent / "synthetic").glob("*.py"))
-    drawn_by = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    key = hashlib.sha256(
-        json.dumps([object, scale.train_ids, scale.test_ids, IMAGES, CAMERAS, seed, drawn_by]).encode()
-    ).hexdigest()[:16]
-    folder = cache_folder() / f"world-{key}"
-    if folder.is_dir():
-        return folder
-    try:
-        write_world(
-            folder,
-            object=object,
-            train_ids=scale.train_ids,
-            test_ids=scale.test_ids,
-            images=IMAGES,
-            cameras=CAMERAS,
-            seed=seed,
-        )
-    except UserError as error:
-        if not folder.is_dir():  # else another process was faster
-            raise UserError(f"{error}, or set DMPT_CACHE to another folder") from error
-    return folder
-
-
 def demo(out: Path, quick: bool = False, seed: int = 0) -> None:
     """Render a world, train on it, compare, and write ``report.html``.
 
@@ -134,7 +95,7 @@ def demo(out: Path, quick: bool = False, seed: int = 0) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is in use; remove it or give another --out")
     scale = QUICK if quick else FULL
-    root = world(scale)
+    root = world(train_ids=scale.train_ids, test_ids=scale.test_ids)
     console.print(
         f"{scale.train_ids} drawn persons to learn from, {scale.test_ids} others to find, {CAMERAS} cameras; "
         f"pictures in {root}"

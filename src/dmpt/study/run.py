@@ -110,11 +110,9 @@ def _run(plan: Plan, tasks: Sequence[Task], jobs: int, what: str, launch: board.
 def _with_data(data: Data, base: Config) -> Config:
     """The base with its data set in place: rendered where it is a world, else given."""
     if data.world is not None and base.data.root is None:
-        from dmpt.demo import Scale, world
+        from dmpt.synthetic.cached import world
 
-        drawn = dict(data.world)
-        scale = Scale(drawn.pop("train_ids"), drawn.pop("test_ids"), 0)
-        base = replace(base, data=replace(base.data, root=str(world(scale, **drawn))))
+        base = replace(base, data=replace(base.data, root=str(world(**data.world))))
     lacking = {"data.root": base.data.root is None, "backbone.weights": base.backbone.weights == "hub"}
     for setting in data.asks:
         if lacking.get(setting):
