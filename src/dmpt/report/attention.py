@@ -19,6 +19,8 @@ from dmpt.report.pictures import SPECTRA, Pixels, labelled, listed, lying, stack
 
 HEAT = np.array([[40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [252, 255, 164]], float)
 """From little to much attention; the lightness grows evenly, so that it reads without colours too."""
+EXAMPLES = 4
+"""Test triplets that are shown."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,9 @@ def examples(run: Measured, count: int) -> list[Record]:
     return [first[pids[place]] for place in places]
 
 
-def attention_section(run: Measured, count: int = 4) -> Markup:
+def attention_section(run: Measured) -> Markup:
     """Overlays of some test triplets, and the class token's shares as a table."""
-    records, data = examples(run, count), run.card.config.data
+    records, data = examples(run, EXAMPLES), run.card.config.data
     seen = gaze(run.network, records, run.card.config)
     ratios = {kind: values / values.mean(axis=(-2, -1), keepdims=True) for kind, values in seen.maps.items()}
     # Single patches may attract nearly all attention; one scale for all maps that lets the rest be seen.

@@ -35,7 +35,6 @@ def demo_page(
     rows: Sequence[Row],
     next_commands: Sequence[str],
     intro: str,
-    root: str | None = None,
 ) -> None:
     """Write the demo's page: the parts of a report over all its runs.
 
@@ -46,14 +45,13 @@ def demo_page(
         rows: of the table; the last is set in bold.
         next_commands: what to type for own data, one command each; lines that begin with ``#`` are said above them.
         intro: one or two sentences on what this is.
-        root: of the data; None = where training found it.
 
     Raises:
         UserError: there is no run, a run is not finished, the runs' test data differ, or the file cannot be written.
     """
     if not runs:
         raise UserError("a demo page needs a run; train first")
-    measured = [measure(folder, root, name=name) for name, folder in runs.items()]
+    measured = [measure(folder, name=name) for name, folder in runs.items()]
     check_same_data(measured)
     before, after = measured[0], measured[-1]
     results = table(

@@ -107,9 +107,9 @@ def modality_section(run: Measured) -> Section:
     return Section("spectra", "What each spectrum contributes", what, modality_table(modality_mAP(run)))
 
 
-def list_section(run: Measured, count: int = LISTS) -> Section:
+def list_section(run: Measured) -> Section:
     """Best and worst lists."""
-    best, worst = (ranked.chosen(run, which, count) for which in ("best", "worst"))
+    best, worst = (ranked.chosen(run, which, LISTS) for which in ("best", "worst"))
     body = ranked.columns(run, ranked.lists(run, best, "Best"), ranked.lists(run, worst, "Worst"))
     return Section(
         "lists",
