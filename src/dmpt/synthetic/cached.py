@@ -32,13 +32,7 @@ def world(*, train_ids: int, test_ids: int, seed: int = 0, object: Kind = "perso
         return folder
     try:
         write_world(
-            folder,
-            object=object,
-            train_ids=train_ids,
-            test_ids=test_ids,
-            images=IMAGES,
-            cameras=CAMERAS,
-            seed=seed,
+            folder, object=object, train_ids=train_ids, test_ids=test_ids, images=IMAGES, cameras=CAMERAS, seed=seed
         )
     except UserError as error:
         if not folder.is_dir():  # else another process was faster
