@@ -1,7 +1,8 @@
 """What a data set is once its files have been listed: records, and the splits they form."""
 
+import difflib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,6 +15,18 @@ ALSO = {
     **dict.fromkeys(("near-infrared", "near_infrared", "ni"), "nir"),
     **dict.fromkeys(("thermal", "infrared", "ti", "th", "lwir"), "tir"),
 }
+
+
+def meant(name: str, known: Sequence[str], also: Mapping[str, str]) -> str | None:
+    """The known name that a user may have meant by another; None where there is no guess.
+
+    Args:
+        name: what the user wrote.
+        known: the right names, in lower case.
+        also: what others call them.
+    """
+    near = difflib.get_close_matches(name.lower(), known, 1)
+    return near[0] if near else also.get(name.lower())
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Own data as a table: a CSV or Parquet file with a row per triplet."""
 
 import csv
-import difflib
 import io
 import math
 import os
@@ -10,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dmpt.data.manifest import ALSO, MODALITIES, Dataset, Record, Records, Splits
+from dmpt.data.manifest import ALSO, MODALITIES, Dataset, Record, Records, Splits, meant
 from dmpt.errors import UserError
 from dmpt.files import write_atomically, write_text
 
@@ -205,7 +204,7 @@ def _check_header(path: Path, header: list[str]) -> None:
         if header.count(name) > 1:
             raise UserError(f"{path}: the column {name!r} is there twice; rename or remove one")
         if name not in COLUMNS:
-            near = [*difflib.get_close_matches(name.lower(), COLUMNS, 1), COLUMNS_ALSO.get(name.lower())][0]
+            near = meant(name, COLUMNS, COLUMNS_ALSO)
             hint = f"did you mean {near}?" if near else f"rename it to one of {', '.join(COLUMNS)}, or remove it"
             raise UserError(f"{path}: the column {name!r} is unknown; {hint}")
     missing = [name for name in ("pid", "camera") if name not in header]

@@ -1,11 +1,11 @@
 """Own data as a folder: a subfolder per modality, identity and camera in the file names."""
 
-import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from dmpt.data.listing import Grammar, contents, filled, pair, subfolders
-from dmpt.data.manifest import ALSO, MODALITIES, Record, Records, Splits
+from dmpt.data.manifest import ALSO, MODALITIES, Record, Records, Splits, meant
 from dmpt.errors import UserError
 
 _NAME = Grammar(
@@ -25,45 +25,54 @@ def read_folder(root: Path, problems: list[str]) -> Splits:
         problems: gets a line for each image that is misnamed or there twice.
 
     Raises:
-        UserError: neither modalities nor splits are there, or both, or a modality is there twice.
+        UserError: neither modalities nor splits are there, or both, or one of them twice or by another name.
     """
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; set data.root to the folder that holds {', '.join(MODALITIES)}")
-    spelled = {folder.name.lower(): folder for folder in subfolders(root)}
-    there = spelled.keys()
+    there = _spelled(root, ("train", "test", "query", "gallery"))
     if own := _modalities(root):
-        if beside := sorted(there & {"train", "test", "query", "gallery"}):
-            raise UserError(f"{root} holds {next(iter(own))} beside {beside[0]}; move all images into splits, or none")
+        if there:
+            raise UserError(f"{root} holds {next(iter(own))} beside {min(there)}; move all images into splits, or none")
         return Splits(unsplit=_read_split(root, problems))
-    has_test, has_both = "test" in there, {"query", "gallery"} <= there
+    has_test, has_both = "test" in there, {"query", "gallery"} <= there.keys()
     if has_test == has_both:
         what = "test as well as query and gallery" if has_test else f"neither of {', '.join(MODALITIES)}, nor test"
         raise UserError(
             f"{root} holds {what} ({contents(root)}); set data.root to a folder with rgb, nir, tir, or with train and "
             "test (or query and gallery) that hold them"
         )
-    train = _read_split(spelled["train"], problems) if "train" in there else ()
+    train = _read_split(root / there["train"], problems) if "train" in there else ()
     if has_test:
-        test = _read_split(spelled["test"], problems)
+        test = _read_split(root / there["test"], problems)
         return Splits(train, test, test)
-    return Splits(train, _read_split(spelled["query"], problems), _read_split(spelled["gallery"], problems))
+    return Splits(train, _read_split(root / there["query"], problems), _read_split(root / there["gallery"], problems))
+
+
+def _spelled(folder: Path, wanted: Sequence[str]) -> dict[str, str]:
+    """Those of the wanted folders that are there, as they are spelled.
+
+    Raises:
+        UserError: one is there twice.
+    """
+    names = [path.name for path in subfolders(folder)]
+    spelled = {one: [name for name in names if name.lower() == one] for one in wanted}
+    for twice in spelled.values():
+        if len(twice) > 1:
+            raise UserError(f"{folder} holds {' and '.join(twice)}; move the images into one of them")
+    return {one: found[0] for one, found in spelled.items() if found}
 
 
 def _modalities(folder: Path) -> dict[str, str]:
-    """The folders that are there, as they are spelled.
+    """The modalities' folders, as they are spelled.
 
     Raises:
         UserError: one is there twice, or by another name: it would be a modality that is silently missing.
     """
-    names = sorted(path.name for path in subfolders(folder))
-    for name in {name.lower(): name for name in names if name.lower() not in MODALITIES}.values():
-        if meant := [*difflib.get_close_matches(name.lower(), MODALITIES, 1), ALSO.get(name.lower())][0]:
-            raise UserError(f"{folder} holds a folder {name}; rename it to {meant}, or to something else if it is none")
-    spelled = {modality: [name for name in names if name.lower() == modality] for modality in MODALITIES}
-    for twice in spelled.values():
-        if len(twice) > 1:
-            raise UserError(f"{folder} holds {' and '.join(twice)}; move the images into one of them")
-    return {modality: found[0] for modality, found in spelled.items() if found}
+    for name in (path.name for path in subfolders(folder)):
+        right = meant(name, MODALITIES, ALSO)
+        if right is not None and name.lower() != right:
+            raise UserError(f"{folder} holds a folder {name}; rename it to {right}, or to something else if it is none")
+    return _spelled(folder, MODALITIES)
 
 
 def _read_split(folder: Path, problems: list[str]) -> Records:
