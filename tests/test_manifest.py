@@ -282,6 +282,10 @@ def test_names_of_folders_may_differ_in_case_but_not_otherwise(tmp_path: Path) -
     before = load_dataset("folder", tmp_path)
     (tmp_path / "test").rename(tmp_path / "Test")
     assert [record.pid for record in load_dataset("folder", tmp_path).gallery] == [r.pid for r in before.gallery]
+    (tmp_path / "test").mkdir(exist_ok=True)
+    if len(list(tmp_path.glob("[tT]est"))) == 2:  # not where the file system knows no case
+        assert "holds Test and test; move the images into one" in error_of("folder", tmp_path)
+        (tmp_path / "test").rmdir()
     (tmp_path / "train" / "masks").mkdir()
     assert load_dataset("folder", tmp_path).train == before.train
     (tmp_path / "train" / "tir").rename(tmp_path / "train" / "Thermal")
@@ -432,8 +436,11 @@ def test_rows_that_are_wrong_can_be_skipped(tmp_path: Path) -> None:
     assert [line.partition(", ")[2].partition(":")[0] for line in trainer.data.skipped] == ["row 2, column nir"]
 
 
-def test_training_says_beforehand_what_will_be_missing(root: Path) -> None:
-    rows = ["rgb/1.jpg,nir/1.jpg,5,1,train", "rgb/2.jpg,,6,1,train", "rgb/3.jpg,,7,1,test", "rgb/x1.jpg,,7,1,test"]
+@pytest.mark.parametrize(
+    ("first", "second", "lacking"), [("rgb/1.jpg,nir/1.jpg", "rgb/2.jpg,", 1), ("rgb/1.jpg,", ",nir/1.jpg", 2)]
+)
+def test_training_says_beforehand_what_will_be_missing(root: Path, first: str, second: str, lacking: int) -> None:
+    rows = [f"{first},5,1,train", f"{second},6,1,train", "rgb/3.jpg,,7,1,test", "rgb/x1.jpg,,7,1,test"]
     for name in ("nir/1.jpg", *(f"rgb/{name}.jpg" for name in ("1", "2", "3", "x1"))):
         Image.new("L", (8, 16)).save(root / name)
     path = table(root, *rows, header="rgb,nir,pid,camera,split")
@@ -441,7 +448,7 @@ def test_training_says_beforehand_what_will_be_missing(root: Path) -> None:
         data=DataConfig(layout="manifest", root=str(path)), heads="modality", train=TrainConfig(ids=2, instances=2)
     )
     assert read(config, False).lines("val")[1:] == [
-        "triplets that lack a modality: 1",
+        f"triplets that lack a modality: {lacking}",
         "dmpt evaluate will find nothing: under protocol same_camera no test query has a match (dmpt check lists them)",
     ]
 

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _drop_output()
         where = f" {error.filename}:" if error.filename else ""
         what = f"{where} {error.strerror or error}; check that it is there, and its rights"
-        sys.stderr.write(f"{who}: error:{what}\n")
+        sys.stderr.write(f"{who}: error:{one_line(what)}\n")
         raise SystemExit(2) from None
 
 

@@ -133,8 +133,9 @@ def begin(out: Path, config: Config) -> None:
 
 def sweep(out: Path) -> None:
     """Remove what a kill left of files that were being written; nobody else may be writing there."""
-    for name in (STATE, LOG, CONFIG, ENVIRONMENT, TENSORS, CARD):
-        for path in out.rglob(f".{name}.*"):
+    temporary = tuple(f".{name}." for name in (STATE, LOG, CONFIG, ENVIRONMENT, TENSORS, CARD))
+    for path in out.rglob(".*"):
+        if path.name.startswith(temporary):
             with suppress(OSError):
                 path.unlink()
 

@@ -10,7 +10,7 @@ from dmpt.data.loader import Batch, TripletDataset, train_batches
 from dmpt.data.manifest import Dataset, Record, pid_to_label
 from dmpt.data.sampler import PKSampler, shard
 from dmpt.data.split import hold_out
-from dmpt.data.subset import restrict
+from dmpt.data.subset import incomplete, restrict
 from dmpt.data.transforms import TrainTransform
 from dmpt.errors import UserError
 from dmpt.evaluate import test_records
@@ -49,9 +49,8 @@ class TrainingData:
             select: what ``evaluated`` is.
         """
         lines = [f"{self.dataset.name}: {len(self.records)} triplets of {len(self.labels)} identities"]
-        most = max(len(record.paths) for record in self.records)
-        if lacking := sum(len(record.paths) < most for record in self.records):
-            lines.append(f"triplets that lack a modality: {lacking}")
+        if lacking := incomplete(self.records):
+            lines.append(f"triplets that lack a modality: {len(lacking)}")
         if self.skipped:
             lines.append(f"skipped {len(self.skipped)} missing or broken files (any split): {'; '.join(self.skipped)}")
         if self.evaluated is not None:

@@ -7,6 +7,7 @@ from dmpt.data.datasets import DATASETS, shared_pids
 from dmpt.data.findings import Finding
 from dmpt.data.manifest import MODALITIES, Dataset, Record, Splits
 from dmpt.data.split import view_of
+from dmpt.data.subset import incomplete
 from dmpt.errors import UserError
 from dmpt.retrieval.metrics import has_match
 from dmpt.retrieval.protocols import labels_of
@@ -75,10 +76,9 @@ def check_labels(dataset: Dataset) -> Iterator[Finding]:
 def _incomplete(dataset: Dataset) -> Iterator[Finding]:
     """Once per data set: some may be meant to be so, and names that do not pair look the same."""
     records = list({record.file: record for record in chain(dataset.train, dataset.query, dataset.gallery)}.values())
-    used = [modality for modality in MODALITIES if any(modality in record.paths for record in records)]
-    lacking = [record for record in records if len(record.paths) < len(used)]
-    if lacking:
-        absent = " and ".join(modality for modality in used if modality not in lacking[0].paths)
+    if lacking := incomplete(records):
+        used = {modality for record in records for modality in record.paths}
+        absent = " and ".join(m for m in MODALITIES if m in used and m not in lacking[0].paths)
         yield Finding(
             "incomplete",
             f"{len(lacking)} of {len(records)} triplets lack a modality, the first is {lacking[0].file} (no {absent}); "

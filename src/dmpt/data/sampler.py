@@ -20,9 +20,8 @@ class PKSampler:
     Each identity's triplets are shuffled and cut into groups of K; a shorter remainder sits the epoch out. An identity
     with fewer than K triplets gives one group: all of them, filled up with random ones of them, each time augmented
     anew. Then P identities at a time are drawn among those that still have groups, until fewer than P have; left-over
-    groups sit the epoch out.
-    Which identities run out first is chance, so the *number of batches differs from epoch to epoch*: ask
-    ``len(sampler.epoch(e))``, which takes milliseconds.
+    groups sit the epoch out. Which identities run out first is chance, so the *number of batches differs from epoch to
+    epoch*: ask ``len(sampler.epoch(e))``, which takes milliseconds.
 
     Args:
         labels: identity of each triplet.

@@ -24,6 +24,12 @@ def restrict(records: Sequence[Record], modalities: Subset) -> Sequence[Record]:
     return [replace(record, paths=paths) for record, paths in zip(records, cut, strict=True) if paths]
 
 
+def incomplete(records: Sequence[Record]) -> list[Record]:
+    """Those that lack a modality which another of them has."""
+    used = {modality for record in records for modality in record.paths}
+    return [record for record in records if len(record.paths) < len(used)]
+
+
 def drop(record: Record, probability: float, seed: int, epoch: int, index: int) -> Record:
     """Modality dropout: leave each modality out with some probability, but never the last one.
 
