@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,15 @@ class Stoppable(TestTransform):
             values.fill_(float(signal.getsignal(signal.SIGINT) is not signal.SIG_IGN))
 
 
+@pytest.fixture
+def stoppable_here() -> Iterator[None]:
+    """Ctrl-C ends this process, even where the suite was started in the background, which inherits that it does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("stoppable_here")
 def test_ctrl_c_is_for_the_main_process_however_workers_are_started(toy: Dataset) -> None:
     dataset = TripletDataset(toy.query, Stoppable(SIZE, (0.5,) * 3, (0.5,) * 3), FULL)
     assert not any(batch.images.any() for batch in test_batches(dataset, 5, workers=1))
