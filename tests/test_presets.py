@@ -13,13 +13,15 @@ from dmpt.config_values import flatten
 from dmpt.params import count_parameters
 from dmpt.run import LOG
 from dmpt.shipped import folder
-from dmpt.study.definition import find
+from dmpt.study.data import find_data
+from dmpt.study.definition import find, studies
 from dmpt.study.reading import shipped_settings
+from dmpt.study.results import read_all
 from dmpt.study.rows import config_of
 from runs import fit, settings, toy, with_
 
 PRESETS = ("dmpt+", "dmpt-fast")
-BASES = sorted({path.stem for path in folder().glob("*.yaml")} - set(PRESETS))
+BASES = sorted({path.stem for path in folder().glob("*.yaml")} - {*PRESETS, "own"})
 
 
 def changes(preset: str) -> dict[str, Any]:
@@ -87,6 +89,12 @@ def test_dmpt_plus_learns_by_two_terms(tmp_path: Path) -> None:
     assert trainer.network.prompts.modality is None
 
 
+def test_own_cameras_are_trained_as_dmpt_plus() -> None:
+    """What is better is the default where nothing of the paper's is to be reproduced."""
+    own = shipped_settings(folder() / "own.yaml", "own")
+    assert own | changes("dmpt+") == own
+
+
 @pytest.mark.parametrize("depth", [2, 3, 5])
 def test_dmpt_fast_begins_in_the_middle_of_any_tower(depth: int, tmp_path: Path) -> None:
     tower = with_(settings(tmp_path), backbone={"overrides": {"embed_dim": 48, "depth": depth, "num_heads": 3}})
@@ -94,6 +102,19 @@ def test_dmpt_fast_begins_in_the_middle_of_any_tower(depth: int, tmp_path: Path)
     by_hand = config_of(plain | changes("dmpt+") | {"semantic.first_layer": depth // 2})
     fast = config_of(plain | changes("dmpt-fast"))
     assert count_parameters(fast, 4) == count_parameters(by_hand, 4)
+
+
+def test_the_finalists_are_tested_with_seeds_and_persons_that_chose_nothing() -> None:
+    study = find("finalists")
+    assert study.split == "test"
+    seeds = set(range(study.base["train.seed"], study.base["train.seed"] + study.seeds))
+    results = folder("studies") / "results"
+    kept = [result for name in studies() if name != "finalists" for result in read_all(results / name)]
+    assert not seeds & {result.seed for result in kept}
+    fresh, *others = (find_data(name).world for name in ("synthetic_fresh", "synthetic", "vehicles"))
+    assert fresh is not None
+    assert fresh["seed"] not in [world and world["seed"] for world in others]
+    assert find_data(study.data[0]).world == fresh
 
 
 def test_the_finalists_are_the_presets() -> None:

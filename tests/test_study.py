@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from dmpt.data.datasets import load_dataset
 from dmpt.errors import Diverged, UserError
 from dmpt.paper import cells
 from dmpt.paper import settings as paper_settings
-from dmpt.params import equal_lora_rank
+from dmpt.params import count_parameters
 from dmpt.progress import console
 from dmpt.run import STATE
 from dmpt.shipped import folder
@@ -222,6 +223,26 @@ def test_what_another_study_has_run_is_taken_over(finished: Place, tmp_path: Pat
     assert other.launch.names == []
 
 
+def test_a_study_of_time_runs_all_itself_and_maps_it(finished: Place, tmp_path: Path) -> None:
+    """What another study ran shared the machine otherwise, or not at all."""
+    place = copy_of(finished, tmp_path / "c")
+    assert finished.base.data.root is not None
+    other = Place(tmp_path / "other", Path(finished.base.data.root), timed=True)
+    other.results = place.results.parent / "time"
+    assert dry_run(other.plan())[-1].startswith("4 runs")
+    other.run(rows=["none"])
+    picture = (other.results / "toy-time.svg").read_text()
+    (said,) = re.findall(r"<title>(none: mAP [^<]*)</title>", picture)
+    (line, *_) = lines(other.results)
+    shown = min(float(line["seconds_per_step"]) for line in lines(other.results))
+    assert said == f"none: mAP {float(line['mAP_mean']):.1f}, {shown:.3f} s"
+    assert other.launch.names == ["none/seed-0", "none/seed-1"]
+    assert "![toy, mAP against time](toy-time.svg)" in (other.results / "table.md").read_text()
+    other.run()
+    assert re.findall(r'class="number"[^>]*>(\d+)<', (other.results / "toy-time.svg").read_text()) == ["1", "2"]
+    assert not (finished.results / "toy-time.svg").exists()
+
+
 @pytest.mark.parametrize("changed", ["data_fingerprint", "backbone_sha256", "kind", "data"])
 def test_a_run_on_other_data_weights_or_splits_is_no_twin(
     finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
@@ -373,6 +394,34 @@ def test_the_paper_s_cells_are_the_rows_beside_which_they_stand() -> None:
         cell = cells()[row.paper or ""]
         plain = flatten(asdict(paper_settings(replace(cell, change={}))))
         assert config_of(plain | row.change) == paper_settings(cell), (name, row.name)
+
+
+@pytest.mark.parametrize(
+    ("row", "on", "expected"),
+    [
+        ("DMPT", "rgbnt201_vit", 70.9),
+        ("DMPT", "rgbnt201", 78.5),
+        ("DMPT", "market1501_mm", 82.7),
+        ("DMPT", "rgbnt100_vit", 80.6),
+        ("DMPT", "msvr310", 36.6),
+        ("DMPT", "wmveid863", 70.9),  # the paper does not have it
+        ("Baseline 2", "market1501_mm_vit", 66.8),
+        ("Baseline 2", "rgbnt201", None),  # printed with the other backbone alone
+        ("LoRA, rank 8", "rgbnt201", None),
+    ],
+)
+def test_what_the_paper_prints_is_that_of_the_data_at_hand(
+    finished: Place, tmp_path: Path, row: str, on: str, expected: float | None
+) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    own = find("comparison")
+    (kept,) = (each for each in own.rows if each.name == row)
+    (place.results / "toy/one-layer").rename(place.results / f"toy/{kept.slug}")
+    (place.results / "toy").rename(place.results / on)
+    rows = (replace(kept, change={}, lr=()),)
+    write(replace(own, rows=rows, reference=(row,), pairs=()), place.results)
+    assert {line["mAP_in_paper"] for line in lines(place.results)} == {str(expected or "")}
+    assert ("mAP in the paper" in (place.results / "table.md").read_text()) is (expected is not None)
 
 
 def test_a_grid_that_was_changed_is_not_the_one_that_is_told(finished: Place, tmp_path: Path) -> None:
@@ -555,7 +604,9 @@ def fingerprint_of(place: Place) -> str:
     return str(read_all(place.results)[0].numbers["study"]["data_fingerprint"])
 
 
-def test_a_learning_rate_is_chosen_on_validation_identities(data: Path, tmp_path: Path) -> None:
+def test_a_learning_rate_is_chosen_on_validation_identities(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [{"name": "tuned", "lr": [1e-4, 1e-3, 1e-2]}, {"name": "one layer", "change": {"data.flip": 0.0}}]
     place = Place(tmp_path, data, rows=rows, choice={"seed": 7, "change": {"train.epochs": 1}})
     place.run(seeds=1)
@@ -564,6 +615,8 @@ def test_a_learning_rate_is_chosen_on_validation_identities(data: Path, tmp_path
         "tuned/seed-0",
         "one-layer/seed-0",
     ]
+    told = re.findall(r"^(\d of \d): toy, ([^,]*)", capsys.readouterr().err, flags=re.MULTILINE)
+    assert told == [*((f"{n} of 5", "tuned") for n in (1, 2, 3, 4)), ("5 of 5", "one layer")]  # choices and tests
     tried, tested = place.launch.tasks[:3], place.launch.tasks[3]
     assert all((t.config.train.select, t.config.train.seed, t.config.train.epochs) == ("val", 7, 1) for t in tried)
     results = [result for result in read_all(place.results) if result.chooses]
@@ -977,13 +1030,27 @@ def test_a_row_can_be_a_file_of_settings(tmp_path: Path) -> None:
     assert found.change == tiny | {"train.epochs": 3}
 
 
-def test_lora_of_equal_count_has_the_rank_that_comes_next() -> None:
-    row = next(row for row in find("comparison").rows if row.name == "LoRA of equal count")
-    ids = {"synthetic": 150, "market_mm": 180, "rgbnt201": 171}
-    for on, count in ids.items():
-        config = config_of(find_data(on).settings | {"heads": "concat+modality"})
-        rank = (row.change | row.on.get(on, {}))["backbone.lora_rank"]
-        assert rank == equal_lora_rank(config, count), on
+@pytest.mark.parametrize(
+    ("on", "ids", "expected"),
+    [
+        ("synthetic", 150, 171),
+        ("synthetic_fresh", 150, 171),
+        ("market_mm", 180, 356),
+        ("vehicles_dinov2", 150, 356),
+        ("rgbnt201", 171, 457),
+        ("rgbnt201_vit", 171, None),
+    ],
+)
+def test_lora_of_equal_count_has_the_rank_that_comes_next_on_any_data(on: str, ids: int, expected: int | None) -> None:
+    comparison = find("comparison")
+    (row,) = (row for row in comparison.rows if row.name == "LoRA of equal count")
+    base = find_data(on).settings | {"heads": "concat+modality"}
+    config = settings_of(comparison, row, on, base)
+    assert expected in (config.backbone.lora_rank, None)
+    wanted = count_parameters(config_of(base), ids)["trained"]
+    ranks = [replace(config.backbone, lora_rank=config.backbone.lora_rank + off) for off in (-1, 0, 1)]
+    fewer, own, more = (count_parameters(replace(config, backbone=each), ids)["trained"] for each in ranks)
+    assert abs(own - wanted) <= min(wanted - fewer, more - wanted)
 
 
 def test_rows_without_text_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1051,6 +1118,7 @@ def test_any_settings_file_is_data(tmp_path: Path) -> None:
         ({"seeds": "abc"}, "seeds is 'abc'; give a whole number from 1 to 1000"),
         ({"seeds": 0}, "seeds is 0; give"),
         ({"missing": "no"}, "missing is 'no'; write true or false"),
+        ({"timed": 1}, "timed is 1; write true or false"),
         ({"choice": {"seed": "x"}}, "choice: seed is 'x'; give a whole number"),
         ({"reference": "b"}, "reference 'b' is no row; rows are none, one layer"),
         (

@@ -53,6 +53,20 @@ def find(name: str) -> Cell:
     raise UserError(f"the paper has no cell {name!r}; {hint}")
 
 
+def cell_on(name: str, config: str) -> Cell | None:
+    """The cell that changes another settings file as the named one does its own.
+
+    Args:
+        name: of a cell.
+        config: a bare name of ``configs/``, or of other data.
+
+    Returns:
+        None where the paper prints none; the named cell for data that the paper does not have.
+    """
+    own = [cell for cell in cells().values() if cell.config == config]
+    return next((cell for cell in own if cell.change == cells()[name].change), None) if own else cells()[name]
+
+
 def settings(cell: Cell) -> Config:
     """The cell's settings in full.
 

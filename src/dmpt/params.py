@@ -99,18 +99,20 @@ def lora_instead(config: Config, rank: int) -> Config:
     )
 
 
-def equal_lora_rank(config: Config, ids: int) -> int:
-    """The rank at which ``lora_instead`` trains as many parameters as the settings do, or nearly.
+def equal_lora_rank(config: Config, ids: int, instead: Config | None = None) -> int:
+    """The rank at which LoRA trains as many parameters as the settings do, or nearly.
 
     Args:
         config: settings to be matched.
         ids: number of training identities.
+        instead: settings tuned by LoRA, of any rank; None = ``lora_instead``.
 
     Raises:
         UserError: settings contradict each other.
     """
-    settings = config, lora_instead(config, 1), lora_instead(config, 2)
-    wanted, one, two = (int(count_parameters(each, ids)["trained"]) for each in settings)
+    lora = instead or lora_instead(config, 1)
+    ranks = (replace(lora, backbone=replace(lora.backbone, lora_rank=rank)) for rank in (1, 2))
+    wanted, one, two = (int(count_parameters(each, ids)["trained"]) for each in (config, *ranks))
     return max(1, 1 + round((wanted - one) / (two - one)))
 
 

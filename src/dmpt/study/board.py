@@ -82,7 +82,9 @@ def gpus() -> list[str]:
     return named[:count] or [str(number) for number in range(count)]
 
 
-def execute(tasks: Sequence[Task], jobs: int, what: str, launch: Launch = launch) -> list[str]:
+def execute(
+    tasks: Sequence[Task], jobs: int, what: str, launch: Launch = launch, there: int = 0, total: int | None = None
+) -> list[str]:
     """Run the tasks, each on the GPU that has fewest; a failure does not keep the others from running.
 
     Args:
@@ -90,6 +92,8 @@ def execute(tasks: Sequence[Task], jobs: int, what: str, launch: Launch = launch
         jobs: processes at most.
         what: these runs are, for the board.
         launch: how a task is started.
+        there: runs of the same study that come before these.
+        total: of the study; None = these and those that are there.
 
     Returns:
         A line for each failure.
@@ -99,8 +103,9 @@ def execute(tasks: Sequence[Task], jobs: int, what: str, launch: Launch = launch
     """
     waiting, running, failures = list(tasks), dict[TaskID, tuple[Task, Process]](), list[str]()
     known = gpus()
+    total = there + len(tasks) if total is None else total
     with bar() as board:
-        overall = board.add_task(what, total=len(tasks), note="")
+        overall = board.add_task(what, completed=there, total=total, note="")
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
@@ -117,9 +122,9 @@ def execute(tasks: Sequence[Task], jobs: int, what: str, launch: Launch = launch
                     del running[row]
                     board.remove_task(row)
                     board.advance(overall)
-                    done = len(tasks) - len(waiting) - len(running)
+                    done = there + len(tasks) - len(waiting) - len(running)
                     said = _said(task, code)
-                    console.print(f"{done} of {len(tasks)}: {_name(task)}: {said}")
+                    console.print(f"{done} of {total}: {_name(task)}: {said}")
                     if code:
                         failures.append(f"{_name(task)}: {said}")
                 if running:

@@ -27,6 +27,8 @@ MOST = 1000
 """Training seeds, at most."""
 RUNS = ("train.seed", "train.select")
 """Settings that a study gives its runs."""
+RANK, EQUAL = "backbone.lora_rank", "equal"
+"""What a row may write instead of a rank: the one that trains as many parameters as the base, on any data."""
 GRID = 3
 """Learning rates that a row may try: the same number for every row that tries any."""
 
@@ -87,6 +89,8 @@ class Study:
         seeds: number of training seeds, by default.
         choice: of learning rates.
         missing: whether it is also tested with modalities missing.
+        timed: whether it is about the time of a step: then nothing is taken over from another study, whose runs shared
+            the machine otherwise, and mAP is drawn against it.
         split: what the rows are measured on: ``test``, or identities held out from training, ``validation``.
         base: settings of all rows, on top of those of the data; the user's flags come on top of both.
         file: where it was read.
@@ -102,6 +106,7 @@ class Study:
     seeds: int
     choice: Choice
     missing: bool
+    timed: bool
     split: Split
     base: dict[str, Any]
     file: Path
@@ -145,7 +150,7 @@ def find(name: str) -> Study:
         raise UserError(f"{path}: {path.stem} is a study of dmpt's own, and results go by the name; rename the file")
     content = read_yaml(path)
     needed = ("caption", "mirrors", "reference", "rows", "data")
-    known = {*needed, "pairs", "seeds", "choice", "missing", "lr", "split", "base"}
+    known = {*needed, "pairs", "seeds", "choice", "missing", "timed", "lr", "split", "base"}
     check_keys(path, "", content, known, needed)
     data, reference = names_of(content["data"]), names_of(content["reference"])
     listed = content["rows"]
@@ -164,9 +169,11 @@ def find(name: str) -> Study:
     for pair in pairs:
         named = isinstance(pair, list) and len(pair) == 2 and all(name in names for name in pair)
         require(path, named, f"pairs: {pair!r} must be two rows, of {', '.join(names)}")
-    seeds, missing, split = content.get("seeds", 3), content.get("missing", False), content.get("split", "test")
+    seeds, split = content.get("seeds", 3), content.get("split", "test")
+    missing, timed = content.get("missing", False), content.get("timed", False)
     require(path, is_whole(seeds, 1) and seeds <= MOST, f"seeds is {seeds!r}; give a whole number from 1 to {MOST}")
-    require(path, isinstance(missing, bool), f"missing is {missing!r}; write true or false")
+    for key, value in (("missing", missing), ("timed", timed)):
+        require(path, isinstance(value, bool), f"{key} is {value!r}; write true or false")
     require(path, split in get_args(Split), f"split is {split!r}; write {' or '.join(get_args(Split))}")
     choice = content.get("choice", {})
     check_keys(path, "choice: ", choice, {"seed", "change"})
@@ -185,6 +192,7 @@ def find(name: str) -> Study:
         seeds=seeds,
         choice=Choice(**choice),
         missing=missing,
+        timed=timed,
         split=split,
         base=settings_in(path, "base", content.get("base", {})),
         file=path,

@@ -1,4 +1,4 @@
-"""One picture per table: each row a line of dots, mAP to the left and the time of a step to the right."""
+"""Pictures of a table: each row a line of dots, or mAP against the time of a step."""
 
 import statistics
 from collections.abc import Sequence
@@ -8,14 +8,18 @@ from markupsafe import Markup
 
 from dmpt.report.figures import Axis, axis
 
-LABEL, PANEL, GAP, ROW, TOP, BOTTOM = 285, 330, 40, 30, 40, 48
-CHARACTERS = 38
+PANEL, GAP, ROW, TOP, BOTTOM = 330, 40, 30, 40, 48
+CHARACTERS, CHARACTER = 62, 6.8
+"""Of a name, at most, and the width of one."""
+MAP, KEY = 340, 24
 STYLE = """
 svg { font: 13px system-ui, sans-serif; background: #fdfdfc; } text { fill: #1d2125; }
 .soft { fill: #5a6068; } .grid { stroke: #e3e4df; } .dot { fill: #0b62a4; fill-opacity: .55; }
 .mean { stroke: #0b62a4; stroke-width: 2.5; } .time { fill: #c8500a; fill-opacity: .7; }
+.point { fill: #0b62a4; } .number { fill: #fdfdfc; font-size: 11px; }
 @media (prefers-color-scheme: dark) {
   svg { background: #15181b; } text { fill: #e8e8e4; } .soft { fill: #a4abb2; } .grid { stroke: #2b3035; }
+  .point { fill: #74b6ee; } .number { fill: #15181b; }
   .dot { fill: #74b6ee; } .mean { stroke: #74b6ee; } .time { fill: #f59352; }
 }
 """
@@ -48,36 +52,84 @@ def strips(title: str, lines: Sequence[Line]) -> str:
     left = axis("mAP, %", min(values), max(values))
     right = axis("seconds per training step", 0, max(seconds)) if seconds else None
     height = TOP + ROW * len(lines) + BOTTOM
-    width = LABEL + PANEL + GAP + (PANEL + GAP if right else 0)
+    label = _label(lines)
+    width = label + PANEL + GAP + (PANEL + GAP if right else 0)
     alt = "; ".join(f"{line.name}: mAP {statistics.mean(line.values):.1f}" for line in lines)
-    parts = [_frame(left, LABEL, height)]
+    parts = [_frame(left, label, height)]
     if right:
-        parts.append(_frame(right, LABEL + PANEL + GAP, height))
+        parts.append(_frame(right, label + PANEL + GAP, height))
     for number, line in enumerate(lines):
         middle = TOP + ROW * (number + 0.5)
-        name = line.name if len(line.name) <= CHARACTERS else line.name[: CHARACTERS - 1] + "…"
-        parts.append(
-            Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(LABEL - 14, middle + 4.5, name)
-        )
-        mean = _across(left, LABEL, statistics.mean(line.values))
+        parts.append(_text(label - 14, middle + 4.5, _short(line.name), "end"))
+        mean = _across(left, label, statistics.mean(line.values))
         parts.append(
             Markup('<path class="mean" d="M{:.1f} {:.1f}v18"><title>{}</title></path>').format(
                 mean, middle - 9, f"mean {statistics.mean(line.values):.2f}"
             )
         )
-        parts += [_dot("dot", _across(left, LABEL, value), middle, value) for value in line.values]
+        parts += [_dot("dot", _across(left, label, value), middle, value) for value in line.values]
         if right:
-            at = LABEL + PANEL + GAP
+            at = label + PANEL + GAP
             parts += [_dot("time", _across(right, at, value), middle, value) for value in line.seconds]
+    return _svg(title, f"{title}. {alt}", width, height, parts)
+
+
+def time_map(title: str, lines: Sequence[Line]) -> str:
+    """An SVG file: mean mAP of each row against the seconds of its step, the points numbered and named beside it.
+
+    Args:
+        title: above it, and what it says to a reader who cannot see it.
+        lines: in the order of their numbers; all with seconds.
+    """
+    points = [(min(line.seconds), statistics.mean(line.values)) for line in lines]
+    across = axis("seconds per training step", min(x for x, _ in points), max(x for x, _ in points))
+    up = axis("mAP, %", min(y for _, y in points), max(y for _, y in points))
+    height = max(TOP + MAP + BOTTOM, TOP + KEY * len(lines) + BOTTOM)
+    left, floor = GAP + 14.0, height - BOTTOM
+    parts = [_frame(across, left, height), _text(left, TOP - 5, up.label, "start", "soft")]
+    for value in up.ticks:
+        y = _down(up, floor, value)
+        parts.append(Markup('<path class="grid" d="M{:.1f} {:.1f}h{}"/>').format(left, y, PANEL))
+        parts.append(_text(left - 8, y + 4.5, f"{value:g}", "end", "soft"))
+    for number, (line, (x, y)) in enumerate(zip(lines, points, strict=True), 1):
+        at, down = _across(across, left, x), _down(up, floor, y)
+        said = f"{line.name}: mAP {y:.1f}, {x:.3f} s"
+        parts.append(
+            Markup('<circle class="point" cx="{:.1f}" cy="{:.1f}" r="9"><title>{}</title></circle>').format(
+                at, down, said
+            )
+        )
+        parts.append(_text(at, down + 4, str(number), "middle", "number"))
+        parts.append(_text(left + PANEL + GAP, TOP + KEY * number - 8, f"{number}  {_short(line.name)}"))
+    alt = "; ".join(f"{line.name}: mAP {y:.1f} at {x:.3f} s" for line, (x, y) in zip(lines, points, strict=True))
+    return _svg(title, f"{title}. {alt}", left + PANEL + GAP + _label(lines), height, parts)
+
+
+def _svg(title: str, alt: str, width: float, height: float, parts: Sequence[Markup]) -> str:
     return str(
         Markup(
-            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" '
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w:g} {h:g}" width="{w:g}" height="{h:g}" role="img" '
             'aria-label="{alt}"><style>{style}</style>\n<text x="14" y="22" font-weight="600">{title}</text>\n'
             "{body}\n</svg>\n"
-        ).format(
-            w=width, h=height, alt=f"{title}. {alt}", style=Markup(STYLE), title=title, body=Markup("\n").join(parts)
-        )
+        ).format(w=width, h=height, alt=alt, style=Markup(STYLE), title=title, body=Markup("\n").join(parts))
     )
+
+
+def _label(lines: Sequence[Line]) -> float:
+    """Width of the names."""
+    return GAP + CHARACTER * max(len(_short(line.name)) for line in lines)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= CHARACTERS else name[: CHARACTERS - 1] + "…"
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(kind, x, y, anchor, text)
+
+
+def _down(axis: Axis, floor: float, value: float) -> float:
+    return floor - (value - axis.low) / (axis.high - axis.low) * (floor - TOP)
 
 
 def _across(axis: Axis, left: float, value: float) -> float:
@@ -97,10 +149,5 @@ def _frame(axis: Axis, left: float, height: float) -> Markup:
     for value in axis.ticks:
         x = _across(axis, left, value)
         parts.append(Markup('<path class="grid" d="M{:.1f} {}V{:.1f}"/>').format(x, TOP, floor))
-        parts.append(
-            Markup('<text class="soft" x="{:.1f}" y="{:.1f}" text-anchor="middle">{:g}</text>').format(
-                x, floor + 18, value
-            )
-        )
-    label = Markup('<text class="soft" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>')
-    return Markup("").join([*parts, label.format(left + PANEL / 2, floor + 38, axis.label)])
+        parts.append(_text(x, floor + 18, f"{value:g}", "middle", "soft"))
+    return Markup("").join([*parts, _text(left + PANEL / 2, floor + 38, axis.label, "middle", "soft")])

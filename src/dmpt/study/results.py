@@ -25,6 +25,7 @@ from dmpt.errors import UserError
 from dmpt.files import write_text
 from dmpt.retrieval.metrics import MEASURES
 from dmpt.run import CONFIG, HARMLESS, read_settings, unread
+from dmpt.study.definition import EQUAL, RANK
 from dmpt.study.reading import KNOWN
 
 METRICS, QUERIES = "metrics.json", "queries.csv"
@@ -215,7 +216,8 @@ def check_row_of(result: Result, change: Mapping[str, Any]) -> None:
     Raises:
         UserError: names the setting that differs.
     """
-    differs = difference(result.config, {**result.config, **change})
+    fixed = {key: value for key, value in change.items() if (key, value) != (RANK, EQUAL)}  # that rank is the base's
+    differs = difference(result.config, {**result.config, **fixed})
     if differs is not None:
         refuse(result.folder, *differs)
 
@@ -245,6 +247,6 @@ def refuse(folder: Path, what: str, before: Any, now: Any) -> None:
         UserError: always.
     """
     raise UserError(
-        f"{folder}: {what} was {before}, now it is {now}; go on with what it began with, remove this folder, or give "
-        "another --results and --out"
+        f"{folder}: {what} was {before}, now it is {now}; go on with what it began with, give another "
+        "--results and --out, or remove this folder"
     )

@@ -7,7 +7,7 @@ from dmpt.check_settings import check
 from dmpt.config import Config
 from dmpt.config_values import from_dict, nest
 from dmpt.errors import UserError
-from dmpt.study.definition import Row, Study
+from dmpt.study.definition import EQUAL, RANK, Row, Study
 
 
 def config_of(flat: Mapping[str, Any]) -> Config:
@@ -33,8 +33,16 @@ def settings_of(study: Study, row: Row, data: str, base: Mapping[str, Any]) -> C
     Raises:
         UserError: this version does not know a choice, a value is of another type, or not valid on this base.
     """
+    change = row.changes(data)
     try:
-        return config_of({**base, **row.changes(data)})
+        if change.get(RANK) == EQUAL:
+            from dmpt.params import equal_lora_rank
+
+            lora = config_of({**base, **change, RANK: 1})
+            change[RANK] = equal_lora_rank(
+                config_of(base), 1, lora
+            )  # both have the same heads: any number of ids will do
+        return config_of({**base, **change})
     except UserError as error:
         said = str(error).replace("it was written by another version of dmpt", "this version of dmpt has none such")
         raise UserError(f"{study.file}, row {row.name}: {said}") from error

@@ -59,11 +59,11 @@ def study(
     plan = replace(planned(base), fingerprint=_fingerprint(base), jobs=jobs)
     for line in plan.left_out:
         console.print(f"left out: {line}")
-    failures = _run(plan, plan.choices(), jobs, "choosing learning rates", launch)
+    failures = _run(plan, plan.choices(), 0, "choosing learning rates", launch)
     chosen = plan.chosen()
     for line in grid_lines(study, plan.data, read_all(plan.results / plan.data)):
         console.print(line)
-    failures += _run(plan, plan.tests(chosen), jobs, study.name, launch)
+    failures += _run(plan, plan.tests(chosen), len(plan.choices()), study.name, launch)
     if failures:
         with suppress(UserError):  # when none is there
             write(study, results)
@@ -80,7 +80,7 @@ def dry_run(plan: Plan) -> list[str]:
     chosen = plan.chosen()
     tasks = [*plan.choices(), *plan.tests(chosen)]
     waiting = open_tasks(tasks)
-    taken = with_twins(waiting, plan.results.parent)
+    taken = [] if plan.study.timed else with_twins(waiting, plan.results.parent)
     waiting = [task for task in waiting if task not in taken]
     pending = [row.name for row, _ in plan.rows if row.lr and row.name not in chosen]
     states = ["to run" if task in waiting else "taken " if task in taken else "done  " for task in tasks]
@@ -100,11 +100,16 @@ def dry_run(plan: Plan) -> list[str]:
     return [*lines, *(f"left out: {line}" for line in plan.left_out), f"{len(waiting) + len(later)} runs; {cost}"]
 
 
-def _run(plan: Plan, tasks: Sequence[Task], jobs: int, what: str, launch: board.Launch) -> list[str]:
-    waiting = take_over(open_tasks(tasks), plan.results.parent)
+def _run(plan: Plan, tasks: Sequence[Task], before: int, what: str, launch: board.Launch) -> list[str]:
+    """Run what is missing of these tasks, of which ``before`` others of the study come first; the board counts all."""
+    waiting = open_tasks(tasks)
+    if not plan.study.timed:
+        waiting = take_over(waiting, plan.results.parent)
+    there = len(tasks) - len(waiting)
     if tasks:
-        console.print(f"{what}: {len(tasks) - len(waiting)} of {len(tasks)} runs are there")
-    return board.execute(waiting, jobs, what, launch) if waiting else []
+        console.print(f"{what}: {there} of {len(tasks)} runs are there")
+    total = len(plan.choices()) + len(plan.rows) * len(plan.seeds)
+    return board.execute(waiting, plan.jobs, what, launch, before + there, total) if waiting else []
 
 
 def _with_data(data: Data, base: Config) -> Config:

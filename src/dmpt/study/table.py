@@ -11,13 +11,13 @@ from urllib.parse import quote
 
 from dmpt.errors import UserError
 from dmpt.files import write_text
-from dmpt.paper import cells
+from dmpt.paper import Cell, cell_on
 from dmpt.retrieval.metrics import MEASURES
 from dmpt.statistics import DRAWS, Comparison
 from dmpt.study.definition import GRID, Row, Study
 from dmpt.study.groups import Group, compare, groups_of
 from dmpt.study.plan import best
-from dmpt.study.plot import Line, strips
+from dmpt.study.plot import Line, strips, time_map
 from dmpt.study.results import Result, check_row_of, read_all
 
 MISSING = (("mean of the missing cases", "mean"), ("mismatched subsets", "any_to_any", "mismatched"))
@@ -61,6 +61,9 @@ def write(study: Study, results: Path) -> Path:
         provenance[folder.name] = [_origin(result) for result in found]
         plotted = [Line(group.name, group.values("mAP"), group.seconds()) for group in groups]
         write_text(results / f"{folder.name}.svg", strips(f"{study.name} on {folder.name}", plotted))
+        if _mapped(study, groups):
+            timed = [line for line in plotted if line.seconds]
+            write_text(results / f"{folder.name}-time.svg", time_map(f"{study.name} on {folder.name}", timed))
     if not lines:
         raise UserError(f"{results}: no finished run of {study.name} yet; run dmpt study {study.name} without --table")
     write_text(results / "table.md", "\n".join([*text, NOTES.format(split=SPLITS[study.split], draws=DRAWS), ""]))
@@ -128,8 +131,9 @@ def _section(
 ) -> list[str]:
     shown = MISSING if study.missing else ()  # a result taken over from another study may have them all the same
     extra = [m for m in shown if any(g.values("missing", *m[1:], "mAP") for g in groups)]
-    printed, timed = any(group.row.paper for group in groups), any(group.seconds() for group in groups)
-    header = ["", "mAP", "rank-1", *(f"mAP, {name}" for name, *_ in extra), *["mAP in the paper"] * printed]
+    printed = {group.name: cell for group in groups if (cell := _printed(group.row, data)) is not None}
+    timed = any(group.seconds() for group in groups)
+    header = ["", "mAP", "rank-1", *(f"mAP, {name}" for name, *_ in extra), *["mAP in the paper"] * bool(printed)]
     header += ["trained parameters", *["s / step"] * timed, "difference [95 %]", "p (Holm)", "learning rate", "seeds"]
     rows = []
     for group in groups:
@@ -141,7 +145,7 @@ def _section(
                 _spread(group.values("mAP")),
                 _spread(group.values("rank1")),
                 *(_spread(group.values("missing", *keys, "mAP")) for _, *keys in extra),
-                *[_in_paper(group.row)] * printed,
+                *[f"{printed[group.name].paper['mAP']:.1f}" if group.name in printed else ""] * bool(printed),
                 f"{group.results[0].numbers['study']['trained']:,}",
                 *[f"{min(seconds):.3f}" if seconds else ""] * timed,
                 *_compared(comparison, group is reference),
@@ -159,8 +163,8 @@ def _section(
         f"Rows and learning rates of this study on this data: {tried}.",
     ]
     if printed:
-        places = [f"{row.name}: {cells()[row.paper].where}" for row in study.rows if row.paper]
-        configs = sorted({cells()[row.paper].config for row in study.rows if row.paper})
+        places = [f"{name}: {cell.where}" for name, cell in printed.items()]
+        configs = sorted({cell.config for cell in printed.values()})
         said.append(f"In the paper: of {', '.join(configs)} (`dmpt reproduce --list`). {'; '.join(places)}.")
     absent = [row.name for row in study.rows if row.name not in [g.name for g in groups]]
     if absent:
@@ -174,12 +178,18 @@ def _section(
         *(f"- {line}" for line in said),
         "",
         f"![{data}]({quote(data)}.svg)\n",
+        *[f"![{data}, mAP against time]({quote(data)}-time.svg)\n"] * _mapped(study, groups),
     ]
 
 
-def _in_paper(row: Row) -> str:
-    """The paper's number for the row, on the paper's data."""
-    return f"{cells()[row.paper].paper['mAP']:.1f}" if row.paper else ""
+def _mapped(study: Study, groups: Sequence[Group]) -> bool:
+    """Whether there is a map of mAP against time."""
+    return study.timed and any(group.seconds() for group in groups)
+
+
+def _printed(row: Row, data: str) -> Cell | None:
+    """What the paper prints for the row: on these data, or on its own where it does not have these."""
+    return cell_on(row.paper, data) if row.paper else None
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -226,7 +236,7 @@ def _csv_lines(data: str, group: Group, comparison: tuple[Comparison, float] | N
                 "epochs": result.config["train.epochs"],
                 **{key: result.numbers[key] for key in MEASURES},
                 "mAP_missing_mean": without.get("mean", {}).get("mAP"),
-                "mAP_in_paper": _in_paper(group.row) or None,
+                "mAP_in_paper": cell.paper["mAP"] if (cell := _printed(group.row, data)) else None,
                 "trained": study["trained"],
                 "seconds_per_epoch": timed.get("seconds_per_epoch"),
                 "seconds_per_step": timed.get("seconds_per_step"),
