@@ -963,8 +963,8 @@ def test_shipped_studies() -> None:
     ]
     lengths = {row.name: row.change.get("semantic.length") for row in find("semantic_length").rows}
     assert [lengths[f"S = {n}"] for n in (1, 4, 8, 16, 32, 64)] == [1, 4, 8, 16, 32, 64]
-    for name in studies():  # aspect asks of data, candidates is where dmpt+ came from under a longer name
-        if name not in ("aspect", "candidates"):
+    for name in studies():
+        if name != "aspect":  # which asks of data
             assert "dmpt+" in [row.name for row in find(name).rows], name
 
 
