@@ -519,7 +519,9 @@ def test_line_goes_from_corner_to_corner() -> None:
     assert f'd="M{left:.1f} {figures.HEIGHT - figures.BOTTOM:.1f}L{right:.1f} {figures.TOP:.1f}"' in drawn
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 78.9), (1e-6, 2e-6), (5, 5), (99.5, 100), (0, 123456)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (-3.2, 78.9), (1e-6, 2e-6), (5, 5), (99.5, 100), (0, 123456), (1e2 - 1e-14, 1e2)]
+)
 def test_axis_covers_its_values_with_few_round_ticks(low: float, high: float) -> None:
     axis = figures.axis("", low, high)
     assert axis.low <= low <= high <= axis.high

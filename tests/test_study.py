@@ -189,11 +189,15 @@ def test_what_is_kept_is_small_and_knows_no_machine(finished: Place, data: Path)
     assert len(set(pids)) == 4
 
 
-def test_results_are_not_run_again_even_without_their_runs(finished: Place, tmp_path: Path) -> None:
+def test_results_are_not_run_again_even_without_their_runs(
+    finished: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = copy_of(finished, tmp_path)
     shutil.rmtree(place.out)
     place.run(seeds=3)
     assert place.launch.names == ["none/seed-2", "one-layer/seed-2"]
+    told = re.findall(r"^(\d of \d): toy, ([^,]*)", capsys.readouterr().err, flags=re.MULTILINE)
+    assert told == [("5 of 6", "none"), ("6 of 6", "one layer")]
     assert [line["seed"] for line in lines(place.results)] == ["0", "1", "2"] * 2
     place.run()
     assert place.launch.names == []
@@ -404,6 +408,7 @@ def test_the_paper_s_cells_are_the_rows_beside_which_they_stand() -> None:
         ("DMPT", "market1501_mm", 82.7),
         ("DMPT", "rgbnt100_vit", 80.6),
         ("DMPT", "msvr310", 36.6),
+        ("DMPT", "msvr310_peer", 36.6),
         ("DMPT", "wmveid863", 70.9),  # the paper does not have it
         ("Baseline 2", "market1501_mm_vit", 66.8),
         ("Baseline 2", "rgbnt201", None),  # printed with the other backbone alone
@@ -1051,6 +1056,35 @@ def test_lora_of_equal_count_has_the_rank_that_comes_next_on_any_data(on: str, i
     ranks = [replace(config.backbone, lora_rank=config.backbone.lora_rank + off) for off in (-1, 0, 1)]
     fewer, own, more = (count_parameters(replace(config, backbone=each), ids)["trained"] for each in ranks)
     assert abs(own - wanted) <= min(wanted - fewer, more - wanted)
+
+
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [
+        ({}, {}),  # not tuned by LoRA
+        ({"text.loss": "identity"}, {"backbone.tune": "lora", "text.loss": "off"}),  # a token for each identity
+        ({}, {"backbone.tune": "lora", "heads": "concat"}),
+    ],
+)
+def test_no_equal_rank_where_the_number_of_identities_would_change_it(
+    tmp_path: Path, base: dict[str, Any], change: dict[str, Any]
+) -> None:
+    rows = [{"name": "a", "change": {**change, "backbone.lora_rank": "equal"}}]
+    study = find(str(write_study(tmp_path / "s.yaml", reference="a", rows=rows)))
+    with pytest.raises(UserError, match=r"s.yaml, row a: backbone.lora_rank equal needs backbone.tune lora and the"):
+        settings_of(study, study.rows[0], "toy", bases()["synthetic"] | base)
+
+
+def test_a_kept_rank_that_is_not_equal_is_no_result(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    change = {"bind.depth": 0, "backbone.lora_rank": "equal"}
+    study = find(
+        str(write_study(place.root / "depth.yaml", rows=[{"name": "none", "change": change}, {"name": "one layer"}]))
+    )
+    with pytest.raises(
+        UserError, match=r"none/seed-0: trains [\d,]+ parameters, not as many as the [\d,]+ of one layer"
+    ):
+        write(study, place.results)
 
 
 def test_rows_without_text_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,8 +63,10 @@ def cell_on(name: str, config: str) -> Cell | None:
     Returns:
         None where the paper prints none; the named cell for data that the paper does not have.
     """
-    own = [cell for cell in cells().values() if cell.config == config]
-    return next((cell for cell in own if cell.change == cells()[name].change), None) if own else cells()[name]
+    own = [cell for cell in cells().values() if cell.config == config.removesuffix("_peer")]
+    if not own:
+        return cells()[name]
+    return next((cell for cell in own if cell.change == cells()[name].change), None)
 
 
 def settings(cell: Cell) -> Config:

@@ -105,7 +105,7 @@ def _no_match(dataset: Dataset) -> Iterator[Finding]:
             yield Finding(
                 "no_match",
                 f"{record.file}: no gallery image of identity {record.pid} counts under protocol {dataset.protocol}; "
-                "add one to the gallery, or take this one out of the query (in a manifest, write gallery into split, "
-                "or train for all of this identity)",
+                "add one to the gallery, or take this one out of the query (a manifest's column split), or all of this "
+                "identity out of the data",
                 (record.file,),
             )

@@ -61,7 +61,7 @@ class Axis:
 
 def axis(label: str, low: float, high: float) -> Axis:
     """An axis with some five round ticks; the range is widened to the ticks around it."""
-    if not high > low:
+    if not high - low > 1e-8 * max(1, abs(high)):  # ticks are rounded
         low, high = low - 0.5, low + 0.5
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))

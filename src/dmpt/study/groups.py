@@ -9,7 +9,7 @@ import numpy as np
 
 from dmpt.errors import UserError
 from dmpt.statistics import Comparison, bootstrap, holm
-from dmpt.study.definition import Row, Study
+from dmpt.study.definition import EQUAL, RANK, Row, Study
 from dmpt.study.results import Result, check_row_of, comparable, difference
 
 PLANNED = {"train.lr", "train.seed", "train.eval_every"}
@@ -67,6 +67,14 @@ def _check_alike(groups: Sequence[Group]) -> None:
     Raises:
         UserError: names the first that differs.
     """
+    plain = [result for group in groups if not group.change for result in group.results]
+    for result in (r for group in groups if group.change.get(RANK) == EQUAL for r in group.results):
+        now, wanted = (r.numbers["study"]["trained"] for r in (result, next(iter(plain), result)))
+        if abs(now - wanted) > wanted / 100:
+            raise UserError(
+                f"{result.folder}: trains {now:,} parameters, not as many as the {wanted:,} of {plain[0].row}; remove "
+                "it and run again"
+            )
     seen: dict[str, tuple[Any, Result]] = {}  # of everything that its row does not change: the first, and whose it is
     for group in groups:
         for result, again in pairwise(group.results):

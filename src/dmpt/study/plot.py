@@ -11,15 +11,14 @@ from dmpt.report.figures import Axis, axis
 PANEL, GAP, ROW, TOP, BOTTOM = 330, 40, 30, 40, 48
 CHARACTERS, CHARACTER = 62, 6.8
 """Of a name, at most, and the width of one."""
-MAP, KEY = 340, 24
+WIDE, HIGH, KEY = 560, 340, 24
 STYLE = """
 svg { font: 13px system-ui, sans-serif; background: #fdfdfc; } text { fill: #1d2125; }
 .soft { fill: #5a6068; } .grid { stroke: #e3e4df; } .dot { fill: #0b62a4; fill-opacity: .55; }
 .mean { stroke: #0b62a4; stroke-width: 2.5; } .time { fill: #c8500a; fill-opacity: .7; }
-.point { fill: #0b62a4; } .number { fill: #fdfdfc; font-size: 11px; }
+.number { font-size: 11px; }
 @media (prefers-color-scheme: dark) {
   svg { background: #15181b; } text { fill: #e8e8e4; } .soft { fill: #a4abb2; } .grid { stroke: #2b3035; }
-  .point { fill: #74b6ee; } .number { fill: #15181b; }
   .dot { fill: #74b6ee; } .mean { stroke: #74b6ee; } .time { fill: #f59352; }
 }
 """
@@ -67,10 +66,10 @@ def strips(title: str, lines: Sequence[Line]) -> str:
                 mean, middle - 9, f"mean {statistics.mean(line.values):.2f}"
             )
         )
-        parts += [_dot("dot", _across(left, label, value), middle, value) for value in line.values]
+        parts += [_dot("dot", _across(left, label, value), middle, f"{value:.2f}") for value in line.values]
         if right:
             at = label + PANEL + GAP
-            parts += [_dot("time", _across(right, at, value), middle, value) for value in line.seconds]
+            parts += [_dot("time", _across(right, at, value), middle, f"{value:.2f}") for value in line.seconds]
     return _svg(title, f"{title}. {alt}", width, height, parts)
 
 
@@ -79,30 +78,28 @@ def time_map(title: str, lines: Sequence[Line]) -> str:
 
     Args:
         title: above it, and what it says to a reader who cannot see it.
-        lines: in the order of their numbers; all with seconds.
+        lines: in the order of their numbers; those without seconds are not on the map, but one must have them.
     """
-    points = [(min(line.seconds), statistics.mean(line.values)) for line in lines]
-    across = axis("seconds per training step", min(x for x, _ in points), max(x for x, _ in points))
-    up = axis("mAP, %", min(y for _, y in points), max(y for _, y in points))
-    height = max(TOP + MAP + BOTTOM, TOP + KEY * len(lines) + BOTTOM)
+    points = [
+        (n, line, min(line.seconds), statistics.mean(line.values)) for n, line in enumerate(lines, 1) if line.seconds
+    ]
+    seconds, values = [x for _, _, x, _ in points], [y for *_, y in points]
+    across, up = axis("seconds per training step", min(seconds), max(seconds)), axis("mAP, %", min(values), max(values))
+    height = TOP + max(HIGH, KEY * len(points)) + BOTTOM
     left, floor = GAP + 14.0, height - BOTTOM
-    parts = [_frame(across, left, height), _text(left, TOP - 5, up.label, "start", "soft")]
+    parts = [_frame(across, left, height, WIDE), _text(left, TOP - 5, up.label, "start", "soft")]
     for value in up.ticks:
         y = _down(up, floor, value)
-        parts.append(Markup('<path class="grid" d="M{:.1f} {:.1f}h{}"/>').format(left, y, PANEL))
+        parts.append(Markup('<path class="grid" d="M{:.1f} {:.1f}h{}"/>').format(left, y, WIDE))
         parts.append(_text(left - 8, y + 4.5, f"{value:g}", "end", "soft"))
-    for number, (line, (x, y)) in enumerate(zip(lines, points, strict=True), 1):
-        at, down = _across(across, left, x), _down(up, floor, y)
-        said = f"{line.name}: mAP {y:.1f}, {x:.3f} s"
-        parts.append(
-            Markup('<circle class="point" cx="{:.1f}" cy="{:.1f}" r="9"><title>{}</title></circle>').format(
-                at, down, said
-            )
-        )
-        parts.append(_text(at, down + 4, str(number), "middle", "number"))
-        parts.append(_text(left + PANEL + GAP, TOP + KEY * number - 8, f"{number}  {_short(line.name)}"))
-    alt = "; ".join(f"{line.name}: mAP {y:.1f} at {x:.3f} s" for line, (x, y) in zip(lines, points, strict=True))
-    return _svg(title, f"{title}. {alt}", left + PANEL + GAP + _label(lines), height, parts)
+    said = [f"{line.name}: mAP {y:.1f}, {x:.3f} s" for _, line, x, y in points]
+    for place, (number, line, x, y) in enumerate(points):
+        at, down = _across(across, left, x, WIDE), _down(up, floor, y)
+        parts.append(_dot("dot", at, down, said[place]))
+        parts.append(_text(at + 4, down - 6, str(number), "start", "number"))
+        parts.append(_text(left + WIDE + GAP, TOP + KEY * (place + 1) - 8, f"{number}  {_short(line.name)}"))
+    alt = "; ".join(said)
+    return _svg(title, f"{title}. {alt}", left + WIDE + GAP + _label(lines), height, parts)
 
 
 def _svg(title: str, alt: str, width: float, height: float, parts: Sequence[Markup]) -> str:
@@ -124,7 +121,7 @@ def _short(name: str) -> str:
     return name if len(name) <= CHARACTERS else name[: CHARACTERS - 1] + "…"
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> Markup:
+def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "name") -> Markup:
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(kind, x, y, anchor, text)
 
 
@@ -132,22 +129,22 @@ def _down(axis: Axis, floor: float, value: float) -> float:
     return floor - (value - axis.low) / (axis.high - axis.low) * (floor - TOP)
 
 
-def _across(axis: Axis, left: float, value: float) -> float:
-    return left + (value - axis.low) / (axis.high - axis.low) * PANEL
+def _across(axis: Axis, left: float, value: float, width: float = PANEL) -> float:
+    return left + (value - axis.low) / (axis.high - axis.low) * width
 
 
-def _dot(kind: str, x: float, y: float, value: float) -> Markup:
-    return Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="4.5"><title>{:.2f}</title></circle>').format(
-        kind, x, y, value
+def _dot(kind: str, x: float, y: float, said: str) -> Markup:
+    return Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="4.5"><title>{}</title></circle>').format(
+        kind, x, y, said
     )
 
 
-def _frame(axis: Axis, left: float, height: float) -> Markup:
+def _frame(axis: Axis, left: float, height: float, width: float = PANEL) -> Markup:
     """Grid, ticks and label of one panel."""
     floor = height - BOTTOM
     parts = []
     for value in axis.ticks:
-        x = _across(axis, left, value)
+        x = _across(axis, left, value, width)
         parts.append(Markup('<path class="grid" d="M{:.1f} {}V{:.1f}"/>').format(x, TOP, floor))
         parts.append(_text(x, floor + 18, f"{value:g}", "middle", "soft"))
-    return Markup("").join([*parts, _text(left + PANEL / 2, floor + 38, axis.label, "middle", "soft")])
+    return Markup("").join([*parts, _text(left + width / 2, floor + 38, axis.label, "middle", "soft")])

@@ -36,16 +36,26 @@ def settings_of(study: Study, row: Row, data: str, base: Mapping[str, Any]) -> C
     change = row.changes(data)
     try:
         if change.get(RANK) == EQUAL:
-            from dmpt.params import equal_lora_rank
-
-            lora = config_of({**base, **change, RANK: 1})
-            change[RANK] = equal_lora_rank(
-                config_of(base), 1, lora
-            )  # both have the same heads: any number of ids will do
+            change[RANK] = _equal_rank(config_of(base), config_of({**base, **change, RANK: 1}))
         return config_of({**base, **change})
     except UserError as error:
         said = str(error).replace("it was written by another version of dmpt", "this version of dmpt has none such")
         raise UserError(f"{study.file}, row {row.name}: {said}") from error
+
+
+def _equal_rank(base: Config, lora: Config) -> int:
+    """The rank of LoRA that trains as many parameters as the base; the data, and so the identities, are not known yet.
+
+    Raises:
+        UserError: it is not LoRA, or the rank depends on the number of identities.
+    """
+    from dmpt.params import equal_lora_rank
+
+    if lora.backbone.tune == "lora":
+        ranks = {equal_lora_rank(base, ids, lora) for ids in (10, 1000)}
+        if len(ranks) == 1:
+            return ranks.pop()
+    raise UserError(f"{RANK} {EQUAL} needs backbone.tune lora and the heads and text loss of the base; give a number")
 
 
 def runnable(

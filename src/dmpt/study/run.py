@@ -13,7 +13,7 @@ from dmpt.study.data import Data
 from dmpt.study.definition import Study
 from dmpt.study.one_run import Task
 from dmpt.study.plan import Plan, backbone_hash, estimate, make, open_tasks
-from dmpt.study.results import read_all
+from dmpt.study.results import read, read_all
 from dmpt.study.table import grid_lines, write
 from dmpt.study.twins import take_over, with_twins
 
@@ -59,7 +59,8 @@ def study(
     plan = replace(planned(base), fingerprint=_fingerprint(base), jobs=jobs)
     for line in plan.left_out:
         console.print(f"left out: {line}")
-    failures = _run(plan, plan.choices(), 0, "choosing learning rates", launch)
+    tested = len(_there(plan.tests(plan.chosen())))
+    failures = _run(plan, plan.choices(), tested, "choosing learning rates", launch)
     chosen = plan.chosen()
     for line in grid_lines(study, plan.data, read_all(plan.results / plan.data)):
         console.print(line)
@@ -101,7 +102,7 @@ def dry_run(plan: Plan) -> list[str]:
 
 
 def _run(plan: Plan, tasks: Sequence[Task], before: int, what: str, launch: board.Launch) -> list[str]:
-    """Run what is missing of these tasks, of which ``before`` others of the study come first; the board counts all."""
+    """Run what is missing of these tasks; the board counts ``before`` other runs of the study as there, too."""
     waiting = open_tasks(tasks)
     if not plan.study.timed:
         waiting = take_over(waiting, plan.results.parent)
@@ -110,6 +111,10 @@ def _run(plan: Plan, tasks: Sequence[Task], before: int, what: str, launch: boar
         console.print(f"{what}: {there} of {len(tasks)} runs are there")
     total = len(plan.choices()) + len(plan.rows) * len(plan.seeds)
     return board.execute(waiting, plan.jobs, what, launch, before + there, total) if waiting else []
+
+
+def _there(tasks: Sequence[Task]) -> list[Task]:
+    return [task for task in tasks if read(task.kept) is not None]
 
 
 def _with_data(data: Data, base: Config) -> Config:

@@ -14,7 +14,7 @@ from dmpt.files import write_text
 from dmpt.paper import Cell, cell_on
 from dmpt.retrieval.metrics import MEASURES
 from dmpt.statistics import DRAWS, Comparison
-from dmpt.study.definition import GRID, Row, Study
+from dmpt.study.definition import GRID, Study
 from dmpt.study.groups import Group, compare, groups_of
 from dmpt.study.plan import best
 from dmpt.study.plot import Line, strips, time_map
@@ -56,14 +56,20 @@ def write(study: Study, results: Path) -> Path:
             continue
         reference = next((g for name in study.reference for g in groups if g.name == name), None)
         compared = _against(groups, reference)
-        text += _section(study, folder.name, found, groups, reference, compared)
-        lines += [line for group in groups for line in _csv_lines(folder.name, group, compared.get(group.name))]
+        pairs = ((group.name, cell_on(group.row.paper, folder.name)) for group in groups if group.row.paper)
+        printed = {name: cell for name, cell in pairs if cell is not None}
+        text += _section(study, folder.name, found, groups, reference, compared, printed)
+        lines += [
+            line
+            for group in groups
+            for line in _csv_lines(folder.name, group, compared.get(group.name), printed.get(group.name))
+        ]
         provenance[folder.name] = [_origin(result) for result in found]
         plotted = [Line(group.name, group.values("mAP"), group.seconds()) for group in groups]
         write_text(results / f"{folder.name}.svg", strips(f"{study.name} on {folder.name}", plotted))
-        if _mapped(study, groups):
-            timed = [line for line in plotted if line.seconds]
-            write_text(results / f"{folder.name}-time.svg", time_map(f"{study.name} on {folder.name}", timed))
+        if study.timed and any(line.seconds for line in plotted):
+            write_text(results / f"{folder.name}-time.svg", time_map(f"{study.name} on {folder.name}", plotted))
+            text.append(f"![{folder.name}, mAP against time]({quote(folder.name)}-time.svg)\n")
     if not lines:
         raise UserError(f"{results}: no finished run of {study.name} yet; run dmpt study {study.name} without --table")
     write_text(results / "table.md", "\n".join([*text, NOTES.format(split=SPLITS[study.split], draws=DRAWS), ""]))
@@ -128,10 +134,10 @@ def _section(
     groups: Sequence[Group],
     reference: Group | None,
     compared: Mapping[str, tuple[Comparison, float]],
+    printed: Mapping[str, Cell],
 ) -> list[str]:
     shown = MISSING if study.missing else ()  # a result taken over from another study may have them all the same
     extra = [m for m in shown if any(g.values("missing", *m[1:], "mAP") for g in groups)]
-    printed = {group.name: cell for group in groups if (cell := _printed(group.row, data)) is not None}
     timed = any(group.seconds() for group in groups)
     header = ["", "mAP", "rank-1", *(f"mAP, {name}" for name, *_ in extra), *["mAP in the paper"] * bool(printed)]
     header += ["trained parameters", *["s / step"] * timed, "difference [95 %]", "p (Holm)", "learning rate", "seeds"]
@@ -178,18 +184,7 @@ def _section(
         *(f"- {line}" for line in said),
         "",
         f"![{data}]({quote(data)}.svg)\n",
-        *[f"![{data}, mAP against time]({quote(data)}-time.svg)\n"] * _mapped(study, groups),
     ]
-
-
-def _mapped(study: Study, groups: Sequence[Group]) -> bool:
-    """Whether there is a map of mAP against time."""
-    return study.timed and any(group.seconds() for group in groups)
-
-
-def _printed(row: Row, data: str) -> Cell | None:
-    """What the paper prints for the row: on these data, or on its own where it does not have these."""
-    return cell_on(row.paper, data) if row.paper else None
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -208,7 +203,9 @@ def _compared(comparison: tuple[Comparison, float] | None, reference: bool) -> l
     return [f"{found.difference:+.1f} [{found.low:+.1f}, {found.high:+.1f}]", f"{p:.4f}" if p >= 0.001 else "< 0.001"]
 
 
-def _csv_lines(data: str, group: Group, comparison: tuple[Comparison, float] | None) -> list[dict[str, Any]]:
+def _csv_lines(
+    data: str, group: Group, comparison: tuple[Comparison, float] | None, printed: Cell | None
+) -> list[dict[str, Any]]:
     """A line for each seed; what holds for the row is repeated."""
     values = group.values("mAP")
     row: dict[str, Any] = {
@@ -236,7 +233,7 @@ def _csv_lines(data: str, group: Group, comparison: tuple[Comparison, float] | N
                 "epochs": result.config["train.epochs"],
                 **{key: result.numbers[key] for key in MEASURES},
                 "mAP_missing_mean": without.get("mean", {}).get("mAP"),
-                "mAP_in_paper": cell.paper["mAP"] if (cell := _printed(group.row, data)) else None,
+                "mAP_in_paper": printed.paper["mAP"] if printed else None,
                 "trained": study["trained"],
                 "seconds_per_epoch": timed.get("seconds_per_epoch"),
                 "seconds_per_step": timed.get("seconds_per_step"),
