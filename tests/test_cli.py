@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict
@@ -252,7 +253,7 @@ def test_the_readmes_line_with_another_backbone_works_as_written(tmp_path: Path)
     assert lines is not None
     config = "configs/rgbnt201.yaml"
     places = {"DIR": str(data), "FILE": str(file), "runs/x": str(out), config: str(root / config)}
-    words = [places.get(word, word) for word in lines[1].replace("\\\n", " ").split()]
+    words = [places.get(word, word) for word in shlex.split(lines[1].replace("\\\n", " "))]
     done = dmpt(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "not used of the weights file: blocks.9, blocks.10, blocks.11, norm" in done.stderr.replace("\n", " ")
