@@ -58,6 +58,7 @@ def groups_of(study: Study, data: str, found: Sequence[Result]) -> list[Group]:
         if own:
             groups.append(Group(row, row.changes(data), tuple(sorted(own, key=lambda result: result.seed))))
     _check_alike(groups)
+    _check_equal(groups)
     return groups
 
 
@@ -67,14 +68,6 @@ def _check_alike(groups: Sequence[Group]) -> None:
     Raises:
         UserError: names the first that differs.
     """
-    plain = [result for group in groups if not group.change for result in group.results]
-    for result in (r for group in groups if group.change.get(RANK) == EQUAL for r in group.results):
-        now, wanted = (r.numbers["study"]["trained"] for r in (result, next(iter(plain), result)))
-        if abs(now - wanted) > wanted / 100:
-            raise UserError(
-                f"{result.folder}: trains {now:,} parameters, not as many as the {wanted:,} of {plain[0].row}; remove "
-                "it and run again"
-            )
     seen: dict[str, tuple[Any, Result]] = {}  # of everything that its row does not change: the first, and whose it is
     for group in groups:
         for result, again in pairwise(group.results):
@@ -95,6 +88,25 @@ def _check_alike(groups: Sequence[Group]) -> None:
                 before, first = seen.setdefault(key, (now, result))
                 if before != now:
                     _refuse_mix(first, result, key, before, now)
+
+
+def _check_equal(groups: Sequence[Group]) -> None:
+    """Refuse results of a row of equal count that was of another rank; the row that changes nothing is the measure.
+
+    Raises:
+        UserError: names the first.
+    """
+    plain = next((group.results[0] for group in groups if not group.change), None)
+    if plain is None:
+        return
+    wanted = plain.numbers["study"]["trained"]
+    for result in (r for group in groups if group.change.get(RANK) == EQUAL for r in group.results):
+        trained = result.numbers["study"]["trained"]
+        if abs(trained - wanted) > wanted / 100:
+            raise UserError(
+                f"{result.folder}: trains {trained:,} parameters, not as many as the {wanted:,} of {plain.row}; remove "
+                "it and run again"
+            )
 
 
 def _refuse_mix(first: Result, other: Result, key: str, before: Any, now: Any) -> None:

@@ -59,7 +59,7 @@ def study(
     plan = replace(planned(base), fingerprint=_fingerprint(base), jobs=jobs)
     for line in plan.left_out:
         console.print(f"left out: {line}")
-    tested = len(_there(plan.tests(plan.chosen())))
+    tested = sum(read(task.kept) is not None for task in plan.tests(plan.chosen()))
     failures = _run(plan, plan.choices(), tested, "choosing learning rates", launch)
     chosen = plan.chosen()
     for line in grid_lines(study, plan.data, read_all(plan.results / plan.data)):
@@ -111,10 +111,6 @@ def _run(plan: Plan, tasks: Sequence[Task], before: int, what: str, launch: boar
         console.print(f"{what}: {there} of {len(tasks)} runs are there")
     total = len(plan.choices()) + len(plan.rows) * len(plan.seeds)
     return board.execute(waiting, plan.jobs, what, launch, before + there, total) if waiting else []
-
-
-def _there(tasks: Sequence[Task]) -> list[Task]:
-    return [task for task in tasks if read(task.kept) is not None]
 
 
 def _with_data(data: Data, base: Config) -> Config:
