@@ -180,7 +180,7 @@ def test_a_table_written_from_a_relative_folder_is_read_from_anywhere(
     (root.parent / "elsewhere").mkdir()
     monkeypatch.chdir(root.parent / "elsewhere")
     relative = load_dataset("manifest", Path("..") / root.name)
-    write_manifest(Path("own.csv"), relative)
+    write_manifest("own.csv", relative)
     assert fingerprint(load_dataset("manifest", root.parent / "elsewhere" / "own.csv").train) == fingerprint(
         relative.train
     )

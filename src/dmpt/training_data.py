@@ -48,7 +48,10 @@ class TrainingData:
         Args:
             select: what ``evaluated`` is.
         """
-        lines = [f"{self.dataset.name}: {len(self.records)} triplets of {len(self.labels)} identities"]
+        lines = [
+            f"{self.dataset.name}: {len(self.records)} triplets of {len(self.labels)} identities; the first epoch has "
+            f"{len(self.sampler.epoch(0))} batches of {self.sampler.ids} x {self.sampler.instances}"
+        ]
         if lacking := incomplete(self.records):
             lines.append(f"triplets that lack a modality: {len(lacking)}")
         if self.skipped:

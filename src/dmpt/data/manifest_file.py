@@ -74,7 +74,7 @@ def read_manifest(root: Path, problems: list[str]) -> Splits:
     return Splits(tuple(splits["train"]), query, query if query == gallery else gallery, tuple(splits["unsplit"]))
 
 
-def write_manifest(path: Path, dataset: Dataset) -> None:
+def write_manifest(path: str | Path, dataset: Dataset) -> None:
     """Write a data set as a table that ``read_manifest`` reads; the suffix ``.parquet`` chooses the format.
 
     Args:
@@ -84,6 +84,7 @@ def write_manifest(path: Path, dataset: Dataset) -> None:
     Raises:
         UserError: the data set cuts its modalities from shared files, or the table cannot be written.
     """
+    path = Path(path)
     parts: dict[str, Records] = {"train": dataset.train}
     same = dataset.query == dataset.gallery
     parts |= {"test": dataset.gallery} if same else {"query": dataset.query, "gallery": dataset.gallery}

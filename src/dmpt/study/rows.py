@@ -51,11 +51,15 @@ def _equal_rank(base: Config, lora: Config) -> int:
     """
     from dmpt.params import equal_lora_rank
 
-    if lora.backbone.tune == "lora":
-        ranks = {equal_lora_rank(base, ids, lora) for ids in (10, 1000)}
-        if len(ranks) == 1:
-            return ranks.pop()
-    raise UserError(f"{RANK} {EQUAL} needs backbone.tune lora and the heads and text loss of the base; give a number")
+    if lora.backbone.tune != "lora":
+        raise UserError(f"{RANK} {EQUAL} needs backbone.tune lora")
+    first, second = (equal_lora_rank(base, ids, lora) for ids in (10, 1000))
+    if first != second:
+        raise UserError(
+            f"{RANK} {EQUAL}: here the rank depends on the number of identities, for the row has other heads than the "
+            "base, or the base has text.loss identity; give a number"
+        )
+    return first
 
 
 def runnable(
