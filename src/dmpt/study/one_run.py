@@ -36,6 +36,7 @@ class Task:
         out: its run folder.
         kept: where its result goes.
         missing: whether it is also tested with modalities missing.
+        timed: whether its time is what the study is about, so that another study's run is no substitute.
         fingerprint: of all the data, all splits.
         jobs: how many runs share the machine.
         gpu: the one that it is to see, as ``CUDA_VISIBLE_DEVICES`` names it; None = there is no choice.
@@ -49,6 +50,7 @@ class Task:
     out: Path
     kept: Path
     missing: bool = False
+    timed: bool = False
     fingerprint: str = ""
     jobs: int = 1
     gpu: str | None = None

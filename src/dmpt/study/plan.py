@@ -87,6 +87,7 @@ class Plan:
             out=self.out / place,
             kept=self.results / place,
             missing=self.study.missing,
+            timed=self.study.timed,
             fingerprint=self.fingerprint,
             jobs=self.jobs,
         )

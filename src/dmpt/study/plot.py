@@ -92,14 +92,14 @@ def time_map(title: str, lines: Sequence[Line]) -> str:
         y = _down(up, floor, value)
         parts.append(Markup('<path class="grid" d="M{:.1f} {:.1f}h{}"/>').format(left, y, WIDE))
         parts.append(_text(left - 8, y + 4.5, f"{value:g}", "end", "soft"))
-    said = [f"{line.name}: mAP {y:.1f}, {x:.3f} s" for _, line, x, y in points]
-    for place, (number, line, x, y) in enumerate(points):
+    said = []
+    for place, (number, line, x, y) in enumerate(points, 1):
         at, down = _across(across, left, x, WIDE), _down(up, floor, y)
-        parts.append(_dot("dot", at, down, said[place]))
+        said.append(f"{line.name}: mAP {y:.1f}, {x:.3f} s")
+        parts.append(_dot("dot", at, down, said[-1]))
         parts.append(_text(at + 4, down - 6, str(number), "start", "number"))
-        parts.append(_text(left + WIDE + GAP, TOP + KEY * (place + 1) - 8, f"{number}  {_short(line.name)}"))
-    alt = "; ".join(said)
-    return _svg(title, f"{title}. {alt}", left + WIDE + GAP + _label(lines), height, parts)
+        parts.append(_text(left + WIDE + GAP, TOP + KEY * place - 8, f"{number}  {_short(line.name)}"))
+    return _svg(title, f"{title}. {'; '.join(said)}", left + WIDE + GAP + _label(lines), height, parts)
 
 
 def _svg(title: str, alt: str, width: float, height: float, parts: Sequence[Markup]) -> str:

@@ -81,7 +81,7 @@ def dry_run(plan: Plan) -> list[str]:
     chosen = plan.chosen()
     tasks = [*plan.choices(), *plan.tests(chosen)]
     waiting = open_tasks(tasks)
-    taken = [] if plan.study.timed else with_twins(waiting, plan.results.parent)
+    taken = with_twins(waiting, plan.results.parent)
     waiting = [task for task in waiting if task not in taken]
     pending = [row.name for row, _ in plan.rows if row.lr and row.name not in chosen]
     states = ["to run" if task in waiting else "taken " if task in taken else "done  " for task in tasks]
@@ -103,9 +103,7 @@ def dry_run(plan: Plan) -> list[str]:
 
 def _run(plan: Plan, tasks: Sequence[Task], before: int, what: str, launch: board.Launch) -> list[str]:
     """Run what is missing of these tasks; the board counts ``before`` other runs of the study as there, too."""
-    waiting = open_tasks(tasks)
-    if not plan.study.timed:
-        waiting = take_over(waiting, plan.results.parent)
+    waiting = take_over(open_tasks(tasks), plan.results.parent)
     there = len(tasks) - len(waiting)
     if tasks:
         console.print(f"{what}: {there} of {len(tasks)} runs are there")

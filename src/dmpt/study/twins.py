@@ -48,7 +48,8 @@ def _pairs(tasks: Sequence[Task], results: Path) -> list[tuple[Task, Result | No
 def _same(result: Result, task: Task) -> bool:
     said = result.numbers["study"]
     return (
-        (said["kind"], said["data"]) == (task.kind, task.data)
+        not task.timed
+        and (said["kind"], said["data"]) == (task.kind, task.data)
         and (not task.fingerprint or _same_inputs(said, task))
         and ("missing" in result.numbers or not task.missing or task.kind == "choice")
         and difference(result.config, dotted(task.config)) is None
