@@ -324,7 +324,10 @@ def test_held_out_images_do_not_find_themselves(data: Path, tmp_path: Path, capf
     config = settings(data, select="val", val_share=0.5, ids=2)
     own = with_(config, data={"root": str(tmp_path), "layout": "manifest", "protocol": "none"})
     trainer = Trainer(own, tmp_path / "run")
-    assert "queries valid, protocol same_camera" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "queries valid, protocol same_camera" in said
+    batches = len(trainer.data.sampler.epoch(0))
+    assert f"{len(trainer.data.records)} triplets of 4 identities; the first epoch has {batches} batches of 2 x" in said
     assert trainer.validate().protocol == "same_camera"
 
 
