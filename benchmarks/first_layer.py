@@ -12,8 +12,8 @@ from functools import partial
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from dmpt.config_values import dotted
-from dmpt.shipped import folder
+from dmpt.settings.shipped import folder
+from dmpt.settings.values import dotted
 from dmpt.study.reading import shipped_settings
 from dmpt.study.rows import config_of
 from goals import beside, goal, machine, rounds, table

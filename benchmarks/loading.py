@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import transforms as v1
 
-from dmpt.config import DataConfig
 from dmpt.data.loader import TripletDataset, train_batches
-from dmpt.data.manifest import MODALITIES, Record
+from dmpt.data.records import Record
 from dmpt.data.transforms import TrainTransform
+from dmpt.settings.config import DataConfig
+from dmpt.settings.modalities import MODALITIES
 from dmpt.synthetic.world import World
 from goals import goal, machine, rounds
 

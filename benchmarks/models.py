@@ -11,7 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dmpt.config import (
+from dmpt.method.backbone import Backbone
+from dmpt.method.heads import Heads
+from dmpt.method.losses import objective
+from dmpt.method.network import DMPT, Output
+from dmpt.method.prompts import MODALITY_COUNT, modality_words
+from dmpt.settings.config import (
     BackboneConfig,
     BindConfig,
     Config,
@@ -21,12 +26,7 @@ from dmpt.config import (
     TextConfig,
     TrainConfig,
 )
-from dmpt.losses import objective
-from dmpt.model.backbone import Backbone
-from dmpt.model.heads import Heads
-from dmpt.model.network import DMPT, Output
-from dmpt.model.prompts import MODALITY_COUNT, modality_words
-from dmpt.model.weights import build_vit
+from dmpt.towers.image import build_vit
 
 IDS = 171
 """Training identities of RGBNT201: how wide the classifiers are."""
@@ -142,7 +142,7 @@ class ThreeTowers(nn.Module):
 
 
 class Step:
-    """A training step as ``dmpt.train`` takes it: forward, losses, backward, Adam, gradients to None."""
+    """A training step as ``dmpt.training.trainer`` takes it: forward, losses, backward, Adam, gradients to None."""
 
     def __init__(self, case: Case, model: DMPT | ThreeTowers):
         self.case, self.model, self.images = case, model.train(), case.images()

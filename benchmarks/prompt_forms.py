@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dmpt.model.network import DMPT
+from dmpt.method.network import DMPT
 from goals import beside, goal, machine, rounds, table
 from models import DTYPES, PATHS, Case, Path, Step, Tower, network, tower
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from dmpt.config import BackboneConfig
+from dmpt.settings.config import BackboneConfig
 
 QUICK = "vit_base_patch16_clip_quickgelu_224.openai"
 PLAIN = "vit_base_patch16_clip_224.laion2b"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dmpt.data.manifest import Dataset, Record
+from dmpt.data.records import Dataset, Record
 
 PERSON = {"rgb": "RGB", "nir": "NI", "tir": "TI"}
 VEHICLE = {"rgb": "vis", "nir": "ni", "tir": "th"}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dmpt.config import (
+from dmpt.settings.config import (
     BackboneConfig,
     BindConfig,
     Config,
@@ -21,7 +21,7 @@ from dmpt.config import (
     TextConfig,
     TrainConfig,
 )
-from dmpt.train import Trainer
+from dmpt.training.trainer import Trainer
 from toy import write_toy_set
 
 TOWER = {"embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -64,7 +64,7 @@ def flags(config: Config) -> list[str]:
     """The command line of a configuration."""
     from dataclasses import asdict
 
-    from dmpt.config_values import flatten
+    from dmpt.settings.values import flatten
 
     def text(value: Any) -> str:
         return value if isinstance(value, str) else json.dumps(value)
@@ -92,6 +92,12 @@ def same_in_two_processes(config: Config, folder: Path, *, rtol: float, atol: fl
         torch.testing.assert_close(two[name], one[name], rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
     losses = [[x["loss"] for x in log(folder / name) if "loss" in x] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def same_state(a: Path, b: Path) -> bool:
+    """Whether two runs saved the same tensors, bit for bit."""
+    left, right = load_file(a / "state.safetensors"), load_file(b / "state.safetensors")
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
 
 def log(out: Path) -> list[dict[str, Any]]:

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dmpt.check_settings import check
-from dmpt.config import BackboneConfig, Config
-from dmpt.config_values import from_dict
-from dmpt.losses import TextTargets
-from dmpt.model.backbone import Backbone
-from dmpt.model.network import DMPT
-from dmpt.model.prompts import modality_words
-from dmpt.model.weights import build_vit
+from dmpt.method.backbone import Backbone
+from dmpt.method.losses import TextTargets, objective
+from dmpt.method.network import DMPT
+from dmpt.method.prompts import modality_words
+from dmpt.settings.config import BackboneConfig, Config
+from dmpt.settings.rules import check
+from dmpt.settings.values import from_dict
+from dmpt.towers.image import build_vit
 
 TEXT_WIDTH = 12
 WORD_WIDTH = 20
@@ -104,3 +104,19 @@ def error_of(value: Tensor, reference: Tensor) -> float:
         return 0.0
     value, reference = value.detach().double(), reference.detach().double()
     return float((value - reference).abs().max() / reference.abs().max().clamp(min=torch.finfo(torch.float64).tiny))
+
+
+def train_steps(network: DMPT, steps: int = 3) -> set[str]:
+    """Names of the tensors that had a gradient in some step."""
+    network.train()
+    trained, reached = network.trained(), set()
+    optimizer = torch.optim.Adam(trained.values(), lr=1e-3)
+    for step in range(steps):
+        output = network(small_images(network.backbone, batch=4, seed=step))
+        heads = network.heads(output.features, output.projected)
+        terms = objective(network.config, output, heads, torch.tensor([0, 0, 2, 2]), small_targets())
+        optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        reached |= {name for name, p in trained.items() if p.grad is not None and p.grad.any()}
+        optimizer.step()
+    return reached

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dmpt.demo import Scale
-from dmpt.evaluate import evaluate
+from dmpt.demo.demo import Scale
+from dmpt.evaluation.evaluate import evaluate
 from dmpt.synthetic.cached import world
 
 SMALL = Scale(100, 60, 8)

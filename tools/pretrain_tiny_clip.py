@@ -23,12 +23,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tiny_model
 import tiny_report
+from dmpt.base.environment import environment
+from dmpt.base.errors import UserError
+from dmpt.base.files import write_atomically, write_text
+from dmpt.base.terminal import bar, console
 from dmpt.data.sampler import seed_for
-from dmpt.environment import environment
-from dmpt.errors import UserError
-from dmpt.files import write_atomically, write_text
-from dmpt.model.tensors import read_tensors
-from dmpt.progress import bar, console
+from dmpt.towers.tensors import read_tensors
 from tiny_data import SIZE, Captioned, captioned, plan
 from tiny_model import TinyCLIP, Words, contrastive_loss
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import dmpt
-from dmpt.files import write_atomically, write_text
-from dmpt.progress import track
+from dmpt.base.files import write_atomically, write_text
+from dmpt.base.terminal import track
 from dmpt.synthetic.world import World
 
 Thing = Literal["person", "vehicle"]

@@ -15,9 +15,8 @@ from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dmpt.files import write_atomically, write_text
-from dmpt.model.tensors import sha256
-from dmpt.model.text import ATTRIBUTES, PHRASES, PROMPTS, TextFile
+from dmpt.base.files import sha256, write_atomically, write_text
+from dmpt.towers.phrases import ATTRIBUTES, PHRASES, PROMPTS, TextFile
 from tiny_data import SIZE
 
 NAME = "vit_base_patch16_clip_quickgelu_224"

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmpt.config import BackboneConfig
-from dmpt.errors import UserError
-from dmpt.files import write_atomically, write_text
-from dmpt.model.text import OBJECTS, PROMPTS
-from dmpt.model.weights import TowerInfo, build_vit
+from dmpt.base.errors import UserError
+from dmpt.base.files import write_atomically, write_text
 from dmpt.retrieval.metrics import evaluate
 from dmpt.retrieval.protocols import Labels
+from dmpt.settings.config import BackboneConfig
+from dmpt.towers.image import TowerInfo, build_vit
+from dmpt.towers.phrases import OBJECTS, PROMPTS
 from tiny_data import HELD_OUT, MODALITIES, SIZE, captions, shoot
 from tiny_model import NAME, OVERRIDES, TEMPLATES, VIT, TinyCLIP, Words
 
@@ -175,7 +175,7 @@ def write(folder: Path, about: dict[str, Any], report: Report) -> None:
         "A CLIP small enough to ship, so that the demo and the tests have a backbone that has learned something. Its",
         "pictures are drawn by `dmpt.synthetic`, in worlds whose seeds no demo and no test uses; nothing in it comes",
         "from anyone else's pictures or weights. It loads as every CLIP does, by the settings of `configs/tiny.yaml`",
-        "or of `dmpt.assets.tiny_clip()`. This page is written by the command below.",
+        "or of `dmpt.towers.packaged.tiny_clip()`. This page is written by the command below.",
         "",
         "## How it was made",
         "",

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from dmpt import __version__
-from dmpt.errors import UserError, one_line
+from dmpt.base.errors import UserError, one_line
 
 VERBS = ("check", "train", "evaluate", "report", "reproduce", "study", "results", "params", "synth", "demo")
 """Modules of ``dmpt.verbs``, in the order of ``dmpt --help``."""
@@ -73,8 +73,8 @@ def _run(argv: list[str]) -> None:
     import yaml
     from jsonargparse import set_loader
 
+    from dmpt.base.yaml import load
     from dmpt.verbs.parser import Parser
-    from dmpt.yaml12 import load
 
     # Pillow's, of damaged EXIF for one, name no file; what does not decode is an error of ours.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")

@@ -13,9 +13,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from dmpt.data.manifest import Record
-from dmpt.errors import UserError
-from dmpt.progress import track
+from dmpt.base.errors import UserError
+from dmpt.base.terminal import track
+from dmpt.data.records import Record
 
 #: A file that claims more pixels is refused before any is decoded: a photo of 48 megapixels passes, a bomb does not.
 MAX_PIXELS = 2**26

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dmpt.config import DataConfig
+from dmpt.base.errors import UserError
 from dmpt.data.images import read_record
-from dmpt.data.manifest import MODALITIES, Record
-from dmpt.data.subset import drop
+from dmpt.data.missing import drop
+from dmpt.data.records import Record
 from dmpt.data.transforms import TestTransform
-from dmpt.errors import UserError
+from dmpt.settings.config import DataConfig
+from dmpt.settings.modalities import MODALITIES
 
 Key = tuple[int, Sequence[int]]
 

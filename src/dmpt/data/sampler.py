@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from dmpt.errors import UserError
+from dmpt.base.errors import UserError
 
 
 def seed_for(*parts: object) -> int:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from dmpt.data.manifest import Record, Records
+from dmpt.base.errors import UserError
+from dmpt.data.records import Record, Records
 from dmpt.data.sampler import seed_for
-from dmpt.errors import UserError
 
 
 def view_of(protocol: str) -> str:

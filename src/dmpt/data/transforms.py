@@ -9,8 +9,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from dmpt.config import DataConfig
 from dmpt.data.sampler import seed_for
+from dmpt.settings.config import DataConfig
 
 Images = dict[str, Tensor]
 #: Of random erasing: the box's share of the picture, its height / width, and how often a box is drawn that may not fit.

@@ -9,13 +9,14 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from dmpt.config import Config, DataConfig
 from dmpt.data.loader import test_set
-from dmpt.data.manifest import MODALITIES, Record
-from dmpt.model.network import DMPT
+from dmpt.data.records import Record
+from dmpt.method.network import DMPT
+from dmpt.pages.frame import table
+from dmpt.pages.pictures import SPECTRA, Pixels, labelled, listed, lying, stacked, triplet
 from dmpt.report.measured import Measured
-from dmpt.report.page import table
-from dmpt.report.pictures import SPECTRA, Pixels, labelled, listed, lying, stacked, triplet
+from dmpt.settings.config import Config, DataConfig
+from dmpt.settings.modalities import MODALITIES
 
 HEAT = np.array([[40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [252, 255, 164]], float)
 """From little to much attention; the lightness grows evenly, so that it reads without colours too."""

@@ -8,12 +8,12 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from dmpt.data.manifest import MODALITIES
+from dmpt.pages.frame import table
+from dmpt.pages.pictures import SPECTRA
 from dmpt.report.measured import Features, Measured
-from dmpt.report.page import table
-from dmpt.report.pictures import SPECTRA
 from dmpt.retrieval.embeddings import unit
 from dmpt.retrieval.metrics import evaluate, has_match
+from dmpt.settings.modalities import MODALITIES
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from dmpt.report import curves, ranked
-from dmpt.report.figures import Axis, Series, axis, bars, marks_key, scatter
-from dmpt.report.measured import Measured
-from dmpt.report.page import (
+from dmpt.pages.charts import Axis, Series, axis, bars, marks_key, scatter
+from dmpt.pages.frame import (
     Section,
     caution,
     count,
@@ -22,8 +20,10 @@ from dmpt.report.page import (
     table,
     write_page,
 )
+from dmpt.report import curves, ranked
+from dmpt.report.measured import Measured
 from dmpt.retrieval.metrics import MEASURES
-from dmpt.statistics import DRAWS, bootstrap
+from dmpt.retrieval.statistics import DRAWS, bootstrap
 
 LISTS = 3
 NAMED = 500

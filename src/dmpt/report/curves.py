@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from dmpt.report.figures import Axis, Series, axis, lines
+from dmpt.pages.charts import Axis, Series, axis, lines
 from dmpt.report.measured import Measured
-from dmpt.run import read_log
+from dmpt.training.folder import read_log
 
 RANKS = 20
 POINTS = 150

@@ -7,9 +7,9 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from dmpt.report.figures import Axis, Series, marks_key, scatter
+from dmpt.pages.charts import Axis, Series, marks_key, scatter
+from dmpt.pages.frame import pair
 from dmpt.report.measured import Features, Measured
-from dmpt.report.page import pair
 
 IDENTITIES, ITEMS = 12, 20
 SEED = 0

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmpt import adapter
-from dmpt.adapter import Card
-from dmpt.data.manifest import Record, fingerprint
-from dmpt.environment import environment
-from dmpt.errors import UserError
-from dmpt.evaluate import open_adapter, test_records
-from dmpt.model.network import DMPT
-from dmpt.progress import console
-from dmpt.retrieval.features import look
+from dmpt.adapter import folder as adapter
+from dmpt.adapter.folder import Card
+from dmpt.base.environment import environment
+from dmpt.base.errors import UserError
+from dmpt.base.terminal import console
+from dmpt.data.records import Record, fingerprint, labels_of
+from dmpt.embed.extract import look
+from dmpt.evaluation.evaluate import open_adapter, test_records
+from dmpt.method.network import DMPT
 from dmpt.retrieval.metrics import Metrics, evaluate
-from dmpt.retrieval.protocols import PROTOCOLS, Labels, labels_of
+from dmpt.retrieval.protocols import PROTOCOLS, Labels
 
 Features = NDArray[np.float32]
 

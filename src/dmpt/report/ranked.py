@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 from markupsafe import Markup
 
-from dmpt.data.manifest import Record
+from dmpt.data.records import Record
+from dmpt.pages.pictures import labelled, listed, lying, stacked, triplet
 from dmpt.report.measured import Measured, Ranked
-from dmpt.report.pictures import labelled, listed, lying, stacked, triplet
 
 TOP = 8
 

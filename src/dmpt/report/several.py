@@ -5,8 +5,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from dmpt.pages.frame import caution, count, paragraph, provenance, table, write_page
 from dmpt.report.measured import Measured
-from dmpt.report.page import caution, count, paragraph, provenance, table, write_page
 from dmpt.report.single import curve_section, map_section
 
 

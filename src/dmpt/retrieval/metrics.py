@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dmpt.errors import UserError
+from dmpt.base.errors import UserError
 from dmpt.retrieval.embeddings import Embeddings, one_slot
 from dmpt.retrieval.protocols import PROTOCOLS, Labels, Protocol
 from dmpt.retrieval.scores import Block, Features, blocks

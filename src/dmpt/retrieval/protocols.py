@@ -5,14 +5,13 @@ query's own camera saw of the same identity; MSVR310 ignores what was seen in th
 on the same features. There is no default: the caller names one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from dmpt.data.manifest import Record
-from dmpt.errors import UserError
+from dmpt.base.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +47,6 @@ class Labels:
     def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> "Labels":
         scenes = None if self.scenes is None else self.scenes[rows]
         return Labels(self.pids[rows], self.cameras[rows], scenes)
-
-
-def labels_of(records: Sequence[Record]) -> Labels:
-    """What the protocols look at."""
-    scenes = None if any(r.scene is None for r in records) else np.array([r.scene for r in records])
-    return Labels(np.array([r.pid for r in records]), np.array([r.camera for r in records]), scenes)
 
 
 Mask = npt.NDArray[np.bool_]

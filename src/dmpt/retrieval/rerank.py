@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dmpt.errors import UserError
+from dmpt.base.errors import UserError
 from dmpt.retrieval.embeddings import Embeddings, join
 from dmpt.retrieval.scores import Block, blocks
 

@@ -2,7 +2,7 @@
 
 Of two items that may lack modalities it is the cosine over their common slots, or of their shared parts where they
 have none in common. A cosine over one slot spreads wider than one over three, and one of shared parts lies elsewhere
-again; where training kept the statistics for it (``dmpt.model.shared``), they are brought to one scale.
+again; where training kept the statistics for it (``dmpt.extensions.shared``), they are brought to one scale.
 
 A score depends on the two items alone, so whatever else is in the gallery reorders nothing.
 """

@@ -15,10 +15,10 @@ from typing import Protocol
 import torch
 from rich.progress import TaskID
 
-from dmpt.progress import bar, console
-from dmpt.run import LOG
+from dmpt.base.terminal import bar, console
 from dmpt.study.one_run import Task
 from dmpt.study.results import read
+from dmpt.training.folder import LOG
 
 POLL = 0.5
 TAIL = 4096

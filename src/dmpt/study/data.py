@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmpt.config_values import flatten
-from dmpt.errors import UserError
-from dmpt.shipped import folder, settings_file
+from dmpt.base.errors import UserError
+from dmpt.settings.shipped import folder, settings_file
+from dmpt.settings.values import flatten
 from dmpt.study.definition import name_of_data
 from dmpt.study.reading import (
     KNOWN,

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dmpt.errors import UserError
-from dmpt.paper import cells
-from dmpt.shipped import folder
+from dmpt.base.errors import UserError
+from dmpt.paper.cells import cells
+from dmpt.settings.shipped import folder
 from dmpt.study.reading import (
     check_keys,
     is_whole,
@@ -42,7 +42,7 @@ class Row:
         change: settings in which it differs from the base, as dotted keys; those of its ``config`` among them.
         on: what else it changes on some data, by their name.
         lr: learning rates to choose from on validation identities; empty = the base's.
-        paper: the paper's cell that it mirrors (``dmpt.paper``); None = none does.
+        paper: the paper's cell that it mirrors (``dmpt.paper.cells``); None = none does.
     """
 
     name: str

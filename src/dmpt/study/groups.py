@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dmpt.errors import UserError
-from dmpt.statistics import Comparison, bootstrap, holm
+from dmpt.base.errors import UserError
+from dmpt.retrieval.statistics import Comparison, bootstrap, holm
 from dmpt.study.definition import EQUAL, RANK, Row, Study
 from dmpt.study.results import Result, check_row_of, comparable, difference
 

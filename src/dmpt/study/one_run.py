@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dmpt.config import Config
-from dmpt.config_values import from_dict
-from dmpt.errors import Diverged, UserError
-from dmpt.run import read_log
+from dmpt.base.errors import Diverged, UserError
+from dmpt.settings.config import Config
+from dmpt.settings.values import from_dict
+from dmpt.training.folder import read_log
 
 if TYPE_CHECKING:
-    from dmpt.train import Trainer
+    from dmpt.training.trainer import Trainer
 
 PATIENCE = 60.0
 """Seconds in which a run whose study is gone should have saved; then it is interrupted again, which ends it unsaved."""
@@ -76,7 +76,7 @@ def work(task: Task) -> None:
     """
     from dmpt.retrieval.metrics import MEASURES
     from dmpt.study.results import keep
-    from dmpt.train import Trainer
+    from dmpt.training.trainer import Trainer
 
     trainer = Trainer(task.config, task.out, resume=True)
     lost = None
@@ -113,8 +113,8 @@ def work(task: Task) -> None:
 
 def _measure(task: Task, trainer: "Trainer") -> tuple[dict[str, Any], dict[str, list[Any]], dict[str, Any]]:
     """The numbers of a trained run, those of each query, and where they come from."""
-    from dmpt.evaluate import by_query, evaluate, save
-    from dmpt.retrieval.protocols import labels_of
+    from dmpt.data.records import labels_of
+    from dmpt.evaluation.evaluate import by_query, evaluate, save
 
     if task.kind != "test":
         assert trainer.data.evaluated is not None
@@ -129,7 +129,7 @@ def _measure(task: Task, trainer: "Trainer") -> tuple[dict[str, Any], dict[str, 
 
 def _origin(task: Task, trainer: "Trainer") -> dict[str, Any]:
     """Where numbers on validation identities come from."""
-    from dmpt.environment import environment
+    from dmpt.base.environment import environment
 
     return {"step": trainer.progress.step, "seed": task.config.train.seed, **environment()}
 

@@ -7,10 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dmpt.config import Config
-from dmpt.config_values import dotted
-from dmpt.errors import UserError
-from dmpt.missing import parse
+from dmpt.base.errors import UserError
+from dmpt.evaluation.missing import parse
+from dmpt.settings.config import Config
+from dmpt.settings.values import dotted
 from dmpt.study.definition import MOST, Row, Study
 from dmpt.study.one_run import Task
 from dmpt.study.results import Result, check_inputs_of, check_settings_of, read, read_all
@@ -178,8 +178,8 @@ def backbone_hash(config: Config) -> str | None:
 def _hash(weights: str, name: str) -> str | None:
     if weights == "random":
         return None
-    from dmpt.model.hub import resolve
-    from dmpt.model.tensors import sha256
+    from dmpt.base.files import sha256
+    from dmpt.towers.hub import resolve
 
     return sha256(resolve(weights, name))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from dmpt.report.figures import Axis, axis
+from dmpt.pages.charts import Axis, axis
 
 PANEL, GAP, ROW, TOP, BOTTOM = 330, 40, 30, 40, 48
 CHARACTERS, CHARACTER = 62, 6.8

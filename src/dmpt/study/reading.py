@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from dmpt.config import Config
-from dmpt.config_values import dotted, flatten
-from dmpt.errors import UserError
-from dmpt.shipped import settings_file
-from dmpt.yaml12 import load
+from dmpt.base.errors import UserError
+from dmpt.base.yaml import load
+from dmpt.settings.config import Config
+from dmpt.settings.shipped import settings_file
+from dmpt.settings.values import dotted, flatten
 
 KNOWN: dict[str, Any] = dotted(Config())
 """Every setting and its default, as dotted keys."""

@@ -19,14 +19,14 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from dmpt.config import Config
-from dmpt.config_values import dotted, nest
-from dmpt.errors import UserError
-from dmpt.files import write_text
+from dmpt.base.errors import UserError
+from dmpt.base.files import write_text
 from dmpt.retrieval.metrics import MEASURES
-from dmpt.run import CONFIG, HARMLESS, read_settings, unread
+from dmpt.settings.config import Config
+from dmpt.settings.values import dotted, nest
 from dmpt.study.definition import EQUAL, RANK
 from dmpt.study.reading import KNOWN
+from dmpt.training.folder import CONFIG, HARMLESS, read_settings, unread
 
 METRICS, QUERIES = "metrics.json", "queries.csv"
 NEEDED = (

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dmpt.check_settings import check
-from dmpt.config import Config
-from dmpt.config_values import from_dict, nest
-from dmpt.errors import UserError
+from dmpt.base.errors import UserError
+from dmpt.settings.config import Config
+from dmpt.settings.rules import check
+from dmpt.settings.values import from_dict, nest
 from dmpt.study.definition import EQUAL, RANK, Row, Study
 
 
@@ -49,7 +49,7 @@ def _equal_rank(base: Config, lora: Config) -> int:
     Raises:
         UserError: it is not LoRA, or the rank depends on the number of identities.
     """
-    from dmpt.params import equal_lora_rank
+    from dmpt.paper.parameters import equal_lora_rank
 
     if lora.backbone.tune != "lora":
         raise UserError(f"{RANK} {EQUAL} needs backbone.tune lora")

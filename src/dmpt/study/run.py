@@ -5,9 +5,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from dmpt.config import Config
-from dmpt.errors import UserError
-from dmpt.progress import console
+from dmpt.base.errors import UserError
+from dmpt.base.terminal import console
+from dmpt.settings.config import Config
 from dmpt.study import board
 from dmpt.study.data import Data
 from dmpt.study.definition import Study
@@ -126,8 +126,8 @@ def _with_data(data: Data, base: Config) -> Config:
 
 def _fingerprint(base: Config) -> str:
     """Of all splits."""
-    from dmpt.data.datasets import load_dataset
-    from dmpt.data.manifest import fingerprint
+    from dmpt.data.layouts import load_dataset
+    from dmpt.data.records import fingerprint
 
     assert base.data.root is not None
     found = load_dataset(base.data.layout, base.data.root, base.data)

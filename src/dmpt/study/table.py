@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from dmpt.errors import UserError
-from dmpt.files import write_text
-from dmpt.paper import Cell, cell_on
+from dmpt.base.errors import UserError
+from dmpt.base.files import write_text
+from dmpt.paper.cells import Cell, cell_on
 from dmpt.retrieval.metrics import MEASURES
-from dmpt.statistics import DRAWS, Comparison
+from dmpt.retrieval.statistics import DRAWS, Comparison
 from dmpt.study.definition import GRID, Study
 from dmpt.study.groups import Group, compare, groups_of
 from dmpt.study.plan import best

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dmpt.config_values import dotted
-from dmpt.files import write_text
-from dmpt.run import CONFIG
+from dmpt.base.files import write_text
+from dmpt.settings.values import dotted
 from dmpt.study.one_run import Task
 from dmpt.study.plan import backbone_hash
 from dmpt.study.results import METRICS, QUERIES, Result, difference, read_all
+from dmpt.training.folder import CONFIG
 
 
 def take_over(tasks: Sequence[Task], results: Path) -> list[Task]:

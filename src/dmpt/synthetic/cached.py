@@ -4,8 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from dmpt.errors import UserError
-from dmpt.files import cache_folder
+from dmpt.base.errors import UserError
+from dmpt.base.files import cache_folder
 from dmpt.synthetic.write import Kind, write_world
 
 IMAGES, CAMERAS = 8, 4

@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from dmpt.data import msvr310, rgbnt201
-from dmpt.errors import UserError
-from dmpt.files import write_atomically, write_text
-from dmpt.pool import spread
-from dmpt.progress import track
+from dmpt.base.errors import UserError
+from dmpt.base.files import write_atomically, write_text
+from dmpt.base.processes import spread
+from dmpt.base.terminal import track
+from dmpt.data.layouts import msvr310, rgbnt201
 from dmpt.synthetic.canvas import Bytes
 from dmpt.synthetic.world import World
 

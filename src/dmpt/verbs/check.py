@@ -8,9 +8,9 @@ from pathlib import Path
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
-from dmpt.check_settings import check as check_settings
-from dmpt.config import Config, DataConfig
-from dmpt.errors import UserError
+from dmpt.base.errors import UserError
+from dmpt.settings.config import Config, DataConfig
+from dmpt.settings.rules import check as check_settings
 from dmpt.verbs.parser import Parser
 
 #: Settings of the data that change what is found.

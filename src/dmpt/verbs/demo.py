@@ -18,8 +18,8 @@ def add(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Run the verb ``demo``."""
-    from dmpt.demo import demo
-    from dmpt.run import Stopped
+    from dmpt.demo.demo import demo
+    from dmpt.training.folder import Stopped
 
     try:
         demo(Path(arguments.out), arguments.quick, arguments.seed)

@@ -7,7 +7,8 @@ from typing import Any
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from dmpt.verbs.parser import Parser, print_table
+from dmpt.base.terminal import print_table
+from dmpt.verbs.parser import Parser
 
 
 def add(parser: Parser) -> None:
@@ -34,8 +35,8 @@ def add(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Run the verb ``evaluate``."""
-    from dmpt.evaluate import evaluate as run
-    from dmpt.evaluate import save
+    from dmpt.evaluation.evaluate import evaluate as run
+    from dmpt.evaluation.evaluate import save
 
     result = run(
         Path(arguments.run),

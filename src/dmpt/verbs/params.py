@@ -5,7 +5,8 @@ import json
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
-from dmpt.verbs.parser import Parser, add_settings, config_of, print_table
+from dmpt.base.terminal import print_table
+from dmpt.verbs.parser import Parser, add_settings, config_of
 
 
 def add(parser: Parser) -> None:
@@ -19,9 +20,9 @@ def add(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Run the verb ``params``."""
-    from dmpt.data.datasets import DATASETS, Count
-    from dmpt.errors import UserError
-    from dmpt.params import count_parameters, equal_lora_rank
+    from dmpt.base.errors import UserError
+    from dmpt.data.layouts import DATASETS, Count
+    from dmpt.paper.parameters import count_parameters, equal_lora_rank
 
     config = config_of(arguments)
     ids = arguments.ids or DATASETS[config.data.layout].known.get("train", Count()).ids

@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from dmpt.config import Config
-from dmpt.errors import UserError
-from dmpt.shipped import settings_file
-from dmpt.yaml12 import load
+from dmpt.base.errors import UserError
+from dmpt.base.yaml import load
+from dmpt.settings.config import Config
+from dmpt.settings.shipped import settings_file
 
 PLAIN = {
     r'^Parser key "([\w.]+)":': r"\1:",
@@ -157,19 +157,3 @@ def add_settings(parser: Parser) -> None:
 def config_of(arguments: Namespace) -> Config:
     """The settings among the arguments."""
     return Config(**{f.name: arguments[f.name] for f in fields(Config)})
-
-
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output; columns of numbers are set to the right."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for number, column in enumerate(header):
-        table.add_column(column, justify="right" if rows and rows[0][number][:1].isdigit() else "left")
-    for row in rows:
-        table.add_row(*row)
-    # A file or a pipe has no edge to wrap at; names of runs are no markup, whatever brackets they have.
-    console = Console(width=None if sys.stdout.isatty() else 1000, markup=False, emoji=False, highlight=False)
-    console.print(title)  # as the table's own it would be as narrow as the table
-    console.print(table)

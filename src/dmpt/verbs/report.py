@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from dmpt.errors import UserError
+from dmpt.base.errors import UserError
 from dmpt.verbs.parser import Parser
 
 

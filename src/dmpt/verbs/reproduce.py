@@ -7,8 +7,9 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from dmpt.errors import UserError
-from dmpt.verbs.parser import Parser, add_settings, config_of, print_table
+from dmpt.base.errors import UserError
+from dmpt.base.terminal import print_table
+from dmpt.verbs.parser import Parser, add_settings, config_of
 
 
 def add(parser: Parser) -> None:
@@ -25,8 +26,8 @@ def add(parser: Parser) -> None:
 
 def _preset(name: str, flags: Mapping[str, str]) -> dict[str, Any]:
     """A cell's settings: what the flags then override."""
-    from dmpt.config_values import dotted
-    from dmpt.paper import find, settings
+    from dmpt.paper.cells import find, settings
+    from dmpt.settings.values import dotted
 
     return dotted(settings(find(name)))
 
@@ -40,9 +41,9 @@ def run(arguments: Namespace) -> None:
         raise UserError("give a cell: dmpt reproduce CELL --data.root DIR --out RUN; --list names them all")
     if arguments.out is None:
         raise UserError("give --out, the run folder to write")
-    from dmpt.reproduce import compare
-    from dmpt.run import is_finished
-    from dmpt.train import Trainer
+    from dmpt.paper.reproduce import compare
+    from dmpt.training.folder import is_finished
+    from dmpt.training.trainer import Trainer
     from dmpt.verbs.train import fit
 
     config, out = config_of(arguments), Path(arguments.out)
@@ -60,7 +61,7 @@ def run(arguments: Namespace) -> None:
 def _list(as_json: bool) -> None:
     from dataclasses import asdict
 
-    from dmpt.paper import cells
+    from dmpt.paper.cells import cells
 
     if as_json:
         print(json.dumps({name: asdict(cell) for name, cell in cells().items()}, indent=2))
@@ -90,13 +91,13 @@ def _show(result: dict[str, Any]) -> None:
 
 def _measures() -> list[str]:
     """The columns of the paper's tables."""
-    from dmpt.paper import PRINTED
+    from dmpt.paper.cells import PRINTED
     from dmpt.retrieval.metrics import MEASURES
 
     return [MEASURES[measure] for measure in PRINTED]
 
 
 def _percent(numbers: dict[str, float], form: str = ".1f") -> list[str]:
-    from dmpt.paper import PRINTED
+    from dmpt.paper.cells import PRINTED
 
     return [format(numbers[key], form) if key in numbers else "-" for key in PRINTED]

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from dmpt.verbs.parser import Parser, print_table
+from dmpt.base.terminal import print_table
+from dmpt.verbs.parser import Parser
 
 if TYPE_CHECKING:
-    from dmpt.results import Row
+    from dmpt.paper.published import Row
 
 
 def add(parser: Parser) -> None:
     """Print published numbers with their sources, and those of our runs beside them."""
-    from dmpt.results import published
+    from dmpt.paper.published import published
 
     names = list(dict.fromkeys(row.dataset for row in published() if row.dataset != "any"))
     parser.add_argument("--dataset", choices=names, required=True, help="Data set.")
@@ -27,7 +28,7 @@ def add(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Run the verb ``results``."""
-    from dmpt.results import ours, published
+    from dmpt.paper.published import ours, published
 
     rows = published(arguments.dataset)
     for folder in arguments.runs:
@@ -80,7 +81,7 @@ def _show(dataset: str, rows: "list[Row]") -> None:
 
 def _show_missing(dataset: str, rows: "list[Row]") -> None:
     """One line per method, one column per case: mAP/rank-1."""
-    from dmpt.results import CASES
+    from dmpt.paper.published import CASES
 
     if not rows:
         print(f"nothing is published for {dataset}")
@@ -101,7 +102,7 @@ def _show_missing(dataset: str, rows: "list[Row]") -> None:
 
 def _titled(dataset: str) -> str:
     """Its name and the protocol of its numbers."""
-    from dmpt.results import facts_of
+    from dmpt.paper.published import facts_of
 
     facts = facts_of(dataset)
     return dataset if facts is None else f"{dataset}, protocol {facts.protocol}"

@@ -7,7 +7,7 @@ from typing import Any
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
-from dmpt.errors import UserError
+from dmpt.base.errors import UserError
 from dmpt.verbs.parser import Parser, add_settings, config_of
 
 

@@ -24,7 +24,7 @@ def add(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Run the verb ``synth``."""
-    from dmpt.errors import UserError
+    from dmpt.base.errors import UserError
     from dmpt.synthetic.write import write_world
 
     if arguments.test_ids >= arguments.ids:

@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 from dmpt.verbs.parser import Parser, add_settings, config_of
 
 if TYPE_CHECKING:
-    from dmpt.train import Trainer
+    from dmpt.training.trainer import Trainer
 
 
 def add(parser: Parser) -> None:
@@ -22,7 +22,7 @@ def add(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Run the verb ``train``."""
-    from dmpt.train import Trainer
+    from dmpt.training.trainer import Trainer
 
     out = Path(arguments.out)
     trainer = Trainer(config_of(arguments), out, arguments.resume, arguments.skip_broken)
@@ -33,7 +33,7 @@ def run(arguments: Namespace) -> None:
 
 def fit(trainer: "Trainer") -> None:
     """Train; when the user stops it, say how to go on."""
-    from dmpt.run import Stopped
+    from dmpt.training.folder import Stopped
 
     try:
         trainer.fit()

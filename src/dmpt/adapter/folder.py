@@ -1,0 +1,171 @@
+"""What was trained, as a small folder: ``adapter.safetensors`` and ``config.json``.
+
+The backbone is not in it, only its name and the sha256 of its weights. Everything that preprocessing needs is.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from dmpt import __version__
+from dmpt.base.errors import UserError
+from dmpt.base.files import write_text
+from dmpt.method.backbone import Backbone
+from dmpt.method.network import DMPT
+from dmpt.settings.config import Config
+from dmpt.settings.values import checked
+from dmpt.towers.image import build_vit
+from dmpt.towers.tensors import write_tensors
+
+FORMAT = "dmpt-adapter/1"
+TENSORS, CARD = "adapter.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What travels with the tensors.
+
+    Attributes:
+        config: the settings, readings included; ``data.mean`` and ``data.std`` are filled in.
+        ids: number of training identities.
+        backbone_sha256: of the weights file; where the weights were random, of the tensors themselves.
+        object: person or vehicle.
+        data: name, fingerprint and size of the training set.
+        metrics: what training reported last.
+        backbone_unused: what of the weights file is not used.
+        licence: of the backbone's weights and of the data, as far as known.
+    """
+
+    config: Config
+    ids: int
+    backbone_sha256: str | None
+    object: str
+    data: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    backbone_unused: tuple[str, ...] = ()
+    licence: str = ""
+
+
+def save_card(folder: Path, card: Card) -> None:
+    """Write ``config.json``.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    content = {"format": FORMAT, "dmpt": __version__, **asdict(card)}
+    write_text(folder / CARD, json.dumps(content, indent=2) + "\n")
+
+
+def save_tensors(folder: Path, network: DMPT, step: int) -> None:
+    """Write ``adapter.safetensors`` in one rename.
+
+    Raises:
+        UserError: the disk is full, ...; an earlier adapter is then untouched.
+    """
+    own = network.own_state()
+    # Identity tokens serve the training loss alone.
+    tensors = {name: tensor for name, tensor in own.items() if not name.startswith("identity_text.")}
+    # One key: safetensors writes several in any order, and equal adapters should be equal files.
+    write_tensors(folder / TENSORS, tensors, {"step": str(step)})
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Inside, one of our own files is read: whatever it lacks, it is damaged.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; give the run or adapter folder that training wrote") from error
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its rights") from error
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        said = f"lacks {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{path} is damaged ({said}); copy it again from where it was trained") from error
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """What a safetensors file says beside its tensors."""
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
+def load_card(folder: Path) -> Card:
+    """Read ``config.json``.
+
+    Raises:
+        UserError: it is missing, not JSON, of another version, or a value of another type.
+    """
+    path = folder / CARD
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is no adapter: it has no {CARD}; give the folder that training wrote") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); copy it again from where it was trained") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{path} has format {found!r}; this version of dmpt ({__version__}) reads {FORMAT!r}")
+    try:
+        return checked(Card, {f.name: content[f.name] for f in fields(Card)}, "card")
+    except KeyError as error:
+        raise UserError(f"{path} lacks the key {error}; copy it again from where it was trained") from error
+    except (UserError, TypeError) as error:
+        raise UserError(f"{path}: {error}; copy it again from where it was trained") from error
+
+
+def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = None) -> tuple[DMPT, Card]:
+    """The network of an adapter, in evaluation mode, on the CPU.
+
+    Args:
+        folder: holds ``adapter.safetensors`` and ``config.json``.
+        weights: where the backbone's weights are on this machine, instead of where training found them.
+        dtype: compute precision of the frozen backbone; None = float32.
+
+    Raises:
+        UserError: a file is missing or damaged, or the backbone is not the one that the adapter was trained on.
+    """
+    card = load_card(folder)
+    backbone_config = card.config.backbone if weights is None else replace(card.config.backbone, weights=weights)
+    if backbone_config.weights == "random":
+        torch.manual_seed(card.config.train.seed)  # the initial values are the weights
+    vit, info = build_vit(backbone_config, card.config.data.size)
+    if info.sha256 != card.backbone_sha256:
+        raise UserError(
+            f"{folder} was trained on {card.config.backbone.name} with sha256 {card.backbone_sha256}, but "
+            f"{backbone_config.weights} has {info.sha256}; give the right file with --backbone.weights"
+        )
+    with reading(folder / TENSORS):
+        tensors = load_file(folder / TENSORS)
+    backbone = Backbone(vit, info, backbone_config.tune, backbone_config.lora_rank)
+    network = DMPT(card.config, backbone, card.ids, tensors.get("prompts.modality.words"))
+    network.load_own_state(tensors, str(folder / TENSORS))
+    network.eval()
+    if dtype is not None:
+        network.backbone.keep_in(dtype)
+    return network, card
+
+
+def chosen_by(folder: Path, card: Card) -> str:
+    """How training chose an adapter: ``val`` or ``test`` where it is the best epoch's, wherever it was copied to."""
+    return card.config.train.select if card.metrics.get("which", folder.name) == "best" else "last step"
+
+
+def saved_step(folder: Path) -> int:
+    """The training step at which ``adapter.safetensors`` was saved.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    with reading(folder / TENSORS):
+        return int(metadata_of(folder / TENSORS)["step"])

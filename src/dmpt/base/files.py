@@ -1,0 +1,88 @@
+"""Files that are either old or new, never half-written."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from dmpt.base.errors import UserError
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it.
+
+    Args:
+        path: the file to replace; its folder is created.
+        write: called with the temporary path.
+
+    Raises:
+        UserError: the folder is read-only, the disk is full, ...; ``path`` is then what it was before.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        # mkstemp's files are private; ours are as readable as any other file the user writes.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        with temporary.open("rb") as file:  # else a power cut can leave the new name with nothing in it
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; what was there is untouched; free space or check rights"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically.
+
+    Raises:
+        UserError: as ``write_atomically``.
+    """
+    # File names need not be UTF-8: their bytes are written as they are.
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="surrogateescape"))
+
+
+def expanded(path: str | Path) -> Path:
+    """With ``~`` resolved.
+
+    Raises:
+        UserError: it names a user whom this machine does not know.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: there is no such user's home here; give the whole path") from error
+
+
+def cache_folder() -> Path:
+    """Where things that can be made again are kept: ``DMPT_CACHE``, else dmpt's part of the user's cache."""
+    base = os.environ.get("DMPT_CACHE")
+    if base:
+        return expanded(base)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "dmpt"
+
+
+def sha256(path: str | Path) -> str:
+    """The file's SHA-256 as 64 hexadecimal digits, read in pieces.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); correct the path, or its rights") from error
+    return digest.hexdigest()

@@ -1,0 +1,53 @@
+"""One way to show long work: a bar with the time that is left, on standard error, only where a person watches."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+# Names and paths may have brackets; a log has no edge to wrap at.
+console = Console(
+    stderr=True, highlight=False, markup=False, width=None if sys.stderr and sys.stderr.isatty() else 1_000_000
+)
+
+
+def bar() -> Progress:
+    """A progress display whose tasks may carry a ``note``; silent when standard error is no terminal."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """``items``, with a bar that says ``what``."""
+    with bar() as display:
+        task = display.add_task(what, total=total, note="")
+        for item in items:
+            yield item
+            display.advance(task)
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output; columns of numbers are set to the right."""
+    from rich.table import Table
+
+    table = Table()
+    for number, column in enumerate(header):
+        table.add_column(column, justify="right" if rows and rows[0][number][:1].isdigit() else "left")
+    for row in rows:
+        table.add_row(*row)
+    # A file or a pipe has no edge to wrap at; names of runs are no markup, whatever brackets they have.
+    out = Console(width=None if sys.stdout.isatty() else 1000, markup=False, emoji=False, highlight=False)
+    out.print(title)  # as the table's own it would be as narrow as the table
+    out.print(table)

@@ -1,0 +1,192 @@
+"""What the pictures themselves tell about a data set: copies, and modalities that are not what they should be."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from dmpt.data.check.findings import Finding
+from dmpt.data.check.pictures import Picture
+from dmpt.data.records import Record
+
+Seen = tuple[Record, Mapping[str, Picture]]
+Placed = tuple[str, Record, Mapping[str, Picture]]
+#: What more than this share of a modality has in common is how the data are, not a mistake in single files.
+RULE = 0.5
+
+
+def check_copies(placed: Sequence[Placed], protocol: str) -> Iterator[Finding]:
+    """Equal pictures in train and test, under two labels, or as query and gallery where the protocol ignores none.
+
+    Pictures are compared by the hash of their decoded pixels, each modality with itself; blank ones are all alike and
+    say nothing. Equal neighbours with equal labels in one split are no mistake: a camera may see nothing move.
+
+    Args:
+        placed: every record of train, query and gallery, in this order, with its split and pictures.
+        protocol: which gallery items a query ignores.
+    """
+    first: dict[tuple[str, bytes], int] = {}
+    pairs: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
+    for index, (_, _, pictures) in enumerate(placed):
+        for modality, picture in pictures.items():
+            if not picture.blank:
+                earlier = first.setdefault((modality, picture.digest), index)
+                if earlier != index:
+                    pairs[earlier, index].append(modality)
+    told = set()  # a test record that is both query and gallery is met twice
+    for (earlier, index), modalities in pairs.items():
+        (split, record, _), (other_split, other, _) = placed[earlier], placed[index]
+        file, other_file = record.paths[modalities[0]], other.paths[modalities[0]]
+        kind, what = _copy(split, record, other_split, other, protocol)
+        if kind and (kind, file, other_file) not in told:
+            told.add((kind, file, other_file))
+            where = f"{other_file} ({', '.join(modalities)})"
+            yield Finding(
+                kind, what.format(where=where, file=file, split=split, other_split=other_split), (other_file, file)
+            )
+
+
+def _copy(split: str, record: Record, other_split: str, other: Record, protocol: str) -> tuple[str, str]:
+    """Kind and message of two records with equal pictures; empty where that is no mistake."""
+    labels, others = (f"identity {r.pid}, camera {r.camera}, scene {r.scene}" for r in (record, other))
+    if split == "train" != other_split:
+        return "duplicate", "{where} of {other_split} has the same pixels as {file} of train; remove one of them"
+    if labels != others:
+        return (
+            "conflict",
+            f"{{where}}, {others}, has the same pixels as {{file}}, {labels}; see which is right and remove the other",
+        )
+    if protocol == "none" and split != other_split:
+        return (
+            "leak",
+            "{where} of the gallery has the same pixels as {file} of the query, and protocol none ignores nothing; "
+            "remove one of them, or choose protocol same_camera",
+        )
+    return "", ""
+
+
+def check_appearance(seen: Sequence[Seen]) -> Iterator[Finding]:
+    """Modalities that look exchanged, copied, misaligned, empty or clipped.
+
+    Near-infrared and thermal cannot be told apart by colour: those two exchanged go unnoticed unless they are equal.
+
+    Args:
+        seen: every record once, with its pictures.
+    """
+    yield from _colour(seen)
+    yield from _shapes(seen)
+    yield from _deep(seen)
+    for record, pictures in seen:
+        for one, other in combinations(pictures, 2):
+            if pictures[one].digest == pictures[other].digest and not pictures[one].blank:
+                yield Finding(
+                    "identical",
+                    f"{record.paths[other]}: its {other} has the same pixels as its {one}; restore the right image",
+                    _paths(record, one, other),
+                )
+        for modality, picture in pictures.items():
+            if picture.blank:
+                yield Finding(
+                    "blank",
+                    f"{record.paths[modality]}: its {modality} shows nothing but one value; restore or leave out",
+                    (record.paths[modality],),
+                )
+
+
+def _colour(seen: Sequence[Seen]) -> Iterator[Finding]:
+    coloured: dict[str, list[Record]] = {"nir": [], "tir": []}
+    for record, pictures in seen:
+        rgb = pictures.get("rgb")
+        infrared = [modality for modality in coloured if modality in pictures and pictures[modality].coloured]
+        for modality in infrared:
+            if rgb and rgb.grey:
+                yield Finding(
+                    "exchanged",
+                    f"{record.paths[modality]}: its {modality} is in colour and its rgb is grey; exchange the two",
+                    _paths(record, "rgb", modality),
+                )
+            else:
+                coloured[modality].append(record)
+        if rgb and rgb.grey and rgb.bright and not infrared:
+            yield Finding(
+                "grey_rgb",
+                f"{record.paths['rgb']}: its rgb is bright and has no colour; see whether it is an infrared picture",
+                _paths(record, "rgb"),
+            )
+    for modality, records in coloured.items():
+        total = sum(modality in pictures for _, pictures in seen)
+        if len(records) > RULE * total:
+            yield Finding(
+                "pseudo_colour",
+                f"{len(records)} of {total} {modality} pictures are in colour, the first is "
+                f"{records[0].paths[modality]}; if this is no false colour of the camera, see what they are",
+                _paths(records[0], modality),
+            )
+            continue
+        for record in records:
+            yield Finding(
+                "colour",
+                f"{record.paths[modality]}: its {modality} is a colour picture; see whether it is the rgb image, and "
+                "restore the right one",
+                _paths(record, modality),
+            )
+
+
+def _shapes(seen: Sequence[Seen]) -> Iterator[Finding]:
+    shapes: list[tuple[Record, str]] = []
+    resolutions: list[tuple[Record, str]] = []
+    for record, pictures in seen:
+        sizes = {(picture.width, picture.height) for picture in pictures.values()}
+        if len(sizes) > 1:
+            said = ", ".join(f"{modality} {picture.width} x {picture.height}" for modality, picture in pictures.items())
+            same = all(_same_shape(one, other) for one, other in combinations(sizes, 2))
+            (resolutions if same else shapes).append((record, said))
+    total = sum(len(pictures) > 1 for _, pictures in seen)
+    if len(shapes) > RULE * total:
+        resolutions = shapes + resolutions
+    else:
+        for record, said in shapes:
+            yield Finding(
+                "sizes",
+                f"{record.file}: {said}; crop the modalities alike",
+                tuple(dict.fromkeys(record.paths.values())),
+            )
+    if resolutions:
+        record, said = resolutions[0]
+        yield Finding(
+            "resolution",
+            f"{len(resolutions)} of {total} triplets have modalities of different size, the first is {record.file}: "
+            f"{said}; all are resized alike, see that they show the same",
+            tuple(dict.fromkeys(record.paths.values())),
+        )
+
+
+def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether one size is the other one scaled, and its sides rounded to whole pixels."""
+    (width, height), (other_width, other_height) = one, other
+    return 2 * abs(width * other_height - height * other_width) <= max(*one, *other)
+
+
+def _deep(seen: Sequence[Seen]) -> Iterator[Finding]:
+    found = [(record, m, picture.deep) for record, pictures in seen for m, picture in pictures.items() if picture.deep]
+    if not found:
+        return
+    low, high = min(deep.low for _, _, deep in found), max(deep.high for _, _, deep in found)
+    advice = f"set data.value_range, all such images together span [{low:.6g},{high:.6g}]"
+    for record, modality, deep in found:
+        where, spans = record.paths[modality], f"its {modality} spans {deep.low:.6g} to {deep.high:.6g}"
+        if deep.flat:
+            yield Finding(
+                "flat", f"{where}: {spans} and is left fewer than 8 of 256 levels; {advice}", _paths(record, modality)
+            )
+        elif deep.clipped:
+            yield Finding(
+                "clipped",
+                f"{where}: {spans}, and {deep.outside:.0%} of its pixels are clipped; {advice}",
+                _paths(record, modality),
+            )
+
+
+def _paths(record: Record, *modalities: str) -> tuple[Path, ...]:
+    """Their files; one file where they share it."""
+    return tuple(dict.fromkeys(record.paths[modality] for modality in modalities))

@@ -1,0 +1,179 @@
+"""What the readers of folders share: finding the folder, listing images, pairing them by name."""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dmpt.base.errors import UserError
+
+#: Files with these suffixes, in upper or lower case, are images; every other file is ignored.
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+class Grammar(NamedTuple):
+    """How the images of a layout are named.
+
+    Attributes:
+        pattern: of the whole name without suffix.
+        words: the same for a user, with an example.
+    """
+
+    pattern: re.Pattern[str]
+    words: str
+
+
+class Found(NamedTuple):
+    """One triplet, or what there is of it.
+
+    Attributes:
+        match: its name, taken apart.
+        paths: the file of each modality.
+    """
+
+    match: re.Match[str]
+    paths: dict[str, Path]
+
+
+def homes(root: Path, wanted: Sequence[str], names: Sequence[str], depth: int = 2) -> list[Path]:
+    """The folders at or below ``root`` that hold all of ``wanted``; the highest level that has one wins.
+
+    Args:
+        root: where to look.
+        wanted: names or glob patterns of subfolders.
+        names: names that the data set's folder goes by; where several folders fit, those so named are preferred.
+        depth: levels to look below ``root``.
+
+    Raises:
+        UserError: ``root`` is no folder.
+    """
+    if not root.is_dir():
+        what = f"{root} is a file" if root.exists() else f"there is no folder {root}"
+        raise UserError(f"{what}; set data.root to the folder that holds {_and(wanted)}")
+    level, found = [root], list[Path]()
+    for _ in range(depth + 1):
+        found = [folder for folder in level if all(_folders(folder, pattern) for pattern in wanted)]
+        if found:
+            break
+        level = [below for folder in level for below in subfolders(folder)]
+    known = {name.lower() for name in names}
+    named = [folder for folder in found if {part.lower() for part in folder.relative_to(root).parts} & known]
+    return named or found
+
+
+def home(root: Path, wanted: Sequence[str], names: Sequence[str]) -> Path:
+    """The one folder at or below ``root`` that holds all of ``wanted``.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    found = homes(root, wanted, names)
+    if not found:
+        raise UserError(
+            f"neither {root} nor a folder below holds {_and(wanted)} ({contents(root)}); "
+            "set data.root to the folder that does, or correct data.layout"
+        )
+    if len(found) > 1:
+        raise UserError(f"more than one folder holds {_and(wanted)} ({some(found)}); set data.root to one of them")
+    return found[0]
+
+
+def images(folder: Path, grammar: Grammar, problems: list[str], twice: set[str]) -> dict[str, Path]:
+    """Images of a folder by stem, sorted; suffixes may differ between modalities, stems are equal in case.
+
+    Args:
+        folder: lists as empty where it does not exist.
+        grammar: of the names.
+        problems: gets a line for each image that is misnamed, which is left out, or there twice.
+        twice: gets the stems of those that are there twice, whose triplets are to be left out.
+    """
+    listed: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+            continue
+        stem = unicodedata.normalize("NFC", path.stem)  # macOS writes an umlaut as two characters, others as one
+        if not grammar.pattern.fullmatch(stem):
+            problems.append(f"{path} is not named {grammar.words}; rename or remove it")
+        elif stem in listed:
+            problems.append(f"{listed[stem]} and {path.name} are the same triplet's image twice; remove one")
+            twice.add(stem)
+        else:
+            listed[stem] = path
+    return listed
+
+
+def pair(
+    folder: Path, names: Mapping[str, str], grammar: Grammar, problems: list[str], *, subsets: bool = False
+) -> Iterator[Found]:
+    """Triplets of a folder whose modalities lie in subfolders, paired by stem, sorted.
+
+    Args:
+        folder: holds the subfolders.
+        names: the subfolder of each modality.
+        grammar: of the names.
+        problems: gets a line for each image that is missing, misnamed or there twice; its triplet is left out.
+        subsets: triplets may lack modalities.
+    """
+    twice = set[str]()
+    files = {modality: images(folder / name, grammar, problems, twice) for modality, name in names.items()}
+    for stem in sorted({stem for found in files.values() for stem in found} - twice):
+        missing = [modality for modality in files if stem not in files[modality]]
+        if missing and not subsets:
+            problems += [
+                f"{folder / names[modality] / stem}.* is missing; "
+                "restore it, or remove the images of the same name in the other modalities"
+                for modality in missing
+            ]
+            continue
+        match = grammar.pattern.fullmatch(stem)
+        assert match is not None  # images() let nothing else through
+        yield Found(match, {modality: found[stem] for modality, found in files.items() if stem in found})
+
+
+def existing(folder: Path) -> Path:
+    """The folder itself.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder.parent} holds no folder {folder.name} ({contents(folder.parent)}); restore it")
+    return folder
+
+
+def filled(found: Sequence[object], folder: Path, problems: Sequence[str]) -> None:
+    """Refuse a split without images.
+
+    Raises:
+        UserError: ``found`` is empty, and no problem says why.
+    """
+    if not found and not problems:
+        raise UserError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}); unpack the data set again")
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Visible folders in a folder, sorted; none where it may not be listed."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except PermissionError:
+        return []
+
+
+def contents(folder: Path) -> str:
+    """What is there instead, for an error message."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return f"it holds {some(names)}" if names else "it is empty"
+
+
+def some(items: Sequence[object]) -> str:
+    """The first five, and how many more."""
+    return ", ".join(map(str, items[:5])) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
+
+
+def _folders(folder: Path, pattern: str) -> list[Path]:
+    return [path for path in subfolders(folder) if path.match(pattern)]
+
+
+def _and(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0]

@@ -1,0 +1,45 @@
+"""RGBNT100 and RGBN300: vehicles, one file with the modalities side by side in columns of 256 pixels."""
+
+import re
+from pathlib import Path
+
+from dmpt.data.layouts.folders import Grammar, filled, home, images
+from dmpt.data.records import Record, Records, Splits
+
+#: Pixel columns in a picture of 768 x 128 (RGBNT100) or, without the last, 512 x 128 (RGBN300).
+COLUMNS = {"rgb": (0, 256), "nir": (256, 512), "tir": (512, 768)}
+TWO_COLUMNS = {modality: COLUMNS[modality] for modality in ("rgb", "nir")}
+_NAME = Grammar(
+    re.compile(r"(?P<pid>-1|\d{1,18})_c(?P<camera>\d{1,18})(_.*)?", re.ASCII),
+    "PPPP_cCCCC_NNN (identity, camera, number; for example 0502_c0001_000.jpg)",
+)
+_SPLITS = ("bounding_box_train", "query", "bounding_box_test")
+
+
+def read_rgbnt100(root: Path, problems: list[str]) -> Splits:
+    """Read ``rgbir/{bounding_box_train,query,bounding_box_test}``; the folder between may be absent."""
+    return _read(home(root, _SPLITS, ("RGBNT100",)), COLUMNS, problems)
+
+
+def read_rgbn300(root: Path, problems: list[str]) -> Splits:
+    """Read the same folders, with RGB and NIR alone."""
+    return _read(home(root, _SPLITS, ("RGBN300", "RGBNT300")), TWO_COLUMNS, problems)
+
+
+def _read(folder: Path, columns: dict[str, tuple[int, int]], problems: list[str]) -> Splits:
+    return Splits(*(_read_split(folder / split, columns, problems) for split in _SPLITS))
+
+
+def _read_split(folder: Path, columns: dict[str, tuple[int, int]], problems: list[str]) -> Records:
+    """Cameras are numbered as in the names, from 1; identity -1 is left out, as everywhere."""
+    twice = set[str]()
+    found = images(folder, _NAME, problems, twice)
+    filled(list(found), folder, problems)
+    records = []
+    for stem, path in found.items():
+        match = _NAME.pattern.fullmatch(stem)
+        assert match is not None  # images() let nothing else through
+        if match["pid"] != "-1" and stem not in twice:
+            paths = dict.fromkeys(columns, path)
+            records.append(Record(paths, pid=int(match["pid"]), camera=int(match["camera"]), columns=columns))
+    return tuple(records)

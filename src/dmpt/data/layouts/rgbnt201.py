@@ -1,0 +1,61 @@
+"""RGBNT201 and Market1501-MM: persons, a folder per modality, the same file name in each."""
+
+import re
+from pathlib import Path
+
+from dmpt.base.errors import UserError
+from dmpt.data.layouts.folders import Grammar, contents, existing, filled, home, homes, pair, some
+from dmpt.data.records import Record, Records, Splits
+
+FOLDERS = {"rgb": "RGB", "nir": "NI", "tir": "TI"}
+_RGBNT201 = Grammar(
+    re.compile(r"(?P<pid>\d{6})_cam(?P<camera>\d{1,18})_\d+_\d+", re.ASCII),
+    "PPPPPP_camC_T_NN (identity, camera, session, number; for example 000287_cam1_0_05.jpg)",
+)
+_MARKET = Grammar(
+    re.compile(r"(?P<pid>-1|\d{1,18})_c(?P<camera>\d).*", re.ASCII),
+    "PPPP_cCsS_FFFFFF_NN (identity, camera, sequence, frame, number; for example 0002_c1s1_000451_03.jpg)",
+)
+#: Names of the folder in use; nobody agrees.
+MARKET_NAMES = ("Market1501-MM", "Market-1501-RGBNT", "market1501_to_RGBNT201_dark", "Market-MM")
+
+
+def read_rgbnt201(root: Path, problems: list[str]) -> Splits:
+    """Read ``train_*/{RGB,NI,TI}`` and ``test/{RGB,NI,TI}``; every test image is both query and gallery."""
+    found = homes(root, ("train_*",), ("RGBNT201",), depth=1)
+    trains = [path for folder in found for path in sorted(folder.glob("train_*")) if path.is_dir()]
+    if not trains:
+        raise UserError(
+            f"{root} holds no folder train_* ({contents(root)}); set data.root to the folder that holds it and test "
+            "(RGBNT201: train_171)"
+        )
+    if len(trains) > 1:
+        raise UserError(
+            f"{root} holds more than one folder train_* ({some(trains)}); "
+            "keep one, or set data.root to a folder that holds one"
+        )
+    train = _read_split(trains[0], _RGBNT201, problems)
+    test = _read_split(trains[0].parent / "test", _RGBNT201, problems)
+    return Splits(train, test, test)
+
+
+def read_market1501_mm(root: Path, problems: list[str]) -> Splits:
+    """Read ``{train,query,gallery}/{RGB,NI,TI}``, whatever the folder above is called.
+
+    Junk (identity -1) is left out, as everywhere; distractors (identity 0) stay in the gallery.
+    """
+    folder = home(root, ("train", "query", "gallery"), MARKET_NAMES)
+    return Splits(*(_read_split(folder / split, _MARKET, problems) for split in ("train", "query", "gallery")))
+
+
+def _read_split(folder: Path, grammar: Grammar, problems: list[str]) -> Records:
+    """Pair the images of one split; cameras are numbered as in the names, from 1."""
+    for name in FOLDERS.values():
+        existing(existing(folder) / name)
+    found = list(pair(folder, FOLDERS, grammar, problems))
+    filled(found, folder, problems)
+    return tuple(
+        Record(paths, pid=int(match["pid"]), camera=int(match["camera"]))
+        for match, paths in found
+        if match["pid"] != "-1"
+    )

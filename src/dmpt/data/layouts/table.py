@@ -1,0 +1,265 @@
+"""Own data as a table: a CSV or Parquet file with a row per triplet."""
+
+import csv
+import io
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dmpt.base.errors import UserError
+from dmpt.base.files import write_atomically, write_text
+from dmpt.data.records import Dataset, Record, Records, Splits
+from dmpt.settings.modalities import ALSO, MODALITIES, meant
+
+COLUMNS = (*MODALITIES, "pid", "camera", "scene", "split")
+#: Values of the column ``split``, and the splits they stand for.
+SPLITS = {"train": ("train",), "query": ("query",), "gallery": ("gallery",), "test": ("query", "gallery")}
+NAMES = ("manifest.csv", "manifest.parquet")
+#: What others call these columns.
+COLUMNS_ALSO = {
+    **ALSO,
+    **dict.fromkeys(("id", "identity", "person_id", "vehicle_id", "label"), "pid"),
+    **dict.fromkeys(("cam", "camid", "camera_id"), "camera"),
+}
+_NUMBER = re.compile(r"(\d{1,18})(?:\.0+)?", re.ASCII)  # 12.0 is how pandas writes whole numbers beside empty cells
+Row = tuple[int, dict[str, str]]
+
+
+def read_manifest(root: Path, problems: list[str]) -> Splits:
+    """Read a table with the columns ``rgb,nir,tir,pid,camera[,scene,split]``.
+
+    Any subset of the modality columns will do, and an empty cell is a missing modality. Relative paths start at the
+    table's folder and may not leave it; absolute paths are taken as they are. Rows are counted as a spreadsheet does:
+    the header of a CSV is row 1; of Parquet, the first row is 1.
+
+    Args:
+        root: the table, or the folder that holds ``manifest.csv`` or ``manifest.parquet``.
+        problems: gets one line for each row that is wrong; the row is left out.
+
+    Returns:
+        The splits, in the order of the rows; all rows in ``unsplit`` where there is no column ``split``.
+
+    Raises:
+        UserError: there is no table, it cannot be read, or its columns are not these.
+    """
+    path = _table(root)
+    header, rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path, problems)
+    _check_header(path, header)
+    splits: dict[str, list[Record]] = {"train": [], "query": [], "gallery": [], "unsplit": []}
+    seen: dict[tuple[str, str, Path], int] = {}
+    for number, cells in rows:
+        where = f"{path}, row {number}"
+        given = cells.get("split", "")
+        if "split" in header and given not in SPLITS:
+            shown = f"{given!r} is unknown" if given else "is empty"
+            problems.append(f"{where}, column split: {shown}; write {', '.join(SPLITS)}")
+            continue
+        targets = SPLITS[given] if "split" in header else ("unsplit",)
+        record = _record(where, path.parent, cells, problems)
+        if record is None:
+            continue
+        uses = [(split, modality, file) for modality, file in record.paths.items() for split in targets]
+        again = next((use for use in uses if use in seen), None)
+        if again is not None:
+            problems.append(f"{where}, column {again[1]}: {again[2]} is in row {seen[again]} already; remove one row")
+            continue
+        seen |= dict.fromkeys(uses, number)
+        for split in targets:
+            splits[split].append(record)
+    if not any(splits.values()) and not problems:
+        raise UserError(f"{path} has no rows; write one for each triplet")
+    query, gallery = tuple(splits["query"]), tuple(splits["gallery"])
+    return Splits(tuple(splits["train"]), query, query if query == gallery else gallery, tuple(splits["unsplit"]))
+
+
+def write_manifest(path: str | Path, dataset: Dataset) -> None:
+    """Write a data set as a table that ``read_manifest`` reads; the suffix ``.parquet`` chooses the format.
+
+    Args:
+        path: the table. Files below its folder are written relative to it, others absolute.
+        dataset: what to write; where query and gallery are the same records, their split is ``test``.
+
+    Raises:
+        UserError: the data set cuts its modalities from shared files, or the table cannot be written.
+    """
+    path = Path(path)
+    parts: dict[str, Records] = {"train": dataset.train}
+    same = dataset.query == dataset.gallery
+    parts |= {"test": dataset.gallery} if same else {"query": dataset.query, "gallery": dataset.gallery}
+    rows = [_cells(path, record) | {"split": split} for split, records in parts.items() for record in records]
+    columns = [name for name in COLUMNS if any(row.get(name) not in (None, "") for row in rows)]
+    if path.suffix.lower() == ".parquet":
+        arrow, parquet = _pyarrow()
+        table = arrow.table({name: [row.get(name) for row in rows] for name in columns})
+        write_atomically(path, lambda temporary: parquet.write_table(table, temporary))
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _cells(table: Path, record: Record) -> dict[str, Any]:
+    if record.columns:
+        raise UserError(
+            f"{record.name} holds several modalities side by side, which a manifest cannot say; cut the files first"
+        )
+    folder = _plain(table.parent)
+    files = {modality: _plain(file) for modality, file in record.paths.items()}
+    cells: dict[str, Any] = {
+        modality: (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
+        for modality, file in files.items()
+    }
+    return cells | {"pid": record.pid, "camera": record.camera, "scene": record.scene}
+
+
+def _table(root: Path) -> Path:
+    if root.is_file():
+        return root
+    if not root.is_dir():
+        raise UserError(f"there is no {root}; set data.root to a manifest (.csv, .parquet) or to its folder")
+    found = [root / name for name in NAMES if (root / name).is_file()]
+    if len(found) != 1:
+        if not found:
+            raise UserError(f"{root} holds neither {' nor '.join(NAMES)}; write one (docs/data.md), or give the file")
+        raise UserError(f"{root} holds both {' and '.join(NAMES)}; set data.root to one of them")
+    return found[0]
+
+
+def _csv_rows(path: Path, problems: list[str]) -> tuple[list[str], Iterator[Row]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Excel begins its UTF-8 with a mark
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check data.root and its rights") from error
+    first = next((line for line in text.splitlines() if line.strip()), None)
+    if first is None:
+        raise UserError(f"{path} is empty; its first row must name the columns: {', '.join(COLUMNS)}")
+    if "," not in first and (";" in first or "\t" in first):
+        raise UserError(f"{path} has no commas between its columns; save it with commas, not semicolons or tabs")
+    lines: list[list[str]] = []  # the rows of a spreadsheet: empty ones count, line breaks within a cell do not
+    try:
+        for line in csv.reader(io.StringIO(text, newline=""), strict=True):
+            lines.append([cell.strip() for cell in line])
+    except csv.Error as error:
+        raise UserError(f"{path}, row {len(lines) + 1}: no CSV ({error}); correct the quotes of this row") from error
+    at, header = next(((row, line) for row, line in enumerate(lines, 1) if any(line)), (0, []))
+
+    def rows() -> Iterator[Row]:
+        for number, line in enumerate(lines[at:], at + 1):
+            if not any(line):
+                continue
+            if len(line) > len(header):
+                problems.append(
+                    f"{path}, row {number}: {len(line)} cells under {len(header)} columns; quote cells that hold commas"
+                )
+            else:
+                yield number, dict(zip(header, line, strict=False))
+
+    return header, rows()
+
+
+def _parquet_rows(path: Path) -> tuple[list[str], Iterator[Row]]:
+    arrow, parquet = _pyarrow()
+    try:
+        table = parquet.read_table(path)
+    except (OSError, arrow.ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} is no readable Parquet file ({reason}); write it again") from error
+
+    def rows() -> Iterator[Row]:
+        try:
+            found = table.to_pylist()
+        except (ValueError, arrow.ArrowException) as error:  # text that is none, times that Python has no type for
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{path}: a cell cannot be read ({reason}); write the table again") from error
+        for number, row in enumerate(found, 1):
+            yield number, {name: _text(value) for name, value in row.items()}
+
+    return table.column_names, rows()
+
+
+def _text(value: object) -> str:
+    """A cell of any type as CSV would hold it."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(value).strip()
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError("Parquet needs pyarrow: pip install 'dmpt[parquet]', or use a CSV manifest") from error
+    return pyarrow, pyarrow.parquet
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    """Strict, since a misspelled column would be a modality that is silently missing."""
+    for name in header:
+        if header.count(name) > 1:
+            raise UserError(f"{path}: the column {name!r} is there twice; rename or remove one")
+        if name not in COLUMNS:
+            near = meant(name, COLUMNS, COLUMNS_ALSO)
+            hint = f"did you mean {near}?" if near else f"rename it to one of {', '.join(COLUMNS)}, or remove it"
+            raise UserError(f"{path}: the column {name!r} is unknown; {hint}")
+    missing = [name for name in ("pid", "camera") if name not in header]
+    if not set(header) & set(MODALITIES):
+        missing.append("one of rgb, nir, tir")
+    if missing:
+        raise UserError(f"{path} has no column {', '.join(missing)} (it has {', '.join(header)}); add it")
+
+
+def _plain(path: Path) -> Path:
+    """From the root and without ``..``, but through the links that the user made."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a zero byte
+        return False
+
+
+def _record(where: str, folder: Path, cells: Mapping[str, str], problems: list[str]) -> Record | None:
+    """The record of a row, or None and a problem."""
+    numbers: dict[str, int | None] = {}
+    for name in ("pid", "camera", "scene"):
+        cell = cells.get(name, "")
+        match = _NUMBER.fullmatch(cell)
+        if match is None and (cell or name != "scene"):
+            shown = f"{cell!r} is no whole number of 0 or more, of at most 18 digits" if cell else "is empty"
+            problems.append(f"{where}, column {name}: {shown}; write a number, or remove the row")
+            return None
+        numbers[name] = int(match[1]) if match else None
+    paths: dict[str, Path] = {}
+    for modality in MODALITIES:
+        if cell := cells.get(modality, ""):
+            path = Path(os.path.normpath(folder / cell))
+            if not Path(cell).is_absolute() and not _plain(path).is_relative_to(_plain(folder)):
+                problems.append(
+                    f"{where}, column {modality}: {cell} leaves the manifest's folder; move the file, or give its "
+                    "absolute path"
+                )
+                return None
+            if not _is_file(path):
+                problems.append(
+                    f"{where}, column {modality}: there is no file {cell}; restore it, correct the cell, or empty it "
+                    "if this modality is missing"
+                )
+                return None
+            paths[modality] = path
+    if not paths:
+        problems.append(f"{where}: no image in any of {', '.join(MODALITIES)}; give one, or remove the row")
+        return None
+    pid, camera = numbers["pid"], numbers["camera"]
+    assert pid is not None
+    assert camera is not None
+    return Record(paths, pid=pid, camera=camera, scene=numbers["scene"])

@@ -1,0 +1,109 @@
+"""What a data set is once its files have been listed: records, and the splits they form."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from dmpt.retrieval.protocols import Labels
+
+
+@dataclass(frozen=True)
+class Record:
+    """One aligned triplet of images, or as much of it as there is.
+
+    Attributes:
+        paths: the image file of each modality, keyed by the names in ``MODALITIES``; an absent modality has no key.
+        pid: identity, as the data set numbers it.
+        camera: camera, as the data set numbers it.
+        scene: scene, for the data sets whose protocol needs it.
+        columns: where one file holds several modalities side by side: the pixel columns of each, from the left one up
+            to but without the right one. Empty where every modality has a file of its own.
+    """
+
+    paths: Mapping[str, Path]
+    pid: int
+    camera: int
+    scene: int | None = None
+    columns: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """File name of the first modality's image."""
+        return self.file.name
+
+    @property
+    def file(self) -> Path:
+        """The first modality's image."""
+        return next(iter(self.paths.values()))
+
+
+Records = tuple[Record, ...]
+
+
+class Splits(NamedTuple):
+    """What a reader gives.
+
+    Attributes:
+        train: records to learn from.
+        query: records to search with.
+        gallery: records to search in; the same object as ``query`` where every test record is both.
+        unsplit: records of own data that nobody has split.
+    """
+
+    train: Records = ()
+    query: Records = ()
+    gallery: Records = ()
+    unsplit: Records = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The splits of a data set and how it is meant to be judged.
+
+    Attributes:
+        name: its layout.
+        object: what is re-identified; a word of the prompts.
+        protocol: which gallery items a query ignores; a name of ``dmpt.retrieval.protocols``.
+        train: records to learn from.
+        query: records to search with.
+        gallery: records to search in.
+    """
+
+    name: str
+    object: Literal["person", "vehicle"]
+    protocol: str
+    train: Records
+    query: Records
+    gallery: Records
+
+
+def pid_to_label(records: Iterable[Record]) -> dict[int, int]:
+    """Number the identities 0, 1, ... in ascending order of pid, so that no file system decides the classes."""
+    return {pid: label for label, pid in enumerate(sorted({record.pid for record in records}))}
+
+
+def fingerprint(records: Iterable[Record]) -> str:
+    """SHA-256 over file names, columns, pids, cameras and scenes, in order; the same wherever the data set's folder is.
+
+    A path counts by its last two parts, for example ``RGB/000287_cam1_0_05.jpg``. Pixels are not read.
+    """
+    digest = hashlib.sha256()
+    for record in records:
+        files = [
+            f"{modality}={path.parent.name}/{path.name}" + "[{}:{}]".format(*record.columns[modality])
+            if modality in record.columns
+            else f"{modality}={path.parent.name}/{path.name}"
+            for modality, path in sorted(record.paths.items())
+        ]
+        digest.update(repr((files, record.pid, record.camera, record.scene)).encode())
+    return digest.hexdigest()
+
+
+def labels_of(records: Sequence[Record]) -> Labels:
+    """What the protocols look at."""
+    scenes = None if any(r.scene is None for r in records) else np.array([r.scene for r in records])
+    return Labels(np.array([r.pid for r in records]), np.array([r.camera for r in records]), scenes)

@@ -1,0 +1,92 @@
+"""Features and labels of the test set."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from dmpt.base.terminal import track
+from dmpt.data.loader import test_batches, test_set
+from dmpt.data.records import Record, labels_of
+from dmpt.method.network import DMPT, test_feature
+from dmpt.retrieval.embeddings import Embeddings, join
+from dmpt.retrieval.protocols import Labels
+from dmpt.settings.config import DataConfig
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Pair = tuple[Sequence[Record], Sequence[Record]]
+"""Query and gallery; one list for both where they are one."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the network says of query and gallery, in one subset of modalities."""
+
+    query: Embeddings
+    gallery: Embeddings
+    query_labels: Labels
+    gallery_labels: Labels
+
+
+def look(network: DMPT, data: DataConfig, records: Pair, precision: str, batch_size: int = 64) -> Seen:
+    """Features and labels of both sides, one pass where they are one list.
+
+    Args:
+        network: on its device; left in evaluation mode, its prompts baked.
+        data: as for ``extract``.
+        records: query and gallery.
+        precision: a key of ``PRECISIONS``.
+        batch_size: triplets per pass.
+
+    Raises:
+        UserError: an image does not decode.
+    """
+    query, gallery = records
+    features = extract(network, gallery, data, precision=PRECISIONS[precision], batch_size=batch_size)
+    own = features
+    if query is not gallery:
+        own = extract(network, query, data, precision=PRECISIONS[precision], batch_size=batch_size)
+    return Seen(own, features, labels_of(query), labels_of(gallery))
+
+
+def extract(
+    network: DMPT,
+    records: Sequence[Record],
+    data: DataConfig,
+    *,
+    precision: torch.dtype = torch.float32,
+    batch_size: int = 64,
+) -> Embeddings:
+    """Test features, in the order of ``records``.
+
+    Args:
+        network: on its device; left in evaluation mode, its prompts baked.
+        records: triplets, which may lack modalities.
+        data: size, mean and std (both set), value range and workers are used.
+        precision: compute precision.
+        batch_size: triplets per pass.
+
+    Raises:
+        UserError: a file does not decode.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    cast = partial(torch.autocast, device.type, precision, enabled=precision != torch.float32)
+    # In the tower's precision, without autocast: norms in it, where training has them in float32, so the last digits
+    # differ. LoRA's updates stay in float32, and only autocast lets a tower in bf16 meet them.
+    with cast() if network.config.backbone.tune == "lora" else nullcontext():
+        network.bake()
+    batches = test_batches(test_set(records, data), batch_size, workers=data.workers)
+    calibration = None if network.shared is None else network.shared.calibration().numpy()
+    parts = []
+    with torch.inference_mode(), cast():
+        for batch in track(batches, "features", -(-len(records) // batch_size)):
+            images = batch.images.to(device, non_blocking=True)
+            output = network(images, None if batch.present.all() else batch.present)
+            slots = test_feature(output).view(len(batch.labels), len(images), -1).cpu().numpy()
+            shared = None if output.shared is None else F.normalize(output.shared, dim=-1).cpu().numpy()
+            parts.append(Embeddings(slots, batch.present.T.numpy(), shared, calibration))
+    return join(*parts)

@@ -1,0 +1,1 @@
+"""What we added to the paper, one idea a file."""

@@ -1,1 +1,0 @@
-"""The method: frozen backbone, prompts, bind, heads (paper section 3)."""

@@ -1,0 +1,1 @@
+"""HTML: frame, charts, pictures."""

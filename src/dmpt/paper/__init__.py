@@ -1,0 +1,1 @@
+"""The paper's tables, published numbers, and ours beside them."""

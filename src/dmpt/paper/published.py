@@ -1,0 +1,185 @@
+"""Other methods' published numbers (``published.csv``), and ours beside them.
+
+Every row of the file names its source: a paper, or a README or log of a method's repository, most of them pictures read
+by eye; ``second hand`` is somebody else's note that nobody here has checked. Trained parameters are those of the
+parameter pictures in IDEA's and EDITOR's repositories and of the DMPT paper's Table 1, FLOPs those of DeMo's README.
+"""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dmpt.base.errors import UserError
+from dmpt.settings.modalities import MODALITIES
+
+if TYPE_CHECKING:
+    from dmpt.data.layouts import Layout
+
+CASES = ("RGB", "NIR", "TIR", "RGB+NIR", "RGB+TIR", "NIR+TIR", "mean", "mismatched")
+"""What can be missing at test, the mean of those six, and the mean over pairs of different subsets."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table of results; numbers in percent, None = not printed.
+
+    Attributes:
+        dataset: a layout's name; ``any`` for parameters alone.
+        method: its name; ``ours`` for a run of this package.
+        venue: where it was published.
+        backbone: what it adapts or trains.
+        missing: what is missing at test, one of ``CASES``; empty = nothing.
+        mAP: mean average precision.
+        rank1: CMC at 1.
+        rank5: CMC at 5.
+        rank10: CMC at 10.
+        trained_M: trained parameters in millions.
+        gflops: per triplet, as its authors count.
+        apart: why the number cannot stand beside others; empty = it can.
+        note: what else is known of it.
+        source: where it is printed; for ours, the adapter's folder.
+    """
+
+    dataset: str
+    method: str
+    venue: str = ""
+    backbone: str = ""
+    missing: str = ""
+    mAP: float | None = None
+    rank1: float | None = None
+    rank5: float | None = None
+    rank10: float | None = None
+    trained_M: float | None = None
+    gflops: float | None = None
+    apart: str = ""
+    note: str = ""
+    source: str = ""
+
+
+def published(dataset: str | None = None) -> list[Row]:
+    """The rows of ``published.csv``.
+
+    Args:
+        dataset: only this one's; None = all.
+    """
+    with Path(__file__).with_name("published.csv").open(encoding="utf-8", newline="") as file:
+        rows = [_row(line) for line in csv.DictReader(file)]
+    return [row for row in rows if dataset in (None, row.dataset)]
+
+
+def _row(line: dict[str, str]) -> Row:
+    numbers = ("mAP", "rank1", "rank5", "rank10", "trained_M", "gflops")
+    flags = {"test-time-trained": line.pop("test_time_trained"), "re-ranked": line.pop("reranked")}
+    values: dict[str, Any] = {k: (float(v) if v else None) if k in numbers else v for k, v in line.items()}
+    return Row(**values, apart=", ".join(name for name, flag in flags.items() if flag == "yes"))
+
+
+def ours(run: Path) -> list[Row]:
+    """A run's numbers: on complete triplets, and those with modalities missing or re-ranked where it has them.
+
+    Args:
+        run: the folder that ``dmpt evaluate`` was given.
+
+    Raises:
+        UserError: it has not been evaluated, or its file is damaged.
+    """
+    path = run / "metrics.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return [
+            Row(
+                content["provenance"]["data"],
+                "ours",
+                backbone=_backbone(run, content["provenance"]["which"]),
+                missing=missing,
+                mAP=float(numbers["mAP"]),
+                rank1=float(numbers["rank1"]),
+                rank5=float(numbers["rank5"]),
+                rank10=float(numbers["rank10"]),
+                apart=", ".join([*mark, *_apart(content)]),
+                note=_note(content["provenance"]),
+                source=str(content["provenance"]["adapter"]),
+            )
+            for missing, mark, numbers in _measured(content)
+        ]
+    except FileNotFoundError as error:
+        raise UserError(f"{run} holds no metrics.json; run dmpt evaluate {run} first") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}); run dmpt evaluate {run} again") from error
+
+
+def _measured(content: dict[str, Any]) -> list[tuple[str, list[str], dict[str, Any]]]:
+    """What was missing, why the number stands apart, the numbers."""
+    found: list[tuple[str, list[str], dict[str, Any]]] = [("", [], content)]
+    if reranked := content.get("k_reciprocal_reranked"):
+        found.append(("", [f"re-ranked ({reranked['method']})"], reranked))
+    without, used = content.get("missing", {}), _used(content)
+
+    def case_of(name: str) -> str:
+        """What is missing of all three: what a model does not read is missing in each of its cases."""
+        return "+".join(m.upper() for m in MODALITIES if m not in used or m.upper() in name)
+
+    cases = {case_of(name): case for name, case in without.get("cases", {}).items()}
+    means = {"mean": without.get("mean"), "mismatched": without.get("any_to_any", {}).get("mismatched")}
+    if len(used) < len(MODALITIES):
+        means = {}  # over other cases than the published ones
+    return found + [(name, [], numbers) for name, numbers in (cases | means).items() if name in CASES and numbers]
+
+
+def _used(content: dict[str, Any]) -> list[str]:
+    """The modalities that the model reads."""
+    return list(content["provenance"].get("modalities", MODALITIES))
+
+
+def _note(where: dict[str, Any]) -> str:
+    """Seed, step, code, and what was selected on."""
+    commit = f"commit {where['commit']}" if where["commit"] else f"dmpt {where['dmpt']}"
+    chosen = where.get("chosen_by", where["selected"] if where["which"] == "best" else "last step")
+    best = "" if chosen == "last step" else f", best epoch on {chosen}"
+    return f"seed {where['seed']}, step {where['step']}, {commit}{best}"
+
+
+def _apart(content: dict[str, Any]) -> list[str]:
+    """Why our number is not what the data set's numbers are; nothing when it is."""
+    data, reasons = content["provenance"]["data"], []
+    facts = facts_of(data)
+    if facts is not None and content["protocol"] != facts.protocol:
+        reasons.append(f"protocol {content['protocol']}")
+    if len(_used(content)) < len(MODALITIES):
+        reasons.append(f"reads {'+'.join(_used(content)).upper()} alone")
+    reasons += other_data(data, {"query": content["queries"], "gallery": content["gallery"]})
+    if content["skipped"]:
+        reasons.append(f"{len(content['skipped'])} missing or broken files left out")
+    return reasons
+
+
+def other_data(dataset: str, triplets: Mapping[str, int]) -> list[str]:
+    """Splits that are not of the published size: a part or a stand-in must not pass for the data set.
+
+    Args:
+        dataset: a layout's name.
+        triplets: how many were found, by split.
+    """
+    facts = facts_of(dataset)
+    known = {} if facts is None else {split: count.triplets for split, count in facts.known.items()}
+    return [
+        f"other data: {count} {split} triplets, not {known[split]}"
+        for split, count in triplets.items()
+        if known.get(split) not in (None, count)
+    ]
+
+
+def facts_of(dataset: str) -> "Layout | None":
+    """What is known of a data set; None for what is no layout of ours."""
+    from dmpt.data.layouts import DATASETS
+
+    return DATASETS.get(dataset)
+
+
+def _backbone(run: Path, which: str) -> str:
+    """What the adapter's card says; empty when the card is no longer beside the numbers."""
+    card = run / which / "config.json" if (run / which).is_dir() else run / "config.json"
+    return str(json.loads(card.read_text(encoding="utf-8"))["config"]["backbone"]["name"]) if card.exists() else ""

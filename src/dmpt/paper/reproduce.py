@@ -1,0 +1,70 @@
+"""``dmpt reproduce``: train one cell of the paper's tables, evaluate it, and set the numbers side by side."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dmpt.base.files import write_text
+from dmpt.evaluation.evaluate import evaluate, save
+from dmpt.paper.cells import PRINTED, find, settings
+from dmpt.paper.published import other_data
+from dmpt.settings.config import Config
+from dmpt.settings.values import dotted
+from dmpt.training.trainer import Trainer
+
+REPRODUCTION = "reproduction.json"
+UNPRINTED = ("data.root", "data.workers", "train.seed", "train.save_every", "train.tensorboard")
+"""Settings that are free: the paper prints no seed, and the others change no number."""
+
+
+def deviations(name: str, config: Config) -> list[str]:
+    """Settings that differ from the cell's, one line each."""
+    asked = dotted(config)
+    cell = dotted(settings(find(name)))
+    return [
+        f"{key}: {cell.get(key)} -> {asked[key]}"
+        for key in asked
+        if key not in UNPRINTED and asked[key] != cell.get(key)
+    ]
+
+
+def compare(name: str, config: Config, out: Path, trainer: Trainer, skip_broken: bool = False) -> dict[str, Any]:
+    """Evaluate a finished run of a cell; write ``metrics.json`` and ``reproduction.json`` into its folder.
+
+    Args:
+        name: of the cell.
+        config: the settings that were asked for.
+        out: the run's folder.
+        trainer: opened on that folder, and so proof that it was trained with these settings and data.
+        skip_broken: leave out test triplets with unreadable images.
+
+    Returns:
+        ``ours``, ``paper`` and ``difference`` in percent, what deviates from the paper, and where ours come from.
+
+    Raises:
+        UserError: the data or the folder are not as they must be.
+    """
+    cell, data = find(name), config.data
+    result = evaluate(out, data.root, weights=config.backbone.weights, workers=data.workers, skip_broken=skip_broken)
+    save(out, result)
+    changed = deviations(name, config)
+    found = {"train": len(trainer.data.records), "query": result["queries"], "gallery": result["gallery"]}
+    changed += other_data(data.layout, found)
+    if skipped := len({*trainer.data.skipped, *result["skipped"]}):  # what is no triplet is in both
+        changed.append(f"other data: {skipped} missing or broken files left out")
+    ours = {key: result[key] for key in PRINTED}
+    reproduction = {
+        "cell": name,
+        "where": cell.where,
+        "ours": ours,
+        "paper": cell.paper,
+        "difference": {key: ours[key] - printed for key, printed in cell.paper.items()},
+        "deviations": changed,
+        "protocol": result["protocol"],
+        "queries": result["queries"],
+        "valid_queries": result["valid_queries"],
+        "gallery": result["gallery"],
+        "provenance": result["provenance"],
+    }
+    write_text(out / REPRODUCTION, json.dumps(reproduction, indent=2) + "\n")
+    return reproduction

@@ -1,0 +1,1 @@
+"""Every setting, its text form, and what may not stand together."""

@@ -1,0 +1,25 @@
+"""The three spectra, in their order, and what others call them."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+#: Order of the modalities wherever they are stacked.
+MODALITIES = ("rgb", "nir", "tir")
+#: What others call them.
+ALSO = {
+    **dict.fromkeys(("visible", "vis", "colour", "color"), "rgb"),
+    **dict.fromkeys(("near-infrared", "near_infrared", "ni"), "nir"),
+    **dict.fromkeys(("thermal", "infrared", "ti", "th", "lwir"), "tir"),
+}
+
+
+def meant(name: str, known: Sequence[str], also: Mapping[str, str]) -> str | None:
+    """The known name that a user may have meant by another; None where there is no guess.
+
+    Args:
+        name: what the user wrote.
+        known: the right names, in lower case.
+        also: what others call them.
+    """
+    near = difflib.get_close_matches(name.lower(), known, 1)
+    return near[0] if near else also.get(name.lower())

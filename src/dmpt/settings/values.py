@@ -1,0 +1,107 @@
+"""Settings as plain values, as JSON and YAML hold them, and back: unknown keys and wrong types are refused."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from dmpt.base.errors import UserError
+from dmpt.settings.config import Config
+
+Section = TypeVar("Section")
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and not key.endswith("overrides"):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def dotted(config: Config) -> dict[str, Any]:
+    """All settings as dotted keys, ``train.lr`` among them; tuples as lists."""
+    return flatten(asdict(config))
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested settings: what ``flatten`` began with."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, _, name = key.partition(".")
+        if name:
+            nested.setdefault(section, {})[name] = value
+        else:
+            nested[section] = value
+    return nested
+
+
+def from_dict(content: Any) -> Config:
+    """The settings of ``dataclasses.asdict(config)`` after a trip through JSON.
+
+    Raises:
+        UserError: a key or a choice is unknown, or a value of another type.
+    """
+    return checked(Config, content, "settings")
+
+
+def checked(kind: type[Section], content: Any, where: str) -> Section:
+    """A dataclass, and those within it, from a mapping; lists become tuples.
+
+    Args:
+        kind: the dataclass.
+        content: its fields by name.
+        where: what a message calls it.
+
+    Raises:
+        UserError: a key or a choice is unknown, or a value of another type.
+    """
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: must be a mapping, not {content!r}")
+    hints, values = get_type_hints(kind), {}
+    for name, value in content.items():
+        hint = hints.get(name)
+        if hint is None:
+            raise UserError(f"{where}: unknown key {name}; it was written by another version of dmpt")
+        if isinstance(hint, type) and is_dataclass(hint):
+            value = checked(hint, value, f"{where}.{name}")
+        elif get_origin(hint) is Literal and value not in get_args(hint):
+            raise UserError(f"{where}.{name}: unknown choice {value!r}; it was written by another version of dmpt")
+        elif not _fits(value, hint):
+            raise UserError(f"{where}.{name}: must be {_words(hint)}, not {value!r}")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is Literal:
+        return value in parts
+    if kind is tuple and parts[-1] is Ellipsis:
+        return isinstance(value, (list, tuple)) and all(_fits(v, parts[0]) for v in value)
+    if kind is tuple:
+        return isinstance(value, (list, tuple)) and len(value) == len(parts) and all(map(_fits, value, parts))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else kind or hint)
+
+
+def _words(hint: Any) -> str:
+    """A field's type as a user would say it."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return " or ".join(map(_words, parts))
+    if kind is Literal:
+        return " or ".join(map(str, parts))
+    if kind is tuple and parts[-1] is Ellipsis:
+        return f"a list, each {_words(parts[0])}"
+    if kind is tuple:
+        return f"a list of {len(parts)}, each {_words(parts[0])}"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+    return names.get(hint, "keys and values")

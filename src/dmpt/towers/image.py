@@ -1,0 +1,239 @@
+"""A frozen image tower from a name and a weights file (section 4.2: CLIP and ImageNet ViT-B/16).
+
+timm builds every tower; its own filter renames open_clip's, OpenAI's and DINOv2's tensors. Loading is strict: a tensor
+that is missing, too many or of another shape is an error, and the few that may stay unused are listed.
+"""
+
+import difflib
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers.activations import QuickGELU
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from dmpt.base.errors import UserError
+from dmpt.base.files import sha256
+from dmpt.settings.config import BackboneConfig
+from dmpt.towers.hub import native_quick_gelu, pretrained_cfg, resolve
+from dmpt.towers.tensors import NO_WEIGHTS, check_same, read_tensors
+
+# What of a CLIP file belongs to its text tower, and so is not an image tower's leftover.
+_TEXT = ("text", "transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection", "logit_scale")
+# timm's keyword arguments that are not architecture, or would read files of their own.
+_RESERVED = ("pretrained", "checkpoint_path", "cache_dir", "img_size", "use_naflex", "features_only", "device", "dtype")
+
+
+@dataclass(frozen=True, eq=False)
+class TowerInfo:
+    """What is known about a tower besides its tensors.
+
+    Attributes:
+        name: timm's name.
+        sha256: of the weights file; of the tensors themselves where they are random; None on the meta device.
+        licence: as the file says, else that of timm's weights of that name; other files have their own.
+        unused: tensors or groups of the file that the tower does not use.
+        projection: of image features to CLIP's text space, (text width, width); None where the tower has none.
+        mean: per-channel mean the tower was trained with.
+        std: per-channel standard deviation it was trained with.
+        quick_gelu: whether its activation is QuickGELU.
+    """
+
+    name: str
+    sha256: str | None
+    unused: tuple[str, ...]
+    projection: Tensor | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    quick_gelu: bool
+    licence: str
+
+
+def build_vit(config: BackboneConfig, size: tuple[int, int], load: bool = True) -> tuple[VisionTransformer, TowerInfo]:
+    """The image tower, in float32 on the CPU, with positions resampled to the image size.
+
+    Args:
+        config: name, weights, blocks, norm, antialias and overrides are used.
+        size: height and width of the images in pixels.
+        load: False builds it on the meta device without reading any file: shapes only.
+
+    Returns:
+        timm's model with ``config.blocks`` blocks and no head, and what is known about it.
+
+    Raises:
+        UserError: unknown name, architecture that prompts cannot enter, size that patches do not tile, or weights of
+            another architecture or activation.
+    """
+    vit = _create(config, size, load)
+    cfg = vit.pretrained_cfg
+    full_name = f"{cfg['architecture']}.{cfg['tag']}"
+    quick = isinstance(vit.blocks[0].mlp.act, QuickGELU)
+    tensors: dict[str, Tensor] = {}
+    unused: list[str] = []
+    said: dict[str, str] = {}
+    digest = None
+    if load and config.weights != "random":
+        path = resolve(config.weights, config.name)
+        tensors, said = read_tensors(path)
+        _check_activation(config, quick, path, said["container"] == "torchscript")
+        digest = sha256(path)
+    elif load:  # another version of timm or torch may draw others
+        digest = hashlib.sha256(b"".join(t.numpy().tobytes() for t in vit.state_dict().values())).hexdigest()
+    projects = isinstance(vit.head, nn.Linear) and is_projection(full_name, tensors)
+    if tensors:
+        unused = _load(vit, tensors, config, projects, path)
+    projection = vit.head.weight.detach().clone() if projects else None
+    vit.head = nn.Identity()
+    vit.blocks = vit.blocks[: config.blocks]
+    if config.norm == "plain":
+        vit.norm = nn.LayerNorm(vit.embed_dim, eps=vit.norm.eps, elementwise_affine=False)
+    info_of_tower = TowerInfo(
+        name=config.name,
+        sha256=digest,
+        unused=tuple(unused),
+        projection=projection,
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        quick_gelu=quick,
+        licence=said.get("licence") or cfg.get("license") or "see where they come from",
+    )
+    return vit, info_of_tower
+
+
+def is_projection(name: str, tensors: Mapping[str, Tensor] | Sequence[str]) -> bool:
+    """Whether a tower's head is CLIP's image projection rather than a classifier.
+
+    Args:
+        name: timm's full name with its tag; fine-tuned CLIP towers (``_ft_``) have classifiers.
+        tensors: the file's names; open_clip's and OpenAI's call the projection ``visual.proj``.
+    """
+    return "visual.proj" in tensors or ("_clip_" in name and "_ft_" not in name)
+
+
+def _create(config: BackboneConfig, size: tuple[int, int], load: bool) -> Any:  # timm's attributes are untyped
+    """The named architecture with initial values, checked to be one that prompts can enter."""
+    name = config.name
+    where = f"backbone.name {name}"
+    known = timm.list_pretrained("vit_*") + timm.list_models("vit_*")
+    # A name may stand without a tag; a tag that timm does not know is a mistake.
+    if ":" in name or "/" in name or not timm.is_model(name) or ("." in name and name not in known):
+        near = difflib.get_close_matches(name, known, 3, cutoff=0.3)
+        raise UserError(f"{where}: timm has no such model; near it are {', '.join(near) or 'none'}")
+    if reserved := [key for key in config.overrides if key.startswith(_RESERVED) or key.endswith("_rate")]:
+        raise UserError(f"backbone.overrides: {reserved[0]} is not part of an architecture; leave it out")
+    try:
+        with torch.device("cpu" if load else "meta"):
+            vit: Any = timm.create_model(name, pretrained=False, img_size=size, **config.overrides)
+    except Exception as error:  # an impossible override can fail anywhere in timm
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{where} with overrides {config.overrides}: timm refuses it ({reason})") from error
+    plain = type(vit) is VisionTransformer and vit.has_class_token and isinstance(vit.patch_embed, PatchEmbed)
+    if not (
+        plain
+        and len(vit.blocks)
+        and isinstance(vit.norm, nn.LayerNorm)
+        and all(_is_standard(block) for block in vit.blocks)
+    ):
+        raise UserError(f"{where}: must be a timm VisionTransformer with a class token and standard pre-norm blocks")
+    patch = vit.patch_embed.patch_size
+    if any(pixels % step for pixels, step in zip(size, patch, strict=True)):
+        below = [max(pixels // step, 1) * step for pixels, step in zip(size, patch, strict=True)]
+        above = [math.ceil(pixels / step) * step for pixels, step in zip(size, patch, strict=True)]
+        raise UserError(
+            f"data.size {size[0]}x{size[1]}: the {patch[0]}x{patch[1]} patches of {name} do not tile it; "
+            f"next sizes are {below[0]}x{below[1]} and {above[0]}x{above[1]}"
+        )
+    if config.blocks is not None and config.blocks > len(vit.blocks):
+        raise UserError(f"backbone.blocks {config.blocks}: {name} has {len(vit.blocks)}; set it lower or to null")
+    return vit
+
+
+def _is_standard(block: Any) -> bool:
+    """Whether a block computes x + ls1(attn(norm1 x)), x + ls2(mlp(norm2 x)) with nothing else inside attention."""
+    if type(block) is not Block or type(block.attn).__name__ != "Attention":
+        return False
+    return isinstance(block.attn.norm, nn.Identity) and getattr(block.attn, "gate", None) is None
+
+
+def _check_activation(config: BackboneConfig, quick: bool, path: Path, openai: bool) -> None:
+    """Refuse GELU weights in a QuickGELU tower and the reverse: no tensor shows it, every feature is wrong."""
+    name, weights = config.name, config.weights
+    architecture, _, tag = name.partition(".")
+    cfg = pretrained_cfg(name)
+    own = cfg.hf_hub_id if cfg else None
+    native = True if openai else None
+    if weights.startswith("hub:"):
+        native = native or native_quick_gelu("/".join(weights.removeprefix("hub:").split("/")[:2]))
+    elif own and (tag or weights == "hub"):  # a local file is taken for what the name's tag says
+        native = native or native_quick_gelu(own)
+    if native is None or native == quick or "_clip_" not in name:
+        return
+    right = architecture.replace("_quickgelu", "") if quick else architecture.replace("_clip_", "_clip_quickgelu_")
+    if tag and pretrained_cfg(f"{right}.{tag}"):
+        right += f".{tag}"
+    elif weights == "hub":
+        right += f" and backbone.weights hub:{own}/model.safetensors"
+    kinds = ("GELU", "QuickGELU")
+    raise UserError(f"{path}: trained with {kinds[native]}, backbone.name {name} has {kinds[quick]}; set it to {right}")
+
+
+def _load(vit: Any, tensors: dict[str, Tensor], config: BackboneConfig, projects: bool, path: Path) -> list[str]:
+    """Copy the file's tensors into the tower; returns what stays unused."""
+    found, strange = _convert(vit, tensors, config, path)
+    expected = vit.state_dict()
+    blocks = range(len(vit.blocks) if config.blocks is None else config.blocks, len(vit.blocks))
+    spare = [f"blocks.{index}." for index in blocks]
+    spare += ["norm."] if config.norm == "plain" else []
+    spare += ["head.bias"] if projects else ["head."]
+    if projects and "head.bias" in found and found["head.bias"].any():
+        raise UserError(f"{path}: head.bias is not zero, so its head is a classifier, not CLIP's projection")
+    unused = [part.strip(".") for part in spare if part != "head.bias" and any(n.startswith(part) for n in found)]
+    for part in spare:
+        found = {name: value for name, value in found.items() if not name.startswith(part)}
+        expected = {name: value for name, value in expected.items() if not name.startswith(part)}
+
+    check_same(found, expected, path, f"backbone.name {config.name}", strange)
+    vit.load_state_dict(found, strict=False)
+    return unused
+
+
+def _convert(
+    vit: Any, tensors: dict[str, Tensor], config: BackboneConfig, path: Path
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The file's tensors in float32 under timm's names and on the tower's grid, and names that belong nowhere."""
+    clip = "visual.class_embedding" in tensors
+    roots = ("visual", *_TEXT, *NO_WEIGHTS)
+    strange = [name for name in tensors if clip and name.split(".")[0] not in roots]
+    tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    # Positions None: timm takes the file's grid from the name, and leaves a grid of equal token count as it is.
+    model: Any = SimpleNamespace(patch_embed=vit.patch_embed, head=vit.head, pos_embed=None)
+    try:
+        found = dict(checkpoint_filter_fn(tensors, model, antialias=config.antialias))
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: weights of another architecture than backbone.name {config.name}") from error
+    positions = found.get("pos_embed")
+    if positions is None or positions.ndim != 3:
+        return found, strange  # the strict comparison says so
+    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    side = math.isqrt(max(positions.shape[1] - prefix, 0))
+    if side * side + prefix != positions.shape[1]:
+        raise UserError(
+            f"{path}: its {positions.shape[1]} positions are not {prefix} and a square grid; "
+            f"weights of another architecture than backbone.name {config.name}"
+        )
+    grid = tuple(vit.patch_embed.grid_size)
+    if grid != (side, side):
+        # Contiguous: with the channels last, torch 2.14 gives wrong values for a one-column grid and antialias.
+        table = positions[:, prefix:].transpose(1, 2).reshape(1, -1, side, side).contiguous()
+        table = F.interpolate(table, size=grid, mode="bicubic", antialias=config.antialias)
+        found["pos_embed"] = torch.cat([positions[:, :prefix], table.flatten(2).transpose(1, 2)], dim=1)
+    return found, strange

@@ -1,0 +1,242 @@
+"""Text prompts, their words and text features, computed once (sections 3.2 and 3.3).
+
+The text encoder is frozen and the prompts are fixed, so one small file holds all that training needs of it. Only the
+``identity`` reading of Eq. 5 keeps the tower itself.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dmpt.base.errors import UserError
+from dmpt.base.files import cache_folder, sha256
+from dmpt.settings.config import TextConfig
+from dmpt.towers.image import TowerInfo
+from dmpt.towers.packaged import local
+from dmpt.towers.tensors import read_tensors, write_tensors
+from dmpt.towers.text import architecture_of, is_quick, load_text_tower, tokenizer_of, weights_of
+
+OBJECTS = ("person", "vehicle")
+ATTRIBUTES = {"rgb": "visual", "nir": "near-infrared", "tir": "thermal-infrared"}
+PHRASES = {"rgb": "a visual photo", "nir": "a near-infrared photo", "tir": "a thermal-infrared photo"}
+# Section 3.2 says "visible" where 3.3 says "visual".
+_SPECTRA = ("visible", "near-infrared", "thermal-infrared")
+PROMPTS = tuple(f"a {spectrum} photo of a {thing}." for spectrum in _SPECTRA for thing in OBJECTS)
+"""The fixed prompts of section 3.2: row ``modality * 2 + object`` of the text features."""
+
+_FORMAT, _VERSION = "dmpt-text", "1"
+
+
+@dataclass(frozen=True, eq=False)
+class TextFile:
+    """All that a text tower says about the prompts.
+
+    Attributes:
+        words: frozen word embeddings of ``PHRASES`` by modality, each (tokens, d_t): 3, 5 and 5 tokens.
+        attributes: the same of ``ATTRIBUTES``: 1, 3 and 3 tokens.
+        features: of ``PROMPTS``, (6, d), as the tower projects them; L2-normalise at use.
+        logit_scale: what cosines are multiplied by, 1 / tau of Eq. 5.
+        tower: open_clip's name.
+        sha256: of the tower's weights file.
+        quick_gelu: the tower's activation.
+    """
+
+    words: dict[str, Tensor]
+    attributes: dict[str, Tensor]
+    features: Tensor
+    logit_scale: float
+    tower: str
+    sha256: str
+    quick_gelu: bool
+
+    def save(self, path: Path) -> None:
+        """Write ``text.safetensors``.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        tensors = {"features": self.features}
+        tensors |= {f"words.{modality}": words for modality, words in self.words.items()}
+        tensors |= {f"attributes.{modality}": words for modality, words in self.attributes.items()}
+        about = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "prompts": json.dumps(PROMPTS),
+            "logit_scale": repr(self.logit_scale),
+            "tower": self.tower,
+            "sha256": self.sha256,
+            "quick_gelu": json.dumps(self.quick_gelu),
+        }
+        write_tensors(path, tensors, about)
+
+    @classmethod
+    def load(cls, path: Path) -> "TextFile":
+        """Read a file that ``save`` wrote.
+
+        Raises:
+            UserError: missing, damaged, of another kind or version, or of other prompts.
+        """
+        tensors, about = read_tensors(path)
+        if about.get("format") != _FORMAT:
+            raise UserError(f"{path}: is no text file of dmpt; leave text.file out to have one built")
+        if about.get("version") != _VERSION or about.get("prompts") != json.dumps(PROMPTS):
+            raise UserError(f"{path}: is of another version or has other prompts; leave text.file out to build it anew")
+        try:
+            file = cls(
+                words={modality: tensors.pop(f"words.{modality}") for modality in PHRASES},
+                attributes={modality: tensors.pop(f"attributes.{modality}") for modality in ATTRIBUTES},
+                features=tensors.pop("features"),
+                logit_scale=float(about["logit_scale"]),
+                tower=about["tower"],
+                sha256=about["sha256"],
+                quick_gelu=bool(json.loads(about["quick_gelu"])),
+            )
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{path}: is damaged ({error}); leave text.file out to have it built anew") from error
+        parts = [*file.words.values(), *file.attributes.values()]
+        fits = file.features.shape[:-1] == (len(PROMPTS),) and len({part.shape[1:] for part in parts}) == 1
+        finite = all(part.dtype == torch.float32 and bool(part.isfinite().all()) for part in (*parts, file.features))
+        if tensors or not fits or not finite:
+            raise UserError(f"{path}: is damaged (tensors do not fit together); leave text.file out to build it anew")
+        return file
+
+
+def check_matches(
+    file: TextFile, info: TowerInfo, projection: Literal["tower", "trained"], projection_dim: int
+) -> None:
+    """Refuse text features that do not live where image features are projected to.
+
+    Args:
+        file: the text features.
+        info: the image tower.
+        projection: the image tower's own, into its CLIP's space, or one that is trained.
+        projection_dim: width of projected image features.
+
+    Raises:
+        UserError: widths differ, or image and text tower cannot be of one CLIP.
+    """
+    width = file.features.shape[1]
+    if width != projection_dim:
+        raise UserError(
+            f"text.tower {file.tower}: its features are {width} wide, projected image features {projection_dim}; "
+            f"choose the text tower of {info.name}, or backbone.projection trained and projection_dim {width}"
+        )
+    if projection == "tower" and file.quick_gelu != info.quick_gelu:
+        kinds = ("GELU", "QuickGELU")
+        raise UserError(
+            f"text.tower {file.tower}: has {kinds[file.quick_gelu]}, backbone.name {info.name} "
+            f"{kinds[info.quick_gelu]}, so they are not of one CLIP; choose the image tower's own text tower"
+        )
+
+
+def text_file(config: TextConfig) -> TextFile:
+    """Words and text features: from ``config.file``, else the cache, else built from the tower and cached.
+
+    Raises:
+        UserError: a file or weights are missing, or do not fit.
+    """
+    if config.file is not None:
+        return TextFile.load(local(config.file))
+    architecture = architecture_of(config.tower)
+    path = weights_of(config, architecture)
+    name, digest = Path(config.tower).name.removesuffix(".json"), sha256(path)
+    key = hashlib.sha256(f"{digest} {json.dumps(architecture, sort_keys=True)}".encode()).hexdigest()[:16]
+    cached = cache_folder() / f"text-{name}-{key}.safetensors"
+    if cached.is_file():
+        with suppress(UserError):  # a damaged or older copy is built anew
+            return TextFile.load(cached)
+    tower = load_text_tower(config)
+    tokenizer = tokenizer_of(tower)
+    with torch.no_grad():
+        file = TextFile(
+            words={key: tower.token_embedding(torch.tensor(tokenizer.encode(text))) for key, text in PHRASES.items()},
+            attributes={
+                key: tower.token_embedding(torch.tensor(tokenizer.encode(text))) for key, text in ATTRIBUTES.items()
+            },
+            features=tower.encode_text(tokenizer(list(PROMPTS))),
+            logit_scale=tower.logit_scale.exp().item(),
+            tower=name,
+            sha256=digest,
+            quick_gelu=is_quick(architecture),
+        )
+    try:
+        file.save(cached)
+    except UserError as error:
+        warnings.warn(f"{error}; going on, the text features are computed again next time", stacklevel=2)
+    return file
+
+
+class IdentityText(nn.Module):
+    """Text features of learnable identities, after CLIP-ReID: "a visible photo of a X X X X person.".
+
+    The vectors in the place of X are the only parameters. The frozen tower is deliberately no submodule: it is neither
+    saved nor switched to training, but follows ``.to(device)``.
+
+    Args:
+        config: tower, weights and number of tokens; a ready ``file`` does not replace the tower here.
+        identities: N of Eq. 5.
+        thing: the object word.
+
+    Attributes:
+        tokens: (3, N, tokens, d_t), drawn from N(0, 0.02²).
+
+    Raises:
+        UserError: as ``load_text_tower``; more tokens than the tower's context takes.
+    """
+
+    def __init__(self, config: TextConfig, identities: int, thing: str) -> None:
+        super().__init__()
+        tower = load_text_tower(config)
+        self._frozen = (tower,)
+        tokenizer = tokenizer_of(tower)
+        placeholders = "X " * config.tokens
+        prompts = [
+            [
+                tokenizer.sot_token_id,
+                *tokenizer.encode(f"a {spectrum} photo of a {placeholders}{thing}."),
+                tokenizer.eot_token_id,
+            ]
+            for spectrum in _SPECTRA
+        ]
+        self._start = [1 + len(tokenizer.encode(f"a {spectrum} photo of a")) for spectrum in _SPECTRA]
+        self._end = [len(prompt) - 1 for prompt in prompts]
+        # What follows the end changes nothing under a causal mask, so the context is cut to the longest prompt.
+        length = max(map(len, prompts))
+        if length > tower.context_length:
+            room = config.tokens - (length - tower.context_length)
+            raise UserError(f"text.tokens {config.tokens}: the tower's context takes at most {room}; lower it")
+        ids = torch.tensor([prompt + [0] * (length - len(prompt)) for prompt in prompts])
+        self._fixed: Tensor
+        self.register_buffer("_fixed", tower.token_embedding(ids), persistent=False)  # (3, L, d_t)
+        width = tower.token_embedding.embedding_dim
+        self.tokens = nn.Parameter(torch.randn(len(_SPECTRA), identities, config.tokens, width) * 0.02)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        self._frozen[0]._apply(fn)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def forward(self) -> Tensor:
+        """Text features (3, N, d), not normalised."""
+        tower = self._frozen[0]
+        modalities, count, inserted, _ = self.tokens.shape
+        with torch.autocast(self.tokens.device.type, enabled=False):
+            rows = []
+            for fixed, tokens, start in zip(self._fixed, self.tokens, self._start, strict=True):
+                parts = fixed.expand(count, -1, -1)
+                rows.append(torch.cat([parts[:, :start], tokens, parts[:, start + inserted :]], dim=1))
+            x = torch.cat(rows)  # (3N, L, d_t)
+            length = x.shape[1]
+            x = tower.transformer(x + tower.positional_embedding[:length], attn_mask=tower.attn_mask[:length, :length])
+            x = tower.ln_final(x).unflatten(0, (modalities, count))
+            x = torch.stack([features[:, end] for features, end in zip(x, self._end, strict=True)])
+            projection = tower.text_projection
+            projected: Tensor = projection(x) if isinstance(projection, nn.Linear) else x @ projection
+            return projected

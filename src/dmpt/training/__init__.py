@@ -1,0 +1,1 @@
+"""The recipe of section 4.2, and its run folder."""

@@ -1,0 +1,130 @@
+"""What a training run learns from and is evaluated on along the way."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dmpt.base.errors import UserError
+from dmpt.data.check import keep_readable
+from dmpt.data.layouts import load_dataset
+from dmpt.data.loader import Batch, TripletDataset, train_batches
+from dmpt.data.missing import incomplete, restrict
+from dmpt.data.records import Dataset, Record, labels_of, pid_to_label
+from dmpt.data.sampler import PKSampler, shard
+from dmpt.data.split import hold_out
+from dmpt.data.transforms import TrainTransform
+from dmpt.evaluation.evaluate import test_records
+from dmpt.retrieval.metrics import count_valid, has_match
+from dmpt.settings.config import Config
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """Training triplets, their batches, and what is held out.
+
+    Attributes:
+        dataset: all of it, as its layout lists it.
+        records: what is trained on: readable, with the modalities asked for, without the identities held out.
+        labels: class of each identity, from 0.
+        sampler: batches of P identities x K triplets.
+        evaluated: queries and gallery that choose the epoch (``train.select`` val or test); None = the last is taken.
+        protocol: the rule by which these are judged.
+        valid: how many of these queries have something to find.
+        skipped: a line for each missing or broken file, of any split, for which a triplet is left out.
+    """
+
+    dataset: Dataset
+    records: Sequence[Record]
+    labels: dict[int, int]
+    sampler: PKSampler
+    evaluated: tuple[Sequence[Record], Sequence[Record]] | None
+    protocol: str
+    valid: int
+    skipped: list[str]
+
+    def lines(self, select: str) -> list[str]:
+        """What a run says of them before it starts.
+
+        Args:
+            select: what ``evaluated`` is.
+        """
+        lines = [
+            f"{self.dataset.name}: {len(self.records)} triplets of {len(self.labels)} identities; the first epoch has "
+            f"{len(self.sampler.epoch(0))} batches of {self.sampler.ids} x {self.sampler.instances}"
+        ]
+        if lacking := incomplete(self.records):
+            lines.append(f"triplets that lack a modality: {len(lacking)}")
+        if self.skipped:
+            lines.append(f"skipped {len(self.skipped)} missing or broken files (any split): {'; '.join(self.skipped)}")
+        if self.evaluated is not None:
+            rule = "" if self.protocol == self.dataset.protocol else f", protocol {self.protocol}"
+            lines.append(f"selecting by mAP on {select}: {self.valid} of {len(self.evaluated[0])} queries valid{rule}")
+        test = labels_of(self.dataset.query), labels_of(self.dataset.gallery)
+        if len(test[0]) and not has_match(*test, self.dataset.protocol).any():
+            lines.append(
+                f"dmpt evaluate will find nothing: under protocol {self.dataset.protocol} no test query has a match "
+                "(dmpt check lists them)"
+            )
+        return lines
+
+    def batches(self, config: Config, epoch: int, start: int, process: int, processes: int) -> Iterator[Batch]:
+        """One process's share of an epoch, decoded and augmented.
+
+        Args:
+            config: with ``data.mean`` and ``data.std`` known.
+            epoch: from 0; the draw of batches and augmentation depend on it.
+            start: the first batch that is wanted.
+            process: which share.
+            processes: how many there are; each gets as many rows of each batch.
+        """
+        data, missing, seed = config.data, config.missing, config.train.seed
+        assert data.mean is not None
+        assert data.std is not None
+        transform = TrainTransform(data, data.mean, data.std, seed)
+        labels = [self.labels[record.pid] for record in self.records]
+        leave_out = missing.dropout, seed, missing.view == "both"
+        dataset = TripletDataset(self.records, transform, data.value_range, labels, *leave_out)
+        own = [shard(batch, process, processes) for batch in self.sampler.epoch(epoch)]
+        return train_batches(dataset, own, epoch, start=start, workers=data.workers)
+
+
+def read(config: Config, skip_broken: bool) -> TrainingData:
+    """List the data, decode every image once, hold out what ``train.select`` needs.
+
+    Args:
+        config: the settings.
+        skip_broken: leave out triplets with unreadable images, counted and listed.
+
+    Raises:
+        UserError: the data are not as they must be; names the file or what to change.
+    """
+    if config.data.root is None:
+        raise UserError("no data: give --data.root, the folder of the data set (docs/data.md shows each layout)")
+    incomplete: list[str] = []
+    dataset = load_dataset(config.data.layout, config.data.root, config.data, incomplete if skip_broken else None)
+    if not dataset.train:
+        raise UserError(f"data of layout {dataset.name} have no training images; list them as train")
+    train = restrict(dataset.train, config.data.modalities)
+    records, unreadable = keep_readable(train, config.data.value_range, skip_broken)
+    skipped = [*incomplete, *unreadable]
+    if config.heads != "modality" and not any(len(r.paths) == len(config.data.modalities) for r in records):
+        raise UserError(
+            f"no training triplet has all of {', '.join(config.data.modalities)}, so the head on their "
+            "concatenation would see none; set data.modalities to those there are, or heads to modality"
+        )
+    evaluated: tuple[Sequence[Record], Sequence[Record]] | None = None
+    valid, protocol = 0, dataset.protocol
+    if config.train.select == "val":
+        records, held = hold_out(records, config.train.val_share, config.data.split_seed, dataset.protocol)
+        evaluated = held, held
+        if protocol == "none":  # held out images are searched in themselves, so each query would find itself
+            protocol = "same_camera"
+    elif config.train.select == "test":
+        evaluated, more = test_records(dataset, config.data, skip_broken)
+        skipped += more
+    if evaluated is not None:  # refused now, not after an epoch, when no query has a match
+        query, gallery = map(labels_of, evaluated)
+        valid = count_valid(query, gallery, protocol)
+    labels = pid_to_label(records)
+    classes = [labels[record.pid] for record in records]
+    sampler = PKSampler(classes, config.train.ids, config.train.instances, config.train.seed)
+    return TrainingData(dataset, records, labels, sampler, evaluated, protocol, valid, skipped)

@@ -1,0 +1,54 @@
+"""Several processes: what each computed on its share becomes the global batch's.
+
+Features are gathered with their gradients, and every process computes heads, batch normalisation and losses on the
+global batch. Gradients are averaged at the end. So two processes do what one does.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed.nn.functional as distributed
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from dmpt.method.network import Output
+
+
+def gather(output: Output, present: Tensor, accelerator: Accelerator) -> Output:
+    """The global batch's output, with gradients.
+
+    Args:
+        output: of this process's share.
+        present: its mask ``(3, b)``, on the device; ``output`` has none where its share is complete.
+        accelerator: of the run.
+
+    Returns:
+        Its mask is None where the whole batch is complete.
+    """
+    if accelerator.num_processes == 1:
+        return output
+
+    def whole(part: Tensor | None, dim: int = 1) -> Tensor | None:
+        return None if part is None else torch.cat(distributed.all_gather(part.contiguous()), dim=dim)  # type: ignore[no-untyped-call]
+
+    features = whole(output.features)
+    assert features is not None
+    mask = accelerator.gather(present.T.contiguous()).T
+    subset = output.subset
+    if subset is not None:
+        assert subset.present is not None
+        subset = gather(subset, subset.present, accelerator)
+    mask = None if mask.all() else mask
+    return Output(features, whole(output.projected), whole(output.z), whole(output.shared, 0), mask, subset=subset)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
+    """Average over the processes.
+
+    All have gradients for the same parameters: whether a head saw a triplet is decided on the global batch, and a
+    modality that a share lacks has gradients of zero.
+    """
+    if accelerator.num_processes > 1:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad = accelerator.reduce(parameter.grad, "mean")

@@ -1,0 +1,352 @@
+"""``dmpt train``: the recipe of section 4.2, one readable loop.
+
+Processes. The sampler yields global batches. Each process runs the frozen backbone on its share; the rest sees the
+global batch (``processes``).
+"""
+
+import math
+import resource
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from dmpt.adapter import folder as adapter
+from dmpt.base.errors import Diverged, UserError, one_line
+from dmpt.base.terminal import bar, console
+from dmpt.data.layouts import DATASETS
+from dmpt.data.loader import Batch
+from dmpt.data.records import fingerprint
+from dmpt.data.sampler import shard
+from dmpt.embed.extract import PRECISIONS
+from dmpt.evaluation.evaluate import retrieve
+from dmpt.extensions.assemble import build, start_prompts
+from dmpt.extensions.ema import Average
+from dmpt.method.losses import distillation, objective
+from dmpt.method.network import Output
+from dmpt.retrieval.metrics import Metrics
+from dmpt.settings.config import Config
+from dmpt.settings.rules import check
+from dmpt.training import folder as run
+from dmpt.training.data import read
+from dmpt.training.distributed import average_gradients, gather
+from dmpt.training.schedule import learning_rate
+
+SATURATED = 0.01
+"""The text loss counts as saturated when it first falls below this."""
+
+
+class Trainer:
+    """One training run.
+
+    Args:
+        config: the settings.
+        out: run folder.
+        resume: go on with the run in ``out``, if it has saved anything.
+        skip_broken: leave out triplets with unreadable images, counted and listed.
+
+    Raises:
+        UserError: settings, data, weights or the folder are not as they must be.
+    """
+
+    def __init__(self, config: Config, out: Path, resume: bool = False, skip_broken: bool = False):
+        check(config)
+        run.check_folder(out, resume)
+        if config.train.tensorboard:
+            run.summary_writer()
+        self.precision = PRECISIONS[config.train.precision]
+        if config.train.precision == "fp16" and not torch.cuda.is_available():
+            raise UserError("train.precision fp16 needs a GPU: its gradients overflow on a CPU; set bf16 or fp32")
+        AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+        mixed = "no" if config.train.precision == "fp32" else config.train.precision
+        self.accelerator = Accelerator(mixed_precision=mixed)
+        self.out, self.main = out, self.accelerator.is_main_process
+        console.quiet = not self.main
+        shard(range(config.train.ids * config.train.instances), 0, self.accelerator.num_processes)  # it must divide
+        self.data = read(config, skip_broken)
+        self._build(config)
+        self.progress = run.Progress()
+        self.validated: Metrics | None = None  # what validation found last
+        going_on = self._open()
+        self._say(resume, going_on)
+
+    def _build(self, config: Config) -> None:
+        """Network and optimiser, on the device and in the precision of the run."""
+        self.network, text, text_sha256 = build(config, len(self.data.labels), self.data.dataset.object)
+        info = self.network.backbone.info
+        data = replace(config.data, mean=config.data.mean or info.mean, std=config.data.std or info.std)
+        self.config = self.network.config = replace(config, data=data)
+        self.network.to(self.accelerator.device).train()
+        self.text = None if text is None else text.to(self.accelerator.device)
+        if self.precision != torch.float32:
+            self.network.backbone.keep_in(self.precision)
+        if self.config.semantic.init == "data" and not (self.out / run.STATE).exists():
+            with self.accelerator.autocast():
+                start_prompts(self.network, self.data.records, self.config)
+        self.trained = self.network.trained()
+        self.average = Average(self.network, config.train.average) if config.train.average else None
+        adam = torch.optim.Adam(self.trained.values(), lr=config.train.lr, weight_decay=config.train.weight_decay)
+        self.optimizer = self.accelerator.prepare(adam)
+        print_of_data = fingerprint(self.data.records)
+        self.who = {
+            "settings": run.fixed_settings(self.config),
+            "training data": print_of_data,
+            "evaluated data": None if self.data.evaluated is None else fingerprint([*chain(*self.data.evaluated)]),
+            "number of identities": len(self.data.labels),
+            "number of processes": self.accelerator.num_processes,
+            "sha256 of the backbone's weights": info.sha256,
+            "sha256 of the text tower's weights": text_sha256,
+        }
+        self.card = adapter.Card(
+            config=self.config,
+            ids=len(self.data.labels),
+            backbone_sha256=info.sha256,
+            object=self.data.dataset.object,
+            data={
+                "name": self.data.dataset.name,
+                "fingerprint": print_of_data,
+                "triplets": len(self.data.records),
+                "skipped": self.data.skipped,
+            },
+            backbone_unused=info.unused,
+            licence=f"backbone weights: {info.licence}; data: {DATASETS[config.data.layout].licence}",
+        )
+
+    def _open(self) -> bool:
+        """The run folder, made last: what fails before leaves none behind. Returns whether there was a state in it."""
+        self.accelerator.wait_for_everyone()  # all have seen that the folder is free
+        with self._alone():
+            if self.main:
+                run.sweep(self.out)
+                run.begin(self.out, self.config)
+            self.accelerator.wait_for_everyone()
+            going_on = (self.out / run.STATE).exists()
+            if going_on:
+                state = self.network, self.optimizer.optimizer, self.who, self.average
+                self.progress = run.load_state(self.out, *state)
+                if self.accelerator.scaler is not None:
+                    self.accelerator.scaler.load_state_dict(self.progress.scaler)
+                if self.main:
+                    run.cut_log(self.out, self.progress.step)
+            self.accelerator.wait_for_everyone()
+        return going_on
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Inside, no other run writes into the folder."""
+        return run.alone(self.out) if self.main else nullcontext()
+
+    def _say(self, resume: bool, going_on: bool) -> None:
+        """What this run is, before it starts."""
+        config, count = self.config, self.network.trained_count
+        lines = [
+            *self.data.lines(config.train.select),
+            f"{self.network.backbone.info.name}, {config.backbone.tune}; {count:,} trained parameters",
+        ]
+        if config.modality.length:
+            lines.append(f"modality prompts from {config.modality.source}")
+        projection = f", {config.backbone.projection} projection" if self.text else ""
+        lines.append(f"text loss {config.text.loss}{projection}")
+        if config.missing.dropout or self.network.shared is not None:
+            part = "with" if self.network.shared is not None else "without"
+            lines.append(f"modality dropout {config.missing.dropout}, {part} a shared part")
+        if unused := self.network.backbone.info.unused:
+            lines.append(f"not used of the weights file: {', '.join(unused)}")
+        if config.train.accumulate > 1:
+            lines.append(
+                f"train.accumulate {config.train.accumulate}: the optimiser sees more triplets per step, "
+                f"but triplet and centre loss still see {config.train.ids} x {config.train.instances} at a time"
+            )
+        if resume:
+            lines.append(
+                f"going on after step {self.progress.step}" if going_on else "nothing saved yet: starting anew"
+            )
+        console.print("\n".join(map(one_line, lines)))
+
+    def fit(self) -> None:
+        """Train to the end, or to Ctrl-C, which saves and leaves.
+
+        Raises:
+            Diverged: a loss or a gradient is not finite.
+            UserError: a file cannot be written, or another process trains in the folder.
+            run.Stopped: the user stopped the run; its state is saved.
+        """
+        recipe, progress = self.config.train, self.progress
+        counts = [len(self.data.sampler.epoch(e)) for e in range(recipe.epochs)]  # they differ
+        share = self.accelerator.process_index, self.accelerator.num_processes
+        with (
+            self._alone(),
+            run.Log(self.out, recipe.tensorboard, self.main, progress.step) as log,
+            bar() as display,
+            run.interrupts() as stopping,
+        ):
+            task = display.add_task("training", total=sum(counts), completed=progress.step, note="")
+            saved = progress.step
+            for epoch in range(progress.epoch, recipe.epochs):
+                count, first, steps = counts[epoch], progress.position, list[float]()
+                started = began = time.perf_counter()
+                for batch in self.data.batches(self.config, epoch, first, *share):
+                    line = self._step(batch, count)
+                    steps.append(time.perf_counter() - began)
+                    log.write(line)
+                    note = " ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
+                    display.update(task, completed=progress.step, note=f"lr {line['lr']:.1e} {note}")
+                    if progress.position == count:
+                        seconds = (time.perf_counter() - started) * count / (count - first)
+                        log.write(self._epoch_line(seconds, steps))
+                        if not console.is_terminal:  # no bar there
+                            left = seconds * (recipe.epochs - epoch - 1) / 60
+                            console.print(
+                                f"epoch {epoch + 1} of {recipe.epochs}: {note}; about {left:.1f} minutes left"
+                            )
+                        self._select(log)
+                        progress.epoch, progress.position = epoch + 1, 0
+                    whole = progress.position % recipe.accumulate == 0  # no gradient is waiting for its step
+                    stop = whole and self._anyone(stopping())
+                    if stop or (whole and progress.step - saved >= recipe.save_every):
+                        self._save()
+                        saved = progress.step
+                    if stop:
+                        raise run.Stopped
+                    began = time.perf_counter()
+            self._save()
+
+    def _anyone(self, flag: bool) -> bool:
+        """Whether any process says so: all must stop after the same step."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        votes = torch.tensor(float(flag), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(votes, "sum") > 0)
+
+    def _step(self, batch: Batch, count: int) -> dict[str, Any]:
+        """One batch forward and backward, and the optimiser's step when enough batches have been seen."""
+        recipe, progress, accelerator = self.config.train, self.progress, self.accelerator
+        done = (progress.epoch + progress.position / count) / recipe.epochs
+        lr = learning_rate(done, self.config)
+        started = progress.position - progress.position % recipe.accumulate
+        group = min(recipe.accumulate, count - started)
+        with accelerator.autocast():
+            images = batch.images.to(accelerator.device, non_blocking=True)
+            subset = batch.subset.to(accelerator.device) if self.config.missing.view == "both" else None
+            output = self.network(images, None if batch.present.all() else batch.present, subset)
+            identity = self.network.identity_text
+            texts = identity() if identity is not None else None
+        output = gather(output, batch.present.to(accelerator.device), accelerator)
+        labels = accelerator.gather(batch.labels.to(accelerator.device))  # shards are contiguous: the global order
+        terms = self._terms(output, labels, texts)
+        if output.subset is not None:
+            of_subset = self._terms(output.subset, labels, texts)
+            terms = {name: (term + of_subset[name]) / 2 for name, term in terms.items()}
+            form = self.config.loss
+            if form.distil:
+                terms["distil"] = form.distil * distillation(output, output.subset, form.metric_scale)
+        losses = {name: float(term.detach()) for name, term in terms.items()}
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                raise Diverged(
+                    f"loss term {name} is {value} at step {progress.step + 1} (lr {lr:.2e}); the run stopped and what "
+                    "was saved is intact; lower train.lr, set train.clip, or use train.precision fp32"
+                )
+        accelerator.backward(torch.stack(list(terms.values())).sum() / group)
+        progress.step += 1
+        progress.position += 1
+        line = {"step": progress.step, "epoch": progress.epoch, "lr": lr, "loss": sum(losses.values())}
+        if progress.position == started + group:
+            line["grad_norm"] = self._update(lr)
+        text = self.config.text.loss == "modality" and "text" in losses
+        if text and progress.saturated is None and losses["text"] / self.config.loss.text < SATURATED:
+            progress.saturated = progress.step
+            line["text_saturated"] = True
+        return {**line, "losses": losses}
+
+    def _terms(self, output: Output, labels: torch.Tensor, texts: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """The terms of the loss for one view of the batch."""
+        heads = self.network.heads(output.features, output.projected, output.shared, output.present)
+        if self.network.shared is not None and output.shared is not None:
+            self.network.shared.observe(output.features, output.present, output.shared, labels)
+        return objective(self.config, output, heads, labels, self.text, texts)
+
+    def _update(self, lr: float) -> float:
+        """The optimiser's step; returns the gradient's norm before clipping."""
+        average_gradients(self.trained.values(), self.accelerator)
+        norm = float(self.accelerator.clip_grad_norm_(self.trained.values(), self.config.train.clip or math.inf))
+        if not math.isfinite(norm) and self.accelerator.scaler is None:  # a scaler skips such a step by itself
+            raise Diverged(
+                f"the gradient is not finite at step {self.progress.step} (lr {lr:.2e}); the run stopped and what was "
+                "saved is intact; lower train.lr, or use train.precision fp32"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(self.progress.step)
+        return norm if math.isfinite(norm) else 0.0  # JSON has no infinity
+
+    def _epoch_line(self, seconds: float, steps: list[float]) -> dict[str, Any]:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        if torch.cuda.is_available():
+            peak = torch.cuda.max_memory_allocated()
+        return {
+            "step": self.progress.step,
+            "epoch": self.progress.epoch,
+            "epoch_seconds": round(seconds, 2),
+            # loading, forward and backward; a tenth of the steps took less: the machine may have other work meanwhile
+            "step_seconds": round(sorted(steps)[len(steps) // 10], 5),
+            "peak_memory_bytes": peak,
+        }
+
+    def _select(self, log: run.Log) -> None:
+        """At the end of an epoch: evaluate where asked to, and keep the best."""
+        recipe, progress = self.config.train, self.progress
+        last = progress.epoch + 1 == recipe.epochs
+        if self.data.evaluated is None or not (last or (progress.epoch + 1) % recipe.eval_every == 0):
+            return
+        if self.main:
+            metrics = self.validated = self.validate()
+            log.write({"step": progress.step, "epoch": progress.epoch, recipe.select: metrics.to_dict()})
+            console.print(
+                f"epoch {progress.epoch + 1}: {recipe.select} mAP {metrics.mAP:.1f}, rank-1 {metrics.rank1:.1f} "
+                f"({metrics.valid_queries} of {metrics.queries} queries valid)"
+            )
+            if progress.best is None or metrics.mAP > progress.best:
+                progress.best, progress.best_step = metrics.mAP, progress.step
+                self._save_adapter("best")
+        self.accelerator.wait_for_everyone()
+
+    def _as_saved(self) -> AbstractContextManager[None]:
+        """Inside, the network is the one that adapters hold."""
+        return nullcontext() if self.average is None else self.average.swapped_in()
+
+    def validate(self) -> Metrics:
+        """The network that adapters hold, on what is evaluated along the way (``train.select`` val or test)."""
+        assert self.data.evaluated is not None
+        precision = self.config.train.precision
+        with self._as_saved():
+            metrics = retrieve(self.network, self.config.data, *self.data.evaluated, self.data.protocol, precision)
+        self.network.train()
+        return metrics
+
+    def _save(self) -> None:
+        """State and last adapter; each is replaced in one rename."""
+        if self.main:
+            if self.accelerator.scaler is not None:
+                self.progress.scaler = self.accelerator.scaler.state_dict()
+            run.save_state(self.out, self.network, self.optimizer.optimizer, self.progress, self.who, self.average)
+            self._save_adapter("last")
+        self.accelerator.wait_for_everyone()
+
+    def _save_adapter(self, which: str) -> None:
+        progress = self.progress
+        metrics: dict[str, Any] = {"which": which, "step": progress.step, "text_saturated_at": progress.saturated}
+        if progress.best is not None:
+            metrics |= {f"best_{self.config.train.select}_mAP": progress.best, "best_step": progress.best_step}
+        with self._as_saved():
+            adapter.save_tensors(self.out / which, self.network, progress.step)
+        adapter.save_card(self.out / which, replace(self.card, metrics=metrics))

@@ -1,0 +1,92 @@
+"""Work in processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dmpt.base.errors import UserError
+from dmpt.base.processes import spread
+
+
+def whose(part: int) -> tuple[int, int]:
+    return part, os.getpid()
+
+
+def leave_a_mark(path: Path) -> None:
+    time.sleep(0.2)
+    path.touch()
+
+
+def test_results_are_in_order_and_one_worker_is_this_process() -> None:
+    assert list(spread(whose, [3, 1, 2], 1)) == [(part, os.getpid()) for part in (3, 1, 2)]
+    found = list(spread(whose, [3, 1, 2], 2))
+    assert [part for part, _ in found] == [3, 1, 2]
+    assert os.getpid() not in {process for _, process in found}
+    assert list(spread(whose, [], 4)) == []
+
+
+def die(part: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_one_line() -> None:
+    with pytest.raises(UserError, match="a worker process was killed") as error:
+        list(spread(die, [1, 2], 2))
+    assert "\n" not in str(error.value)
+
+
+def nap(part: int) -> None:
+    time.sleep(300)
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    source = (
+        "import test_processes; from dmpt.base.processes import spread; list(spread(test_processes.nap, [1, 2], 2))"
+    )
+    script = tmp_path / "parent.py"
+    script.write_text(f"if __name__ == '__main__':\n    {source}\n")
+    place = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    parent = subprocess.Popen([sys.executable, str(script)], env=place)
+    listed = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    if not listed.exists():
+        parent.kill()
+        pytest.skip("needs /proc")
+
+    def workers() -> list[int]:
+        found = listed.read_text().split() if listed.exists() else []
+        return [int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def wait_until(holds: Callable[[], bool]) -> None:
+        until = time.monotonic() + 60
+        while not holds():
+            assert time.monotonic() < until
+            time.sleep(0.2)
+
+    wait_until(lambda: len(workers()) == 2)
+    time.sleep(2)  # they have begun
+    pids = workers()
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(_runs(pid) for pid in pids))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_what_has_not_begun_is_left_when_the_caller_stops(tmp_path: Path) -> None:
+    marks = [tmp_path / str(number) for number in range(60)]
+    results = spread(leave_a_mark, marks, 2)
+    next(results)
+    with pytest.raises(KeyboardInterrupt):
+        results.throw(KeyboardInterrupt)
+    assert 1 <= len(list(tmp_path.iterdir())) < 60

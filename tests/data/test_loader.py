@@ -1,0 +1,222 @@
+"""Batches: contents, order, independence of workers, resume, and what comes out when something breaks."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dmpt.base.errors import UserError
+from dmpt.data.images import read_image
+from dmpt.data.layouts import load_dataset
+from dmpt.data.loader import Batch, TripletDataset, test_batches, train_batches
+from dmpt.data.loader import test_set as set_of
+from dmpt.data.records import Dataset, pid_to_label
+from dmpt.data.sampler import PKSampler
+from dmpt.data.transforms import TestTransform, TrainTransform
+from dmpt.settings.config import DataConfig
+from dmpt.settings.modalities import MODALITIES
+from toy import write_toy_set
+
+HALF = (0.5, 0.5, 0.5)
+FULL = (0.0, 65535.0)
+SIZE = (32, 16)
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Dataset:
+    write_toy_set(tmp_path, train_ids=4, test_ids=3, images=4, size=SIZE)
+    return load_dataset("rgbnt201", tmp_path)
+
+
+def shuffled(toy: Dataset) -> tuple[TripletDataset, list[list[int]]]:
+    label = pid_to_label(toy.train)
+    labels = [label[record.pid] for record in toy.train]
+    transform = TrainTransform(DataConfig(size=SIZE, pad=3), HALF, HALF, 0)
+    return TripletDataset(toy.train, transform, FULL, labels), PKSampler(labels, 2, 2, 0).epoch(1)
+
+
+def in_order(toy: Dataset) -> TripletDataset:
+    return TripletDataset(toy.gallery, TestTransform(SIZE, HALF, HALF), FULL)
+
+
+def same(a: list[Batch], b: list[Batch]) -> bool:
+    pairs = zip(a, b, strict=True)
+    return all(torch.equal(x, y) for one, other in pairs for x, y in zip(one, other, strict=True))
+
+
+def test_training_batches(toy: Dataset) -> None:
+    dataset, batches = shuffled(toy)
+    loaded = list(train_batches(dataset, batches, 1, workers=0))
+    assert len(loaded) == len(batches) >= 3
+    for batch, indices in zip(loaded, batches, strict=True):
+        assert batch.images.shape == (3, 4, 3, *SIZE)
+        assert batch.images.dtype == torch.float32
+        assert batch.images.is_contiguous()
+        assert batch.labels.tolist() == [toy.train[index].pid - 1 for index in indices]
+        assert batch.labels.dtype == torch.int64
+        assert torch.equal(batch.present, torch.ones(3, 4, dtype=torch.bool))
+        assert torch.equal(batch.subset, batch.present)
+        for m, modality in enumerate(MODALITIES):
+            images = {modality: read_image(toy.train[indices[2]].paths[modality], FULL)}
+            assert torch.equal(batch.images[m, 2], dataset.transform(images, 1, indices[2])[modality])
+
+
+def test_repeats_of_a_triplet_are_augmented_anew(toy: Dataset) -> None:
+    dataset, _ = shuffled(toy)
+    images, labels, present, _ = dataset.batch(1, [2, 2 + len(dataset), 2 + 2 * len(dataset)])
+    assert len({image.numpy().tobytes() for image in images[0]}) == 3
+    assert labels.tolist() == [dataset.labels[2]] * 3
+    assert present.all()
+    assert torch.equal(images[:, :1], dataset.batch(1, [2]).images)
+
+
+def test_test_batches_are_in_order_and_complete(toy: Dataset) -> None:
+    loaded = list(test_batches(in_order(toy), 5, workers=0))
+    assert [len(batch.labels) for batch in loaded] == [5, 5, 2]
+    images = torch.cat([batch.images for batch in loaded], dim=1)
+    whole = in_order(toy).batch(0, range(12)).images
+    assert torch.equal(images, whole)
+    assert len({image.numpy().tobytes() for image in images[0]}) == 12
+    assert set(torch.cat([batch.labels for batch in loaded]).tolist()) == {-1}
+
+
+def test_workers_change_nothing(toy: Dataset) -> None:
+    dataset, batches = shuffled(toy)
+    before = torch.get_rng_state()
+    alone = list(train_batches(dataset, batches, 1, workers=0))
+    helped = list(train_batches(dataset, batches, 1, workers=2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(alone, helped)
+    assert same(list(test_batches(in_order(toy), 5, workers=0)), list(test_batches(in_order(toy), 5, workers=2)))
+
+
+def test_an_epoch_can_be_taken_up_in_the_middle(toy: Dataset) -> None:
+    dataset, batches = shuffled(toy)
+    whole = list(train_batches(dataset, batches, 1, workers=0))
+    assert same(whole[2:], list(train_batches(dataset, batches, 1, start=2, workers=0)))
+    assert list(train_batches(dataset, batches, 1, start=len(batches), workers=0)) == []
+    assert not same(whole, list(train_batches(dataset, batches, 2, workers=0)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_file_comes_out_as_one_line(toy: Dataset, workers: int) -> None:
+    broken = toy.gallery[7].paths["nir"]
+    broken.write_bytes(b"")
+    batches = test_batches(in_order(toy), 5, workers=workers)
+    assert len(next(batches).labels) == 5  # what came before it arrives
+    with pytest.raises(UserError) as error:
+        next(batches)
+    assert str(error.value) == f"{broken} is empty (0 bytes); copy it again"
+    assert not multiprocessing.active_children()  # the error still holds its frames; the workers are gone
+
+
+class Die(TestTransform):
+    def __call__(self, *args: object) -> dict[str, Tensor]:  # type: ignore[override]
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+
+class Fail(TestTransform):
+    def __call__(self, *args: object) -> dict[str, Tensor]:  # type: ignore[override]
+        raise RuntimeError("a mistake in the program")
+
+
+def test_a_killed_worker_is_explained(toy: Dataset) -> None:
+    with pytest.raises(UserError, match=r"killed.*shared memory.*data\.workers 0"):
+        list(test_batches(TripletDataset(toy.gallery, Die(SIZE, HALF, HALF), FULL), 5, workers=1))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_other_errors_keep_their_traceback(toy: Dataset, workers: int) -> None:
+    with pytest.raises(RuntimeError, match="a mistake in the program"):
+        list(test_batches(TripletDataset(toy.gallery, Fail(SIZE, HALF, HALF), FULL), 5, workers=workers))
+
+
+def test_leaving_early_ends_the_workers(toy: Dataset) -> None:
+    batches = test_batches(in_order(toy), 1, workers=2)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
+
+
+class Stoppable(TestTransform):
+    """Paints ones where Ctrl-C would end this process."""
+
+    def __call__(self, images: Any, epoch: int, index: int, out: Any = None) -> Any:
+        for values in out.values():
+            values.fill_(float(signal.getsignal(signal.SIGINT) is not signal.SIG_IGN))
+
+
+@pytest.fixture
+def stoppable_here() -> Iterator[None]:
+    """Ctrl-C ends this process, even where the suite was started in the background, which inherits that it does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("stoppable_here")
+def test_ctrl_c_is_for_the_main_process_however_workers_are_started(toy: Dataset) -> None:
+    dataset = TripletDataset(toy.query, Stoppable(SIZE, (0.5,) * 3, (0.5,) * 3), FULL)
+    assert not any(batch.images.any() for batch in test_batches(dataset, 5, workers=1))
+    assert all(batch.images.all() for batch in test_batches(dataset, 5, workers=0))
+
+
+PROGRAM = """
+import sys, time
+from dmpt.data.layouts import load_dataset
+from dmpt.data.loader import TripletDataset, test_batches
+from dmpt.data.transforms import TestTransform
+half = (0.5, 0.5, 0.5)
+dataset = TripletDataset(load_dataset("rgbnt201", sys.argv[1]).gallery, TestTransform((32, 16), half, half), (0, 1))
+for batch in test_batches(dataset, 1, workers=2):
+    print("loading", flush=True)
+    time.sleep(30)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups are POSIX")
+def test_ctrl_c_leaves_no_process(toy: Dataset, tmp_path: Path) -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        # A shell starts background jobs with Ctrl-C ignored, and they hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline() == b"loading\n"
+    os.killpg(program.pid, signal.SIGINT)  # as the terminal does: to the main process and its workers
+    assert program.wait(20) != 0
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(program.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.killpg(program.pid, signal.SIGKILL)
+    pytest.fail("loader processes outlived the program")
+
+
+def test_a_test_set_takes_its_settings(toy: Dataset) -> None:
+    gallery = toy.gallery
+    own = DataConfig(size=SIZE, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), value_range=(100.0, 900.0))
+    dataset = set_of(gallery, own)
+    image = {"rgb": read_image(gallery[0].paths["rgb"], FULL)}
+    assert own.mean is not None
+    assert own.std is not None
+    expected = TestTransform(own.size, own.mean, own.std)(image)["rgb"]
+    assert torch.equal(dataset.batch(0, [0]).images[0, 0], expected)
+    assert dataset.value_range == own.value_range

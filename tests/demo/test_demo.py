@@ -1,0 +1,239 @@
+"""The demo, and what the tiny CLIP and the synthetic world prove together: that the method learns what it should."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import dmpt.demo.demo as demo_module
+import dmpt.evaluation.evaluate as evaluate_module
+from dmpt.adapter import folder as adapter
+from dmpt.base.errors import UserError
+from dmpt.cli import main
+from dmpt.data.layouts import load_dataset
+from dmpt.data.loader import TripletDataset, test_batches
+from dmpt.data.records import Dataset, Record
+from dmpt.data.transforms import TestTransform
+from dmpt.demo.demo import QUICK, ROWS, configure, demo
+from dmpt.evaluation.evaluate import evaluate
+from dmpt.settings.config import Config
+from dmpt.synthetic.cached import world
+from dmpt.towers.packaged import tiny_clip
+from dmpt.training.trainer import Trainer
+from runs import with_
+from small_world import MARGIN, SMALL, root, score
+
+__all__ = ["root"]
+
+
+@pytest.fixture(scope="module")
+def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The first row, and the last one trained."""
+    folder, runs = tmp_path_factory.mktemp("runs"), {}
+    for row in (ROWS[0], ROWS[-1]):
+        runs[row] = folder / row
+        Trainer(configure(root, row, SMALL.epochs), runs[row]).fit()
+    return runs
+
+
+# --- the demo itself
+
+
+def test_rows_differ_in_what_their_names_say(root: Path) -> None:
+    frozen, semantic, full = (configure(root, row, 3) for row in ROWS)
+    assert (frozen.semantic.length, frozen.modality.length, frozen.bind.depth, frozen.train.epochs) == (0, 0, 0, 0)
+    assert (semantic.semantic.length, semantic.modality.length, semantic.bind.depth) == (32, 0, 0)
+    assert semantic.text.loss == "off"
+    standard = Config()
+    assert (full.semantic, full.modality, full.bind, full.loss) == (
+        standard.semantic,
+        standard.modality,
+        standard.bind,
+        standard.loss,
+    )
+    assert full.text.loss == "modality"
+    assert (full.backbone, full.text) == tiny_clip()
+    assert semantic.train == full.train
+
+
+def test_a_world_is_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DMPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("dmpt.synthetic.cached.IMAGES", 2)
+    first = world(train_ids=2, test_ids=2)
+    monkeypatch.setattr("dmpt.synthetic.cached.write_world", None)
+    assert world(train_ids=2, test_ids=2) == first
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.name]
+
+
+def test_an_interrupted_rendering_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("DMPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("dmpt.synthetic.cached.IMAGES", 2)
+    monkeypatch.setattr("dmpt.synthetic.write._write_captions", stop)  # which comes last
+    with pytest.raises(KeyboardInterrupt):
+        world(train_ids=2, test_ids=2)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "is in use" in capsys.readouterr().err
+
+
+def test_a_read_only_cache_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DMPT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="set DMPT_CACHE to another folder"):
+        world(train_ids=2, test_ids=2)
+
+
+@pytest.mark.long
+def test_the_demo_prints_a_table_and_writes_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DMPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(demo_module, "QUICK", replace(QUICK, train_ids=20, test_ids=12, epochs=1))
+    demo(tmp_path / "demo", quick=True)
+    said = capsys.readouterr().out
+    page = (tmp_path / "demo" / "report.html").read_text()
+    for row in ROWS:
+        assert row in said
+        assert row in page
+    assert "dmpt train --config rgbnt201 " in said
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+# --- the tiny CLIP
+
+
+def test_the_tiny_clip_loads_as_any_clip_does(root: Path, tmp_path: Path) -> None:
+    trainer = Trainer(configure(root, "DMPT", 0), tmp_path / "run")
+    trainer.fit()
+    network, card = adapter.load(tmp_path / "run" / "last")
+    assert card.config.backbone.weights.startswith("package:")  # no path of this machine
+    assert network.backbone.info.projection is not None
+    assert tiny_clip()[0] == card.config.backbone
+
+
+# --- what training proves
+
+
+@pytest.mark.long
+def test_training_beats_frozen_features(trained: dict[str, Path]) -> None:
+    frozen, full = score(trained["frozen"]), score(trained["DMPT"])
+    print(f"frozen {frozen:.1f} DMPT {full:.1f}")
+    assert full > frozen + MARGIN
+
+
+def test_data(change: Any) -> Any:
+    """``load_dataset`` whose test records are changed."""
+
+    def load(*arguments: Any) -> Dataset:
+        dataset = load_dataset(*arguments)
+        test = tuple(change(dataset.gallery))
+        return replace(dataset, query=test, gallery=test)
+
+    return load
+
+
+test_data.__test__ = False  # type: ignore[attr-defined]  # a helper
+
+
+@pytest.mark.long
+def test_swapped_modalities_cost(trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = score(trained["DMPT"])
+    swap = {"rgb": "tir", "nir": "rgb", "tir": "nir"}
+
+    def swapped(records: Sequence[Record]) -> list[Record]:
+        return [replace(r, paths={m: r.paths[swap[m]] for m in r.paths}) for r in records]
+
+    monkeypatch.setattr(evaluate_module, "load_dataset", test_data(swapped))
+    after = score(trained["DMPT"])
+    print(f"aligned {before:.1f} swapped {after:.1f}")
+    assert after < before - MARGIN
+
+
+@cache
+def images_of(root: Path) -> torch.Tensor:
+    """A test batch, ``(3, B, 3, H, W)``."""
+    config = configure(root, "DMPT", 0)
+    half = (0.5, 0.5, 0.5)
+    dataset = TripletDataset(
+        load_dataset("rgbnt201", root).gallery, TestTransform(config.data.size, half, half), (0, 65535)
+    )
+    return next(iter(test_batches(dataset, 6, workers=0))).images
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("bind", [True, False])
+def test_only_the_bind_prompt_lets_spectra_know_of_each_other(trained: dict[str, Path], root: Path, bind: bool) -> None:
+    network, _ = adapter.load(trained["DMPT"] / "last")
+    network.eval()
+    if not bind:
+        network.bind = None
+    images = images_of(root)
+    changed = images.clone()
+    changed[2] = changed[2].flip(0)  # another one's thermal picture
+    with torch.no_grad():
+        one, other = network(images).features, network(changed).features
+    assert not torch.equal(one[2], other[2])
+    assert torch.equal(one[0], other[0]) != bind
+    assert torch.equal(one[1], other[1]) != bind
+
+
+@pytest.mark.long
+def test_cameras_decide_what_counts(trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With wrong cameras the rule takes out other pictures.
+
+    In a drawn world those of one camera are hardly easier, so the number moves little, and not always down.
+    """
+    before = evaluate(trained["DMPT"])
+
+    def shuffled(records: Sequence[Record]) -> list[Record]:
+        cameras = np.random.default_rng(0).permutation([record.camera for record in records]).tolist()
+        return [replace(record, camera=camera) for record, camera in zip(records, cameras, strict=True)]
+
+    monkeypatch.setattr(evaluate_module, "load_dataset", test_data(shuffled))
+    after = evaluate(trained["DMPT"])
+    print(f"cameras {before['mAP']:.1f}, shuffled {after['mAP']:.1f}")
+    assert after["mAP"] != before["mAP"]
+
+
+_EXTERNAL = "bind.layers.0.external."  # exchanges semantic prompts, so it cannot be without them
+
+
+@pytest.mark.parametrize(
+    ("without", "tensors", "term"),
+    [
+        ({"semantic": {"length": 0}, "bind": {"external": False}}, ("prompts.semantic.", _EXTERNAL), None),
+        ({"bind": {"external": False}}, (_EXTERNAL,), None),
+        ({"modality": {"length": 0}}, ("prompts.modality.",), None),
+        ({"bind": {"depth": 0}}, ("bind.",), None),
+        ({"text": {"loss": "off"}}, (), "text"),
+        ({"loss": {"centre": 0.0}}, (), "centre"),
+        ({"loss": {"triplet": 0.0}}, (), "triplet"),
+    ],
+)
+def test_a_component_switched_off_takes_its_own_and_no_more(
+    root: Path, tmp_path: Path, without: dict[str, Any], tensors: tuple[str, ...], term: str | None
+) -> None:
+    """What it trained and what it added to the loss."""
+    whole = with_(configure(root, "DMPT", 1), train={"ids": 2, "instances": 2})
+    full, less = (Trainer(c, tmp_path / str(n)) for n, c in enumerate((whole, with_(whole, **without))))
+    gone = {name for name in full.trained if name.startswith(tensors)} if tensors else set()
+    assert bool(gone) == bool(tensors)
+    assert set(full.trained) - set(less.trained) == gone
+    assert set(less.trained) <= set(full.trained)
+    steps = [t._step(next(t.data.batches(t.config, epoch=0, start=0, process=0, processes=1)), 1) for t in (full, less)]
+    assert set(steps[0]["losses"]) - set(steps[1]["losses"]) == ({term} if term else set())
+    assert steps[0]["loss"] != steps[1]["loss"]

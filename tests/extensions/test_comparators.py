@@ -1,0 +1,188 @@
+"""LoRA and the linear probe: they start as the frozen tower, train what they should, and count what they claim."""
+
+import copy
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dmpt.adapter import folder as adapter
+from dmpt.evaluation.evaluate import evaluate
+from dmpt.extensions.lora import LoRA
+from dmpt.method.network import DMPT
+from dmpt.paper.parameters import count_parameters, equal_lora_rank, lora_instead
+from dmpt.settings.config import Config
+from runs import fit, settings, toy, with_
+from small import error_of, redraw, seeded, small_backbone, small_images, small_network, train_steps
+
+BARE: dict[str, Any] = {"semantic": {"length": 0}, "modality": {"length": 0}, "bind": {"depth": 0}}
+NO_TEXT: dict[str, Any] = {"text": {"loss": "off"}}
+WIDTH, BLOCKS = 32, 2
+
+
+def bare(tune: str, **settings: Any) -> DMPT:
+    return small_network(backbone={"tune": tune, "lora_rank": 3}, **BARE, **NO_TEXT, **settings)
+
+
+@pytest.mark.parametrize("tune", ["lora", "linear"])
+@torch.no_grad()
+def test_it_starts_as_the_frozen_tower(tune: str) -> None:
+    frozen, tuned = bare("frozen"), bare(tune)
+    images = small_images(frozen.backbone)
+    assert error_of(tuned(images).features, frozen(images).features) < 1e-6
+
+
+@pytest.mark.parametrize("tune", ["lora", "linear"])
+def test_every_trained_tensor_learns_and_the_tower_does_not(tune: str) -> None:
+    network = bare(tune)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    own = {n for n in network.trained() if not n.startswith("heads.")}
+    assert len(own) == {"lora": 4 * BLOCKS, "linear": 2 * 3}[tune]
+    assert all(".qkv.query." in n or ".qkv.value." in n or n.startswith("probe.map.") for n in own)
+    assert train_steps(network) == set(network.trained())
+    for name, value in network.state_dict().items():
+        moved = name in network.trained() or "running" in name or "num_batches" in name
+        assert torch.equal(value, before[name]) is not moved, name
+
+
+@torch.no_grad()
+def test_lora_adds_b_a_x_to_queries_and_values_alone() -> None:
+    """Against the same tower with the updates merged into its weights."""
+    network = bare("lora")
+    redraw(network.backbone, seeded(3), 0.3)
+    network.double()
+    merged = small_backbone().double()
+    for block, tuned in zip(merged.vit.blocks, network.backbone.vit.blocks, strict=True):
+        qkv, lora = block.attn.qkv, tuned.attn.qkv
+        assert isinstance(lora, LoRA)
+        query, value = (part.up.weight @ part.down.weight for part in (lora.query, lora.value))
+        assert query.shape == (WIDTH, WIDTH)
+        qkv.weight += torch.cat([query, torch.zeros_like(query), value])
+    images = small_images(merged)
+    assert error_of(network.backbone(images), merged(images)) < 1e-12
+    assert error_of(network.backbone(images), small_backbone().double()(images)) > 1e-3
+
+
+@torch.no_grad()
+def test_lora_is_pefts() -> None:
+    peft = pytest.importorskip("peft")
+    network = bare("lora")
+    redraw(network.backbone, seeded(3), 0.3)
+    vit = small_backbone().vit
+    # peft updates the joint map, of which B's rows for keys are zeros and A's are those of queries and values.
+    theirs = peft.get_peft_model(
+        copy.deepcopy(vit), peft.LoraConfig(r=6, lora_alpha=6, target_modules=["qkv"], lora_dropout=0.0)
+    )
+    wrapped = [module for name, module in theirs.named_modules() if name.endswith("attn.qkv")]
+    for layer, block in zip(wrapped, network.backbone.vit.blocks, strict=True):
+        query, value = block.attn.qkv.query, block.attn.qkv.value
+        layer.lora_A["default"].weight.copy_(torch.cat([query.down.weight, value.down.weight]))
+        up = torch.zeros(3 * WIDTH, 6)
+        up[:WIDTH, :3], up[2 * WIDTH :, 3:] = query.up.weight, value.up.weight
+        layer.lora_B["default"].weight.copy_(up)
+    images = small_images(network.backbone)
+    for modality, stream in enumerate(images):
+        own = theirs.forward_features(stream)[:, 0]
+        assert error_of(network(images).features[modality], own) < 1e-5
+
+
+@pytest.mark.parametrize("form", ["prefix", "token"])
+def test_lora_takes_prompts_too(form: str) -> None:
+    """Prefixes see the updated values; both forms agree."""
+    one, other = (small_network(backbone={"tune": "lora"}, prompts=p).double() for p in ("prefix", "token"))
+    for network in (one, other):
+        redraw(network, seeded(3), 0.1)
+    images = small_images(one.backbone)
+    assert error_of(one(images).features, other(images).features) < 1e-10
+    assert train_steps(small_network(backbone={"tune": "lora"}, prompts=form)) >= {
+        "backbone.vit.blocks.1.attn.qkv.value.down.weight",
+        "prompts.semantic.tokens",
+    }
+
+
+def test_updates_stay_in_float32_beside_half_precision_weights() -> None:
+    network = bare("lora")
+    redraw(network.backbone, seeded(3), 0.3)
+    before = {n: p.detach().clone() for n, p in network.trained().items()}
+    network.backbone.keep_in(torch.bfloat16)
+    assert all(torch.equal(p, before[n]) for n, p in network.trained().items())
+    assert network.get_parameter("backbone.vit.blocks.0.attn.qkv.frozen.weight").dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        network(small_images(network.backbone)).features.sum().backward()
+    gradient = network.get_parameter("backbone.vit.blocks.0.attn.qkv.query.down.weight").grad
+    assert gradient is not None
+    assert gradient.dtype == torch.float32
+
+
+# --- runs and adapters ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tune", ["lora", "linear"])
+def test_an_adapter_gives_the_trained_features(tmp_path: Path, tune: str) -> None:
+    config = with_(settings(toy(tmp_path / "data"), epochs=1), **BARE, backbone={"tune": tune, "lora_rank": 2})
+    trainer = fit(config, tmp_path / "run")
+    network, card = adapter.load(tmp_path / "run" / "last")
+    assert card.config.backbone.tune == tune
+    images = torch.randn(3, 2, 3, 32, 16)
+    trainer.network.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(network.embed(images), trainer.network.embed(images))
+    evaluate(tmp_path / "run")
+
+
+def test_trained_heads_alone_leave_the_frozen_feature_as_it_was(tmp_path: Path) -> None:
+    """Why the row of a linear probe needs ``linear`` or ``neck: after``."""
+    frozen = with_(settings(toy(tmp_path / "data"), epochs=2), **BARE)
+    images = torch.randn(3, 4, 3, 32, 16)
+
+    def features(config: Config, name: str) -> Tensor:
+        trainer = fit(config, tmp_path / name)
+        trainer.network.eval()
+        with torch.no_grad():
+            return trainer.network.embed(images)
+
+    untrained = features(with_(frozen, train={"epochs": 0}), "untrained")
+    assert torch.equal(features(frozen, "heads"), untrained)
+    assert not torch.allclose(features(replace(frozen, neck="after"), "neck"), untrained)
+    assert not torch.allclose(features(with_(frozen, backbone={"tune": "linear"}), "linear"), untrained)
+
+
+# --- counts -----------------------------------------------------------------------------------------------------------
+
+
+def test_parameters_are_counted_apart_from_the_tower() -> None:
+    lora = count_parameters(lora_instead(Config(), 8), 171)
+    components = {(c["name"], c["trained"]): c["count"] for c in lora["components"]}
+    assert components["LoRA on queries and values", True] == 12 * 4 * 768 * 8
+    assert components["backbone, one copy for three streams", False] == 86_140_416 - 393_216
+    assert lora["towers"] == count_parameters(Config(), 171)["towers"]
+    probe = lora_instead(Config(), 8)
+    probe = replace(probe, backbone=replace(probe.backbone, tune="linear"))
+    components = {c["name"]: c["count"] for c in count_parameters(probe, 171)["components"]}
+    assert components["linear probe"] == 3 * (768 * 768 + 768)
+
+
+@pytest.mark.parametrize("config", [Config(), Config(heads="modality")])
+def test_lora_of_equal_count_is_the_nearest(config: Config) -> None:
+    rank = equal_lora_rank(config, 171)
+    wanted = count_parameters(config, 171)["trained"]
+    off = [abs(count_parameters(lora_instead(config, rank + d), 171)["trained"] - wanted) for d in (-1, 0, 1)]
+    assert off[1] == min(off)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_lora_with_prompts_is_evaluated_in_the_precision_asked_for(tmp_path: Path, precision: Any) -> None:
+    config = settings(toy(tmp_path / "data"), epochs=1, precision="bf16")
+    fit(with_(config, backbone={"tune": "lora", "lora_rank": 2}), tmp_path / "run")
+    as_tokens = tmp_path / "tokens"
+    shutil.copytree(tmp_path / "run" / "last", as_tokens)
+    card = json.loads((as_tokens / "config.json").read_text())
+    card["config"]["prompts"] = "token"
+    (as_tokens / "config.json").write_text(json.dumps(card))
+    found = [evaluate(place, precision=precision)["mAP"] for place in (tmp_path / "run", as_tokens)]
+    assert found[0] == pytest.approx(found[1], abs=0.01 if precision == "fp32" else 5)

@@ -1,0 +1,33 @@
+"""Random items and labels, as retrieval takes them."""
+
+import numpy as np
+import numpy.typing as npt
+
+from dmpt.retrieval.embeddings import Embeddings, unit
+from dmpt.retrieval.protocols import Labels
+
+WIDTH = 5
+SETS = [np.array([code >> m & 1 for m in range(3)], dtype=np.bool_) for code in range(1, 8)]
+
+
+def items(
+    count: int, seed: int, present: npt.NDArray[np.bool_] | None = None, shared: bool = True, calibrated: bool = False
+) -> Embeddings:
+    """Random items; each in a random subset unless ``present`` says."""
+    rng = np.random.default_rng(seed)
+    if present is None:
+        present = np.stack([SETS[i] for i in rng.integers(0, 7, count)])
+    present = np.broadcast_to(present, (count, 3)).copy()
+    slots = rng.standard_normal((count, 3, WIDTH)) * rng.uniform(0.3, 3, (count, 3, 1)) + 0.5
+    slots = unit((slots * present[:, :, None]).reshape(count, -1).astype(np.float32)).reshape(count, 3, WIDTH)
+    space = unit(rng.standard_normal((count, 4)).astype(np.float32)) if shared else None
+    scale = None
+    if calibrated:
+        scale = np.random.default_rng(99).uniform(0.5, 2, (8, 2)).astype(np.float32)
+        scale[7] = 1, 0  # complete triplets stay as they are
+    return Embeddings(slots, present, space, scale)
+
+
+def some_labels(count: int, seed: int = 0) -> Labels:
+    rng = np.random.default_rng(seed)
+    return Labels(rng.integers(0, 5, count), rng.integers(0, 3, count))

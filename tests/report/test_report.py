@@ -1,0 +1,617 @@
+"""Reports: the page stands alone, escapes what users named, and its numbers agree with slow independent ones."""
+
+import itertools
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from markupsafe import Markup
+from PIL import Image
+
+from dmpt.base.errors import UserError
+from dmpt.cli import main
+from dmpt.data.layouts.rgbnt100 import COLUMNS
+from dmpt.data.loader import TripletDataset
+from dmpt.data.records import Record
+from dmpt.data.transforms import TestTransform
+from dmpt.demo.page import Row, demo_page
+from dmpt.evaluation.evaluate import evaluate, save
+from dmpt.pages import charts as figures
+from dmpt.pages.pictures import thumbnail
+from dmpt.report import attention, breakdown, curves, embedding, ranked
+from dmpt.report.compare import compare, differences
+from dmpt.report.measured import Measured, check_same_data, measure, names
+from dmpt.report.single import report
+from dmpt.retrieval.statistics import bootstrap
+from dmpt.settings.config import DataConfig
+from dmpt.settings.modalities import MODALITIES
+from dmpt.training.folder import read_log
+from runs import fit, settings, toy, with_
+from small import KINDS, error_of, small_backbone, small_images
+
+AWKWARD = 'run <i>&"1" ${x} {0}'
+VOID = {"img", "meta", "br", "path"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and texts, with what must hold for every page checked on the way."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.text = path.read_text(encoding="utf-8")
+        self.feed(self.text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag != "path":
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append((self.open[-1] if self.open else "", data.strip()))
+
+    def all(self, tag: str, kind: str | None = None) -> list[dict[str, str | None]]:
+        return [a for t, a in self.found if t == tag and (kind is None or kind in (a.get("class") or "").split())]
+
+    def said(self, tag: str) -> list[str]:
+        return [text for where, text in self.texts if where == tag]
+
+
+def stands_alone(path: Path) -> Page:
+    """Nothing outside of the file is referred to, and nothing in it runs."""
+    page = Page(path)
+    for tag, attributes in page.found:
+        assert tag not in {"script", "link", "iframe", "object", "embed", "base", "form", "image", "use"}
+        for name, value in attributes.items():
+            assert not name.startswith("on"), name
+            if name in ("src", "srcset", "poster", "xlink:href", "action", "data"):
+                assert tag == "img"
+                assert re.match(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+$", value or "")
+            if name == "href":
+                assert (value or "").startswith("#")
+    (style,) = page.said("style")
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "://" not in re.sub(r"base64,[^\"]*", "", page.text)
+    anchors = [a["id"] for _, a in page.found if "id" in a]
+    assert len(anchors) == len(set(anchors))
+    assert {a["href"] for a in page.all("a")} <= {f"#{anchor}" for anchor in anchors}
+    assert all(a.get("alt") and a.get("width") and a.get("height") for a in page.all("img"))
+    assert all(a.get("aria-label") or a.get("aria-hidden") for a in page.all("svg"))
+    assert len(page.said("h1")) >= 1
+    assert any("embeds small copies of pictures" in text for text in page.said("p")) == bool(page.all("img"))
+    assert len(page.text) < 4_000_000
+    return page
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run, a frozen one and one with semantic prompts alone, evaluated, on a toy set of three cameras."""
+    root = tmp_path_factory.mktemp("report")
+    full = settings(toy(root / "data", cameras=3, test_ids=6), epochs=2)
+    bare = with_(full, semantic={"length": 0}, modality={"length": 0}, bind={"depth": 0}, train={"epochs": 0})
+    some = with_(full, modality={"length": 0}, bind={"depth": 0}, train={"epochs": 1})
+    for name, config in ((AWKWARD, full), ("frozen", bare), ("semantic", some)):
+        fit(config, root / name)
+        save(root / name, evaluate(root / name))
+    return root
+
+
+@pytest.fixture(scope="module")
+def full(folder: Path) -> Measured:
+    return measure(folder / AWKWARD)
+
+
+@pytest.fixture(scope="module")
+def frozen(folder: Path) -> Measured:
+    return measure(folder / "frozen")
+
+
+@pytest.fixture(scope="module")
+def page(full: Measured) -> Page:
+    return stands_alone(report(full))
+
+
+def slow_list(run: Measured, query: int) -> list[tuple[float, int]]:
+    """Score and gallery row of a query's whole list, by the protocol's words, one item at a time."""
+    asked = run.query[query]
+    items = []
+    for row, record in enumerate(run.gallery):
+        if record.pid == asked.pid and record.camera == asked.camera:
+            continue
+        score = sum(
+            float(a) * float(b) for a, b in zip(run.query_features[query], run.gallery_features[row], strict=True)
+        )
+        items.append((score, row))
+    return sorted(items, key=lambda item: (-item[0], item[1]))
+
+
+def slow_precision(hits: list[bool]) -> float:
+    """Average precision in percent; NaN without a hit."""
+    shares = [sum(hits[: rank + 1]) / (rank + 1) for rank, hit in enumerate(hits) if hit]
+    return 100 * sum(shares) / len(shares) if shares else float("nan")
+
+
+def test_page_shows_the_numbers_of_evaluate(folder: Path, page: Page) -> None:
+    result = json.loads((folder / AWKWARD / "metrics.json").read_text())
+    shown = dict(zip(page.said("dt")[:6], page.said("dd")[:6], strict=True))
+    for label, key in (
+        ("mAP", "mAP"),
+        ("rank-1", "rank1"),
+        ("rank-5", "rank5"),
+        ("rank-10", "rank10"),
+        ("mINP", "mINP"),
+    ):
+        assert shown[label] == f"{result[key]:.1f}"
+    rest = " ".join(page.said("dd"))
+    assert result["provenance"]["data_fingerprint"] in rest
+    assert f"{result['valid_queries']} of {result['queries']} queries valid" in rest
+    assert str(result["provenance"]["step"]) in page.said("dd")
+
+
+def test_names_of_the_user_are_text(folder: Path, page: Page) -> None:
+    assert page.all("i") == []
+    assert page.said("h1") == [f"Report of {AWKWARD}"]
+    assert str(folder / AWKWARD) in " ".join(page.said("dd"))
+
+
+def test_page_is_the_same_every_time(folder: Path, page: Page, tmp_path: Path) -> None:
+    again = report(measure(folder / AWKWARD), tmp_path / "again.html")
+    assert again.read_text(encoding="utf-8") == page.text
+
+
+def test_every_part_is_there(page: Page) -> None:
+    parts = [a["id"] for a in page.all("section")]
+    assert parts == ["curves", "cameras", "spectra", "lists", "map", "attention"]
+    assert len(page.all("svg", "chart")) == 3  # CMC, losses, t-SNE
+    assert {"total", "cross-entropy", "triplet", "centre"} <= set(page.said("li"))
+    assert page.said("h3") == ["Best", "Worst"]
+
+
+def test_ranked_lists_are_those_of_a_slow_ranking(full: Measured, page: Page) -> None:
+    lists = {q: slow_list(full, q) for q in range(len(full.query))}
+    hits = {q: [full.gallery[row].pid == full.query[q].pid for _, row in found] for q, found in lists.items()}
+    precision = {q: slow_precision(h) for q, h in hits.items()}
+    assert full.metrics.average_precision == pytest.approx(list(precision.values()), nan_ok=True)
+    wanted = []
+    for sign in (-1, 1):
+        seen: set[int] = set()
+        for q in sorted(precision, key=lambda q: (sign * round(precision[q], 9), q)):
+            if full.query[q].pid not in seen and len(seen) < 4:
+                seen.add(full.query[q].pid)
+                wanted.append(q)
+    assert ranked.chosen(full, "best", 4) + ranked.chosen(full, "worst", 4) == wanted
+    kinds = [a["class"] for a in page.all("li") if a.get("class") in ("query", "hit", "miss")]
+    shown = [("hit" if hit else "miss") for q in wanted for hit in [None, *hits[q][: ranked.TOP]] if hit is not None]
+    assert [kind for kind in kinds if kind != "query"] == shown
+    alts = [a["alt"] or "" for a in page.all("img") if re.match(r"Rank|Query", a["alt"] or "")]
+    rows = [(full.query[q], *(full.gallery[row] for _, row in lists[q][: ranked.TOP])) for q in wanted]
+    assert [re.findall(r"identity (\d+), camera (\d+)", alt) for alt in alts] == [
+        [(str(record.pid), str(record.camera))] for row in rows for record in row
+    ]
+    marks = page.said("span")
+    assert sum("✓" in mark for mark in marks) == shown.count("hit")  # not by colour alone
+    assert sum("✗" in mark for mark in marks) == shown.count("miss")
+
+
+def test_a_query_without_a_match_is_never_shown(full: Measured) -> None:
+    precision = full.metrics.average_precision.copy()
+    precision[:] = np.nan
+    precision[3] = 50
+    odd = replace(full, metrics=replace(full.metrics, average_precision=precision))
+    assert ranked.chosen(odd, "best", 4) == ranked.chosen(odd, "worst", 4) == [3]
+
+
+def test_camera_pairs_against_slow_lists(full: Measured) -> None:
+    pairs = breakdown.camera_pairs(full)
+    assert pairs.cameras == [1, 2, 3]
+    for i, a in enumerate(pairs.cameras):
+        for j, b in enumerate(pairs.cameras):
+            found = []
+            for q, record in enumerate(full.query):
+                if record.camera == a:
+                    rows = [row for _, row in slow_list(full, q) if full.gallery[row].camera == b]
+                    found.append(slow_precision([full.gallery[row].pid == record.pid for row in rows]))
+            valid = [value for value in found if not np.isnan(value)]
+            assert pairs.queries[i, j] == len(valid)
+            assert pairs.mAP[i, j] == pytest.approx(np.mean(valid) if valid else np.nan, nan_ok=True)
+    assert np.isnan(np.diag(pairs.mAP)).all()  # same_camera leaves nothing there
+
+
+def test_a_slot_is_the_feature_of_its_modality(full: Measured) -> None:
+    """Slots cut from the test feature against the network's own output for each modality."""
+    records, width = list(full.gallery)[:5], full.network.backbone.width
+    data = full.card.config.data
+    assert data.mean is not None
+    assert data.std is not None
+    images = TripletDataset(records, TestTransform(data.size, data.mean, data.std), data.value_range).batch(0, range(5))
+    with torch.inference_mode():
+        own = full.network(images.images).features
+    for m in range(len(MODALITIES)):
+        expected = torch.nn.functional.normalize(own[m], dim=-1)
+        cut = breakdown.slots(full.gallery_features[:5], [m], width)
+        assert error_of(torch.from_numpy(cut), expected) < 1e-4
+    values = breakdown.modality_mAP(full)
+    assert list(values)[:3] == [(0,), (1,), (2,)]
+    assert values[(0, 1, 2)] == pytest.approx(full.metrics.mAP, abs=1e-4)
+
+
+@pytest.mark.parametrize(("feature", "whole"), [("cls+bind", (0, 1, 2)), ("cls", (0, 2))])
+def test_the_share_of_each_spectrum_there_is(tmp_path: Path, feature: Any, whole: tuple[int, ...]) -> None:
+    modalities = tuple(MODALITIES[m] for m in whole)
+    config = with_(settings(toy(tmp_path / "toy"), epochs=0), data={"modalities": modalities})
+    fit(replace(config, feature=feature), tmp_path / "run")
+    run = measure(tmp_path / "run")
+    values = breakdown.modality_mAP(run)
+    assert sorted(values) == sorted(c for n in (1, 2, 3) for c in itertools.combinations(whole, n))
+    assert values[whole] == pytest.approx(run.metrics.mAP, abs=1e-4)
+
+
+def test_a_run_of_two_spectra_shows_these_alone(tmp_path: Path) -> None:
+    """RGBN300 has no thermal pictures; here near-infrared is left out, which is not the last slot."""
+    config = with_(settings(toy(tmp_path / "toy"), epochs=1), data={"modalities": ("rgb", "tir")})
+    fit(config, tmp_path / "run")
+    run = measure(tmp_path / "run")
+    page = stands_alone(report(run))
+    assert not [text for _, text in page.texts if "NIR" in text or "near-infrared" in text]
+    assert any("triplets of RGB and thermal pictures" in text for text in page.said("p"))
+    assert all((a["alt"] or "").endswith("in RGB and TIR") for a in page.all("img"))
+    assert [text for text in page.said("th") if text.endswith(", %")] == ["RGB, %", "TIR, %", "even look, %"]
+    seen = attention.gaze(run.network, run.gallery[:3], run.card.config)
+    assert {values.shape[:2] for values in seen.maps.values()} == {(2, 3)}
+    whole = attention.gaze(run.network, run.gallery[:3], with_(run.card.config, data={"modalities": MODALITIES}))
+    for kind, values in seen.maps.items():
+        assert (values == whole.maps[kind][[0, 2]]).all()
+
+
+def test_what_only_training_needed_may_be_gone(folder: Path, full: Measured, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    shutil.copytree(folder / AWKWARD / "last", tmp_path / "adapter")
+    path = tmp_path / "adapter" / "config.json"
+    card = json.loads(path.read_text())
+    card["config"]["train"]["precision"] = "fp16"
+    card["config"]["text"]["file"] = "/elsewhere/text.safetensors"
+    path.write_text(json.dumps(card))
+    run = measure(tmp_path / "adapter")
+    assert run.metrics == full.metrics
+    assert run.trained == full.trained > 0
+    assert run.provenance["precision"] == "fp32"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("prompted", [True, False])
+def test_attention_gives_the_model_s_own_tokens(kind: str, prompted: bool) -> None:
+    backbone = small_backbone(kind).double()
+    images = small_images(backbone)
+    generator = torch.Generator().manual_seed(3)
+    prompts = [torch.randn(3, 4, 32, generator=generator).double() for _ in range(2)] if prompted else None
+    tokens, looked = backbone.attention(images, prompts)
+    assert error_of(tokens, backbone(images, prompts, keep_prompts=True)) < 1e-12
+    assert error_of(tokens, backbone(images, prompts, form="token", keep_prompts=True)) < 1e-12
+    assert looked.shape == (3, 2, 4, tokens.shape[2], tokens.shape[2])
+    assert error_of(looked.sum(-1), torch.ones(looked.shape[:-1])) < 1e-12
+    assert float(looked.std()) > 1e-3  # not the even look, which would hide a wrong order
+
+
+def test_gaze_splits_the_class_token_s_attention(full: Measured, frozen: Measured) -> None:
+    seen = attention.gaze(full.network, full.gallery[:3], full.card.config)
+    config = full.card.config
+    assert seen.counts == {"class token": 1, "modality prompts": 1, "semantic prompts": 3, "patches": 2}
+    assert sum(seen.cls.values()) == pytest.approx(np.ones((3, 3)), abs=1e-5)
+    assert {kind: values.shape for kind, values in seen.maps.items()} == dict.fromkeys(
+        ("modality prompts", "semantic prompts", "class token"), (3, 3, 2, 1)
+    )
+    assert seen.maps["class token"].sum(axis=(-2, -1)) == pytest.approx(seen.cls["patches"], abs=1e-5)
+    data, network = config.data, full.network
+    assert data.mean is not None
+    assert data.std is not None
+    transform = TestTransform(data.size, data.mean, data.std)
+    images = TripletDataset(full.gallery[:3], transform, data.value_range).batch(0, range(3)).images
+    with torch.inference_mode():
+        assert network.prompts is not None
+        looked = network.backbone.attention(images, network.prompts())[1].mean(dim=2)
+    by_hand = looked[:, :, 2:5, 5:].mean(dim=2)[..., None].numpy()  # class token, M, then three S, then two patches
+    assert seen.maps["semantic prompts"] == pytest.approx(by_hand, abs=1e-6)
+    assert seen.cls["modality prompts"] == pytest.approx(looked[:, :, 0, 1].numpy(), abs=1e-6)
+    bare = attention.gaze(frozen.network, frozen.gallery[:1], frozen.card.config)
+    assert set(bare.maps) == {"class token"}
+    assert set(bare.cls) == {"class token", "patches"}
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_run_in_half_precision_has_a_page(tmp_path: Path, lora: bool) -> None:
+    """LoRA's updates and the interaction stay in full precision where the tower does not."""
+    config = settings(toy(tmp_path / "toy"), epochs=1, precision="bf16")
+    change: dict[str, Any] = {"backbone": {"tune": "lora"}} if lora else {"bind": {"layers": (0,)}}
+    fit(with_(config, **change), tmp_path / "run")
+    page = stands_alone(report(measure(tmp_path / "run")))
+    assert any(text.startswith("Where") for text in page.said("h2"))
+
+
+def test_overlay_is_light_where_the_attention_is(full: Measured) -> None:
+    image = np.full((40, 20, 3), 100, np.uint8)
+    drawn = attention.overlay(image, np.array([[0.0], [0.0], [3.0], [0.0]], np.float32), top=3.0).astype(float)
+    assert drawn[25].mean() > 1.5 * drawn[5].mean()
+    clipped = attention.overlay(image, np.full((4, 1), 9.0, np.float32), top=3.0)
+    assert (clipped == clipped[0, 0]).all()
+
+
+def test_map_shows_the_same_triplets_for_both(full: Measured, frozen: Measured) -> None:
+    picked = embedding.pick(full)
+    assert (picked.rows == embedding.pick(frozen).rows).all()
+    assert len(np.unique(picked.pids)) == 6
+    points = embedding.tsne(full.gallery_features[picked.rows])
+    assert points.shape == (len(picked.rows), 2)
+    assert (points == embedding.tsne(full.gallery_features[picked.rows])).all()
+
+
+def test_pick_is_bounded_and_spread(full: Measured) -> None:
+    record = full.gallery[0]
+    many = [replace(record, pid=pid) for pid in range(100) for _ in range(1 if pid % 2 else 30)]
+    wide = replace(full, query=many, gallery=many, gallery_features=np.zeros((len(many), 3), np.float32))
+    wide = replace(wide, query=wide.gallery)
+    picked = embedding.pick(wide)
+    names, counts = np.unique(picked.pids, return_counts=True)
+    assert len(names) == embedding.IDENTITIES
+    assert (counts == embedding.ITEMS).all()
+    assert (names % 2 == 0).all()
+    assert names.min() == 0
+    assert names.max() == 98
+
+
+def test_distractors_are_no_identity(full: Measured) -> None:
+    """A gallery's pid 0 is a crowd, and nobody asks for it."""
+    crowd = [replace(full.gallery[0], pid=0) for _ in range(9)]
+    features = np.concatenate([np.ones((9, full.gallery_features.shape[1]), np.float32), full.gallery_features])
+    wide = replace(full, query=list(full.query), gallery=[*crowd, *full.gallery], gallery_features=features)
+    assert 0 not in embedding.pick(wide).pids
+    assert 0 not in [record.pid for record in attention.examples(wide, 4)]
+    said = str(embedding.maps([wide]))
+    assert f"over all {len({record.pid for record in full.query})} identities" in said
+    assert f"{embedding.silhouette(full.gallery_features, full.gallery_labels.pids):.2f}" in said
+
+
+def test_equal_features_have_a_map_too() -> None:
+    assert not embedding.tsne(np.ones((20, 8), np.float32)).any()
+
+
+def test_silhouette_against_its_definition(full: Measured) -> None:
+    features, pids = full.gallery_features.astype(float), np.array([r.pid for r in full.gallery])
+    distance = 1 - features @ features.T / np.outer(*[np.linalg.norm(features, axis=1)] * 2)
+    values = []
+    for i, pid in enumerate(pids):
+        own = np.mean([distance[i, j] for j in np.flatnonzero(pids == pid) if j != i])
+        other = min(distance[i, pids == other].mean() for other in set(pids) - {pid})
+        values.append((other - own) / max(other, own))
+    assert embedding.silhouette(full.gallery_features, pids) == pytest.approx(np.mean(values), abs=1e-6)
+    assert np.isnan(embedding.silhouette(full.gallery_features, np.zeros(len(pids))))
+
+
+def test_comparison_is_by_query(folder: Path, full: Measured, frozen: Measured, tmp_path: Path) -> None:
+    change = differences(frozen, full)
+    assert np.nanmean(change) == pytest.approx(full.metrics.mAP - frozen.metrics.mAP)
+    page = stands_alone(compare(frozen, full, tmp_path / "both.html"))
+    better, worse = int((change > 0).sum()), int((change < 0).sum())
+    (lead,) = [text for text in page.said("p") if text.startswith("Of ")]
+    assert f"Of {len(change)} queries {better} got better, {worse} got worse and" in lead
+    found = bootstrap(
+        frozen.metrics.average_precision[None], full.metrics.average_precision[None], full.query_labels.pids
+    )
+    (certainty,) = [text for text in page.said("p") if text.startswith("Difference in mAP")]
+    bounds = f"95 % interval {found.low:+.1f} to {found.high:+.1f}, p".replace("-", "\N{MINUS SIGN}")
+    assert bounds in certainty
+    cells = page.said("td")
+    assert cells[:2] == [f"{frozen.metrics.mAP:.1f}", f"{full.metrics.mAP:.1f}"]
+    first = int(np.lexsort((np.arange(len(change)), -change))[0])
+    assert page.said("h4")[0].startswith(f"frozen: identity {full.query[first].pid}, average precision")
+    names = [text for text in page.said("th") if text.endswith(".jpg")]
+    assert sorted(names) == sorted(record.name for record in full.query)
+    most = full.query[int(np.nanargmax(np.abs(change)))]
+    assert names[0] == most.name
+    assert {most.name} < {item["title"] for item in page.all("li") if "title" in item}
+    points = [a["d"] or "" for a in page.all("path", "mark")]
+    assert sum(path.count("a4 4 0 1 0 8 0") for path in points) == better + 1  # and one in the key
+
+
+def test_several_runs_stand_side_by_side(folder: Path, full: Measured, frozen: Measured) -> None:
+    main(["report", *(str(folder / name) for name in ("frozen", "semantic", AWKWARD))])
+    page = stands_alone(folder / AWKWARD / "several.html")
+    cells = page.said("td")
+    assert cells[0] == f"{frozen.metrics.mAP:.1f}"
+    assert f"{full.metrics.mAP:.1f}" in cells
+    rows = ["frozen", "semantic", AWKWARD]
+    assert [text for text in page.said("th") if text in rows] == rows
+    every = np.array([record.pid for record in full.gallery])
+    silhouettes = [f"{embedding.silhouette(run.gallery_features, every):.2f}" for run in (frozen, full)]
+    captions = [text for text in page.said("figcaption") if "silhouette by identity" in text]
+    assert len(captions) == 3
+    assert captions[0].endswith(f"identities {silhouettes[0]}")
+    assert captions[2].endswith(f"identities {silhouettes[1]}")
+
+
+def test_runs_on_different_data_are_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = toy(tmp_path / "other", cameras=3, test_ids=5)
+    fit(with_(settings(other, epochs=0), data={"root": str(other)}), tmp_path / "run")
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(folder / "frozen"), str(tmp_path / "run")])
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    (line,) = [line for line in said.err.splitlines() if "error" in line]
+    assert "different data (fingerprints" in line
+    assert "--data.root" in line
+    assert said.out == ""
+    assert not (tmp_path / "run" / "compare.html").exists()
+
+
+def test_runs_judged_by_two_protocols_are_refused(full: Measured) -> None:
+    other = replace(full, metrics=replace(full.metrics, protocol="none"))
+    with pytest.raises(UserError, match=r"is judged by protocol same_camera, .* by none; train them with one"):
+        check_same_data([full, other])
+
+
+def test_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["report", str(folder / "semantic"), "--out", str(tmp_path / "x.html"), "--data.root", str(folder / "data")])
+    assert str(tmp_path / "x.html") in capsys.readouterr().out
+    stands_alone(tmp_path / "x.html")
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(tmp_path / "nothing")])
+    assert stop.value.code == 2
+    assert "holds no trained adapter" in capsys.readouterr().err
+
+
+def test_an_adapter_alone_has_no_loss_curve(folder: Path, tmp_path: Path) -> None:
+    page = stands_alone(report(measure(folder / "semantic" / "last"), tmp_path / "adapter.html"))
+    assert any("No training steps were logged" in text for text in page.said("p"))
+
+
+def test_demo_page(folder: Path, tmp_path: Path) -> None:
+    runs = {"frozen": folder / "frozen", "semantic <prompts>": folder / "semantic", "DMPT": folder / AWKWARD}
+    rows = [Row("frozen", 1.25, 2.5, 0), Row("DMPT <full>", 30.0, 40.0, 1_234_567)]
+    commands = ["# first", "dmpt train --data.root DIR --out 'runs/<mine>'"]
+    demo_page(tmp_path / "demo.html", runs, rows, commands, "What <this> is.")
+    page = stands_alone(tmp_path / "demo.html")
+    assert "What <this> is." in page.said("p")
+    assert page.said("code") == ["\n".join(commands)]
+    assert page.said("td")[:6] == ["1.2", "2.5", "0", "30.0", "40.0", "1.2\N{NO-BREAK SPACE}M"]
+    charts = [a["aria-label"] or "" for a in page.all("svg", "chart")]
+    assert len(charts) == 4  # CMC of all, losses, two maps
+    assert all(name in charts[0] for name in runs)
+    assert "frozen" not in charts[1]  # never trained
+    assert [chart.split(":")[0] for chart in charts[2:]] == ["t-SNE of frozen", "t-SNE of DMPT"]
+    with pytest.raises(UserError, match="needs a run"):
+        demo_page(tmp_path / "none.html", {}, rows, commands, "")
+
+
+def test_log_without_its_cut_line(tmp_path: Path) -> None:
+    lines = [{"step": s, "loss": 4.0 - s, "losses": {"ce": 3.0 - s}} for s in (1, 2, 3)]
+    text = "\n".join(json.dumps(line) for line in lines) + '\n{"step": 4, "lo'
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert read_log(tmp_path) == lines
+    drawn = curves.losses(tmp_path)
+    assert drawn is not None
+    assert "total: from 3 to 1; cross-entropy: from 2 to 0" in drawn
+    assert curves.selection(tmp_path) is None
+
+
+def test_line_goes_from_corner_to_corner() -> None:
+    x, y = figures.axis("x", 0, 10), figures.axis("y", 0, 1)
+    drawn = figures.lines([figures.Series("s", [0, 10], [0, 1])], x, y, "alt")
+    left, right = figures.LEFT, figures.WIDTH - figures.RIGHT
+    assert f'd="M{left:.1f} {figures.HEIGHT - figures.BOTTOM:.1f}L{right:.1f} {figures.TOP:.1f}"' in drawn
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (-3.2, 78.9), (1e-6, 2e-6), (5, 5), (99.5, 100), (0, 123456), (1e2 - 1e-14, 1e2)]
+)
+def test_axis_covers_its_values_with_few_round_ticks(low: float, high: float) -> None:
+    axis = figures.axis("", low, high)
+    assert axis.low <= low <= high <= axis.high
+    assert 3 <= len(axis.ticks) <= 8
+    steps = np.diff(axis.ticks)
+    assert steps == pytest.approx(np.full(len(steps), steps[0]))
+
+
+def test_more_lines_than_colours_stay_apart() -> None:
+    series = [figures.Series(str(i), [0, 1], [0, i]) for i in range(12)]
+    drawn = figures.lines(series, figures.axis("x", 0, 1), figures.axis("y", 0, 12), "alt")
+    kinds = re.findall(r'<path class="(line[^"]*)" d="M1 5', drawn)
+    assert len(set(kinds)) == len(kinds) == 12
+
+
+def test_bars_rise_for_gains_and_hang_for_losses() -> None:
+    drawn = figures.bars([10.0, 0.0, -5.0], figures.Axis("", 0, 3), figures.axis("", -5, 10), "alt")
+    gain, loss = (re.search(rf'class="area {kind}" d="([^"]*)"', drawn) for kind in ("gain", "loss"))
+    assert gain is not None
+    assert loss is not None
+    zero, top = (float(v) for v in re.findall(r"M\S+ ([\d.]+)V([\d.]+)", gain[1])[0])
+    again, bottom = (float(v) for v in re.findall(r"M\S+ ([\d.]+)V([\d.]+)", loss[1])[0])
+    assert zero == again
+    assert top < zero < bottom
+    assert (zero - top) / (bottom - zero) == pytest.approx(2, rel=0.01)
+    assert gain[1].count("M") == loss[1].count("M") == 1
+
+
+def test_names_are_told_apart(tmp_path: Path) -> None:
+    assert names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
+    assert names([tmp_path / "a" / "last", tmp_path / "b" / "last"]) == ["a", "b"]
+    assert names([tmp_path / "a" / "x", tmp_path / "b" / "x", tmp_path / "b" / "y"]) == ["a/x", "b/x", "b/y"]
+    assert names([tmp_path / "a", tmp_path / "a" / "last"]) == ["a", "last"]
+    assert len(set(names([tmp_path, tmp_path]))) == 2
+
+
+def test_an_absent_modality_is_a_grey_field(full: Measured) -> None:
+    record = full.gallery[0]
+    partial = replace(record, paths={"rgb": record.paths["rgb"]})
+    assert (thumbnail(partial, "tir", full.card.config.data) == 128).all()
+    assert thumbnail(partial, "rgb", full.card.config.data).std() > 1
+
+
+def test_pictures_of_files_side_by_side_are_their_own_columns(tmp_path: Path) -> None:
+    strip = np.zeros((128, 768, 3), np.uint8)
+    for number in range(3):
+        strip[:, 256 * number : 256 * (number + 1), number] = 250
+    Image.fromarray(strip).save(tmp_path / "0001_c0001_000.png")
+    paths = dict.fromkeys(MODALITIES, tmp_path / "0001_c0001_000.png")
+    record = Record(paths, pid=1, camera=1, columns=COLUMNS)
+    for number, modality in enumerate(MODALITIES):
+        found = thumbnail(record, modality, DataConfig(size=(128, 256))).reshape(-1, 3).mean(axis=0)
+        assert found.round().tolist() == [250 if channel == number else 0 for channel in range(3)]
+
+
+def test_a_query_that_is_in_the_gallery_too_is_shown_once(tmp_path: Path) -> None:
+    def records(folder: str, numbers: range) -> list[Record]:
+        return [Record({"rgb": tmp_path / folder / f"{n}.jpg"}, pid=n, camera=1, scene=2) for n in numbers]
+
+    gallery, query = records("test", range(4)), records("query3", range(2, 6))
+    features = np.arange(8.0).reshape(8, 1)
+    found = Measured.triplets(
+        SimpleNamespace(query=query, gallery=gallery, query_features=features[:4], gallery_features=features[4:])  # type: ignore[arg-type]
+    )
+    assert [record.pid for record in found[0]] == [4, 5, 0, 1, 2, 3]
+    assert found[1].ravel().tolist() == [2, 3, 4, 5, 6, 7]
+
+
+def test_markup_escapes_what_it_is_given() -> None:
+    value: Any = "<script>"
+    assert "<script>" not in figures.lines(
+        [figures.Series(value, [0, 1], [0, 1])] * 2, figures.axis(value, 0, 1), figures.axis("", 0, 1), value
+    )
+    assert isinstance(figures.marks_key([value]), Markup)
+
+
+def test_nothing_is_trained_before_the_first_step(full: Measured, frozen: Measured) -> None:
+    assert full.trained == sum(p.numel() for p in full.network.trained().values())
+    assert frozen.trained == 0
+
+
+@pytest.mark.parametrize("other", [{"camera": 2}, {"scene": 3}])
+def test_a_name_in_another_camera_or_scene_is_another_triplet(tmp_path: Path, other: dict[str, int]) -> None:
+    gallery = [Record({"rgb": tmp_path / "test" / "1.jpg"}, pid=1, camera=1, scene=2)]
+    run: Any = SimpleNamespace(
+        query=[replace(gallery[0], **other)],
+        gallery=gallery,
+        query_features=np.zeros((1, 1)),
+        gallery_features=np.ones((1, 1)),
+    )
+    assert len(Measured.triplets(run)[0]) == 2

@@ -1,0 +1,123 @@
+"""``dmpt+`` and ``dmpt-fast``: files of changes, on top of any other settings."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dmpt.cli import main
+from dmpt.paper.parameters import count_parameters
+from dmpt.settings.shipped import folder
+from dmpt.settings.values import flatten
+from dmpt.study.data import find_data
+from dmpt.study.definition import find, studies
+from dmpt.study.reading import shipped_settings
+from dmpt.study.results import read_all
+from dmpt.study.rows import config_of
+from dmpt.training.folder import LOG
+from runs import fit, settings, toy, with_
+
+PRESETS = ("dmpt+", "dmpt-fast")
+BASES = sorted({path.stem for path in folder().glob("*.yaml")} - {*PRESETS, "own"})
+
+
+def changes(preset: str) -> dict[str, Any]:
+    return shipped_settings(folder() / f"{preset}.yaml", preset)
+
+
+def params(capsys: pytest.CaptureFixture[str], *configs: str) -> dict[str, Any]:
+    main(["params", *(word for name in configs for word in ("--config", name)), "--ids", "171", "--json"])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_they_train_fewer_parameters_than_what_they_change(base: str, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = params(capsys, base)["trained"]
+    for preset in PRESETS:
+        assert params(capsys, base, preset)["trained"] < whole
+
+
+def test_the_rank_of_lora_that_trains_as_many(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = params(capsys, "rgbnt201")
+    assert asked["equal_lora_rank"] == 457  # as in studies/comparison.yaml
+    main(["params", "--config", "rgbnt201", "--ids", "171"])
+    assert capsys.readouterr().out.endswith("backbone.lora_rank 457\n")
+    bare = ["--semantic.length", "0", "--modality.length", "0", "--bind.depth", "0", "--text.loss", "off"]
+    lora = ["--backbone.tune", "lora", "--backbone.lora_rank", "457", "--ids", "171", "--json"]
+    main(["params", "--config", "rgbnt201", *bare, *lora])
+    found = json.loads(capsys.readouterr().out)
+    assert found["trained"] == pytest.approx(asked["trained"], rel=0.002)
+    assert "equal_lora_rank" not in found
+    main(["params", "--config", "rgbnt201", *bare, "--json"])
+    assert "equal_lora_rank" not in json.loads(capsys.readouterr().out)  # heads alone: no LoRA trains as few
+
+
+def test_their_parameters_for_clip_and_171_identities(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without P and, in ``dmpt-fast``, without the first six layers' prompts: the paper's 17,895,168 less these."""
+    p, prompts = 12 * (512 * 768 + 768), 12 * 3 * 32 * 768
+    assert params(capsys, "rgbnt201", "dmpt+")["trained"] == 17_895_168 - p
+    assert params(capsys, "rgbnt201", "dmpt-fast")["trained"] == 17_895_168 - p - prompts // 2
+
+
+def test_they_change_what_they_name_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(*configs: str) -> dict[str, Any]:
+        with pytest.raises(SystemExit):
+            main(["train", *(word for name in configs for word in ("--config", name)), "--print_config"])
+        flat: dict[str, Any] = flatten(yaml.safe_load(capsys.readouterr().out))
+        return flat
+
+    before = printed("rgbnt201_peer")
+    for preset in PRESETS:
+        after = printed("rgbnt201_peer", preset)
+        assert {key: after[key] for key in after if after[key] != before[key]} == changes(preset)
+
+
+def test_dmpt_fast_is_dmpt_plus_from_the_middle_on() -> None:
+    assert changes("dmpt-fast") == changes("dmpt+") | {"semantic.first_layer": "middle"}
+
+
+def test_dmpt_plus_learns_by_two_terms(tmp_path: Path) -> None:
+    config = config_of(flatten(asdict(settings(toy(tmp_path / "toy"), epochs=1))) | changes("dmpt+"))
+    trainer = fit(config, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / LOG).read_text().splitlines()]
+    assert {name for line in lines for name in line.get("losses", {})} == {"ce", "triplet"}
+    assert trainer.network.prompts is not None
+    assert trainer.network.prompts.modality is None
+
+
+def test_own_cameras_are_trained_as_dmpt_plus() -> None:
+    """What is better is the default where nothing of the paper's is to be reproduced."""
+    own = shipped_settings(folder() / "own.yaml", "own")
+    assert own | changes("dmpt+") == own
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_dmpt_fast_begins_in_the_middle_of_any_tower(depth: int, tmp_path: Path) -> None:
+    tower = with_(settings(tmp_path), backbone={"overrides": {"embed_dim": 48, "depth": depth, "num_heads": 3}})
+    plain = flatten(asdict(tower))
+    by_hand = config_of(plain | changes("dmpt+") | {"semantic.first_layer": depth // 2})
+    fast = config_of(plain | changes("dmpt-fast"))
+    assert count_parameters(fast, 4) == count_parameters(by_hand, 4)
+
+
+def test_the_finalists_are_tested_with_seeds_and_persons_that_chose_nothing() -> None:
+    study = find("finalists")
+    assert study.split == "test"
+    seeds = set(range(study.base["train.seed"], study.base["train.seed"] + study.seeds))
+    results = folder("studies") / "results"
+    kept = [result for name in studies() if name != "finalists" for result in read_all(results / name)]
+    assert not seeds & {result.seed for result in kept}
+    fresh, *others = (find_data(name).world for name in ("synthetic_fresh", "synthetic", "vehicles"))
+    assert fresh is not None
+    assert fresh["seed"] not in [world and world["seed"] for world in others]
+    assert find_data(study.data[0]).world == fresh
+
+
+def test_the_finalists_are_the_presets() -> None:
+    rows = {row.name: row for row in find("finalists").rows}
+    for preset in PRESETS:
+        assert rows[preset].change == changes(preset)

@@ -1,0 +1,1354 @@
+"""``dmpt study``: on toy data and a tiny random tower, run in this process."""
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+
+from dmpt.base.errors import Diverged, UserError
+from dmpt.base.terminal import console
+from dmpt.cli import main
+from dmpt.data.layouts import load_dataset
+from dmpt.paper.cells import cells
+from dmpt.paper.cells import settings as paper_settings
+from dmpt.paper.parameters import count_parameters
+from dmpt.retrieval.statistics import holm
+from dmpt.settings.config import Config
+from dmpt.settings.rules import check
+from dmpt.settings.shipped import folder
+from dmpt.settings.values import dotted, flatten
+from dmpt.study.board import THREADS, execute, launch, log_of
+from dmpt.study.data import Data, find_data
+from dmpt.study.definition import GRID, Study, find, slug, studies
+from dmpt.study.one_run import Task, work
+from dmpt.study.plan import Plan, best, estimate, make, open_tasks
+from dmpt.study.results import Result, difference, keep, read, read_all
+from dmpt.study.rows import config_of, runnable, settings_of
+from dmpt.study.run import _with_data, dry_run, study
+from dmpt.study.table import grid_lines, write
+from dmpt.study.twins import with_twins
+from dmpt.training.folder import STATE
+from dmpt.training.trainer import Trainer
+from runs import dmpt, settings, toy
+
+
+class Done:
+    """A task that was run to its end before anybody asked."""
+
+    def __init__(self, task: Task):
+        self.code = 0
+        try:
+            work(task)
+        except UserError as error:
+            task.out.parent.mkdir(parents=True, exist_ok=True)
+            log_of(task).write_text(f"error: {error}\n")
+            self.code = 2
+
+    def poll(self) -> int:
+        return self.code
+
+    def send_signal(self, sig: int, /) -> None:
+        raise AssertionError
+
+    def wait(self) -> int:
+        return self.code
+
+
+class Counted:
+    """Runs tasks and remembers them."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+
+    def __call__(self, task: Task) -> Done:
+        self.tasks.append(task)
+        return Done(task)
+
+    @property
+    def names(self) -> list[str]:
+        return [f"{task.kept.parent.name}/{task.kept.name}" for task in self.tasks]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy(tmp_path_factory.mktemp("toy"))
+
+
+def write_study(path: Path, **changes: Any) -> Path:
+    content = {
+        "caption": "with and without interaction",
+        "mirrors": "Table 4",
+        "reference": "one layer",
+        "data": "toy",
+        "seeds": 2,
+        "rows": [{"name": "none", "change": {"bind.depth": 0}}, {"name": "one layer", "change": {"bind.depth": 1}}],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content | changes, sort_keys=False))
+    return path
+
+
+class Place:
+    """A study on the toy set, with folders of its own."""
+
+    def __init__(self, root: Path, data: Path, **changes: Any):
+        self.study: Study = find(str(write_study(root / "depth.yaml", **changes)))
+        self.base, self.root = config_of(flatten(asdict(settings(data, epochs=2))) | self.study.base), root
+        self.out, self.results = root / "runs", root / "results" / "depth"
+        self.launch = Counted()
+
+    def run(self, base: Config | None = None, **options: Any) -> Path:
+        base = base or self.base
+        toy_data = Data("toy", flatten(asdict(base)))
+        self.launch.tasks.clear()
+        options = {"out": self.out, "results": self.results, "launch": self.launch} | options
+        return study(self.study, toy_data, base, **options)
+
+    def plan(self, **options: Any) -> Plan:
+        options = {"seeds": 2, "only": (), "out": self.out, "results": self.results} | options
+        return make(self.study, "toy", self.base, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Place:
+    place = Place(tmp_path_factory.mktemp("study"), data)
+    place.run()
+    return place
+
+
+def lines(results: Path) -> list[dict[str, str]]:
+    with (results / "table.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def copy_of(place: Place, root: Path) -> Place:
+    shutil.copytree(place.root, root, dirs_exist_ok=True)
+    other = Place.__new__(Place)
+    other.study, other.base, other.root = find(str(root / "depth.yaml")), place.base, root
+    other.out, other.results, other.launch = root / "runs", root / "results" / "depth", Counted()
+    return other
+
+
+def test_a_table_with_every_seed(finished: Place) -> None:
+    found = lines(finished.results)
+    assert [(line["row"], line["seed"]) for line in found] == [
+        *(("none", "0"), ("none", "1")),
+        *(("one layer", "0"), ("one layer", "1")),
+    ]
+    for line in found:
+        metrics = json.loads(
+            (finished.out / "toy" / slug(line["row"]) / f"seed-{line['seed']}" / "metrics.json").read_text()
+        )
+        assert float(line["mAP"]) == pytest.approx(metrics["mAP"], abs=1e-3)
+        assert float(line["rank1"]) == pytest.approx(metrics["rank1"], abs=1e-3)
+        own = [float(other["mAP"]) for other in found if other["row"] == line["row"]]
+        assert float(line["mAP_mean"]) == pytest.approx(sum(own) / 2, abs=1e-3)
+        assert (float(line["mAP_min"]), float(line["mAP_max"])) == (min(own), max(own))
+        assert 0 < float(line["seconds_per_step"]) < float(line["seconds_per_epoch"])
+    difference = float(found[0]["mAP_mean"]) - float(found[2]["mAP_mean"])
+    assert float(found[0]["difference"]) == pytest.approx(difference, abs=2e-3)
+    assert float(found[0]["low"]) <= float(found[0]["high"])
+    assert found[0]["p"] == found[0]["p_holm"]  # a family of one
+    assert found[2]["p"] == ""  # the reference itself
+    assert int(found[0]["trained"]) < int(found[2]["trained"])
+    text = (finished.results / "table.md").read_text()
+    assert "| one layer |" in text
+    assert "| reference |" in text
+    assert "| s / step |" in text
+    assert "Rows and learning rates of this study on this data: 2" in text
+    assert (finished.results / "toy.svg").read_text().count("<circle") == 8
+
+
+def test_what_is_kept_is_small_and_knows_no_machine(finished: Place, data: Path) -> None:
+    kept = finished.results / "toy" / "one-layer" / "seed-0"
+    assert {path.name for path in kept.iterdir()} == {"config.yaml", "metrics.json", "queries.csv"}
+    assert not list(finished.results.rglob("*.safetensors"))
+    everything = "".join(path.read_text() for path in finished.results.rglob("*") if path.is_file())
+    assert str(data) not in everything
+    assert str(finished.out) not in everything
+    result = read(kept)
+    assert result is not None
+    pids, values = result.queries()
+    assert values.mean() == pytest.approx(result.numbers["mAP"], abs=1e-3)
+    assert len(set(pids)) == 4
+
+
+def test_results_are_not_run_again_even_without_their_runs(
+    finished: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = copy_of(finished, tmp_path)
+    shutil.rmtree(place.out)
+    place.run(seeds=3)
+    assert place.launch.names == ["none/seed-2", "one-layer/seed-2"]
+    told = re.findall(r"^(\d of \d): toy, ([^,]*)", capsys.readouterr().err, flags=re.MULTILINE)
+    assert told == [("5 of 6", "none"), ("6 of 6", "one layer")]
+    assert [line["seed"] for line in lines(place.results)] == ["0", "1", "2"] * 2
+    place.run()
+    assert place.launch.names == []
+
+
+def test_what_another_study_has_run_is_taken_over(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    assert finished.base.data.root is not None
+    rows = [{"name": "base"}, {"name": "S = 2", "change": {"semantic.length": 2}}]
+    other = Place(tmp_path / "other", Path(finished.base.data.root), reference="base", rows=rows)
+    other.results = place.results.parent / "length"
+    (place.results / "toy/one-layer/seed-0/.DS_Store").write_bytes(b"\xff")  # what a file manager leaves is no result
+    other.run(seeds=3)
+    assert other.launch.names == ["base/seed-2", "s-2/seed-0", "s-2/seed-1", "s-2/seed-2"]
+    own, twin = (read(folder) for folder in (other.results / "toy/base/seed-0", place.results / "toy/one-layer/seed-0"))
+    assert own is not None
+    assert twin is not None
+    assert own.row == "base"
+    assert own.numbers["study"]["taken_from"] == "depth/toy/one-layer/seed-0"
+    cells = [line.split(" | ") for line in (other.results / "table.md").read_text().splitlines() if "| " in line]
+    at = cells[0].index("s / step")
+    assert [bool(line[at]) for line in cells[1:]] == [True, True]  # seeds of its own
+    assert [bool(line["seconds_per_step"]) for line in lines(other.results)] == [False] * 2 + [True] * 4
+    assert own.numbers["mAP"] == twin.numbers["mAP"]
+    assert (own.queries()[1] == twin.queries()[1]).all()
+    other.run(seeds=3)
+    assert other.launch.names == []
+
+
+def test_a_study_of_time_runs_all_itself_and_maps_it(finished: Place, tmp_path: Path) -> None:
+    """What another study ran shared the machine otherwise, or not at all."""
+    place = copy_of(finished, tmp_path / "c")
+    assert finished.base.data.root is not None
+    other = Place(tmp_path / "other", Path(finished.base.data.root), timed=True)
+    other.results = place.results.parent / "time"
+    assert dry_run(other.plan())[-1].startswith("4 runs")
+    other.run(rows=["none"])
+    picture = (other.results / "toy-time.svg").read_text()
+    (said,) = re.findall(r"<title>(none: mAP [^<]*)</title>", picture)
+    (line, *_) = lines(other.results)
+    shown = min(float(line["seconds_per_step"]) for line in lines(other.results))
+    assert said == f"none: mAP {float(line['mAP_mean']):.1f}, {shown:.3f} s"
+    assert other.launch.names == ["none/seed-0", "none/seed-1"]
+    assert "![toy, mAP against time](toy-time.svg)" in (other.results / "table.md").read_text()
+    other.run()
+    assert re.findall(r'class="number"[^>]*>(\d+)<', (other.results / "toy-time.svg").read_text()) == ["1", "2"]
+    assert not (finished.results / "toy-time.svg").exists()
+
+
+@pytest.mark.parametrize("changed", ["data_fingerprint", "backbone_sha256", "kind", "data"])
+def test_a_run_on_other_data_weights_or_splits_is_no_twin(
+    finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    sha256 = read_all(finished.results)[0].numbers["study"]["backbone_sha256"]
+    monkeypatch.setattr("dmpt.study.twins.backbone_hash", lambda _: sha256)  # as of a file; toys have random weights
+    place = copy_of(finished, tmp_path / "c")
+    for result in read_all(place.results):
+        numbers = result.numbers | {"study": result.numbers["study"] | {changed: "choice"}}
+        (result.folder / "metrics.json").write_text(json.dumps(numbers))
+    place.results = place.results.parent / "again"
+    place.run(seeds=1, rows=["none"])
+    assert place.launch.names == ["none/seed-0"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("backbone.weights", "other.safetensors"), ("text.file", "other.safetensors"), ("data.mean", (0.1, 0.2, 0.3))],
+)
+def test_a_run_with_other_files_or_normalisation_is_no_twin(
+    finished: Place, tmp_path: Path, key: str, value: Any
+) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    for path in place.results.rglob("config.yaml"):
+        content = yaml.safe_load(path.read_text())
+        section, name = key.split(".")
+        content[section][name] = list(value) if isinstance(value, tuple) else value
+        path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=key):
+        open_tasks(place.plan().tests({}))  # nor is it this study's own any more
+    again = replace(place.plan(), results=place.results.parent / "again")
+    assert with_twins(again.tests({}), place.results.parent) == []
+
+
+def test_what_training_filled_in_is_what_nobody_set(finished: Place) -> None:
+    result = read_all(finished.results)[0]
+    assert result.config["data.mean"] is not None
+    assert difference(result.config, result.config | {"data.mean": None, "data.std": None}) is None
+    assert difference({**result.config, "data.std": [1.0, 1.0, 1.0]}, result.config | {"data.std": None}) is not None
+
+
+def test_a_renamed_row_keeps_its_results(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    rows = [{"name": "None", "change": {"bind.depth": 0}}, {"name": "one layer", "change": {"bind.depth": 1}}]
+    place.study = find(str(write_study(place.root / "depth.yaml", rows=rows)))
+    place.run()
+    assert place.launch.names == []
+    assert {line["row"] for line in lines(place.results)} == {"None", "one layer"}
+
+
+def test_rows_on_two_bases_are_no_table(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    for path in (place.results / "toy/none").rglob("config.yaml"):
+        content = yaml.safe_load(path.read_text())
+        content["data"]["flip"] = 0.25
+        path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"one-layer/seed-0: data.flip is 0.5, but 0.25 in .*none/seed-0, of the same"):
+        write(place.study, place.results)
+
+
+def test_a_row_that_was_changed_has_no_results(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    rows = [{"name": "none", "change": {"bind.depth": 0, "bind.external": False}}, {"name": "one layer"}]
+    changed = find(str(write_study(place.root / "depth.yaml", rows=rows)))
+    with pytest.raises(UserError, match=r"none/seed-0: bind.external was True, now it is False; go on"):
+        write(changed, place.results)
+    grid = replace(changed, rows=(replace(changed.rows[0], lr=(1e-3, 2e-3, 4e-3)),))
+    for result in read_all(place.results / "toy/none"):
+        numbers = result.numbers | {"study": result.numbers["study"] | {"kind": "choice"}}
+        (result.folder / "metrics.json").write_text(json.dumps(numbers))
+    with pytest.raises(UserError, match=r"none/seed-0: bind.external was True, now it is False; go on"):
+        grid_lines(grid, "toy", read_all(place.results / "toy"))
+
+
+def test_a_row_with_a_backbone_of_its_own_is_compared(finished: Place, tmp_path: Path) -> None:
+    """Other weights and another normalisation than the other rows': that is what the row asks for."""
+    place = copy_of(finished, tmp_path / "c")
+    tower = "vit_base_patch16_clip_quickgelu_224"
+    rows = [{"name": "none", "change": {"bind.depth": 0, "backbone.name": tower}}, {"name": "one layer"}]
+    for result in read_all(place.results):
+        content, numbers = yaml.safe_load((result.folder / "config.yaml").read_text()), result.numbers
+        content["backbone"]["weights"] = "some.safetensors"
+        if result.row == "none":
+            content["backbone"]["name"] = tower
+            content["data"] |= {
+                "mean": [0.48145466, 0.4578275, 0.40821073],
+                "std": [0.26862954, 0.26130258, 0.27577711],
+            }
+        numbers["study"]["backbone_sha256"] = result.row
+        (result.folder / "config.yaml").write_text(yaml.safe_dump(content))
+        (result.folder / "metrics.json").write_text(json.dumps(numbers))
+    write(find(str(write_study(place.root / "depth.yaml", rows=rows))), place.results)
+    rows[0]["change"].pop("backbone.name")  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"(backbone.name|backbone_sha256) is "):
+        write(find(str(write_study(place.root / "depth.yaml", rows=rows))), place.results)
+    rows[0]["change"]["backbone.name"] = tower  # type: ignore[index]
+    other = read_all(place.results)[1]
+    other.numbers["study"]["backbone_sha256"] = "another"
+    (other.folder / "metrics.json").write_text(json.dumps(other.numbers))
+    with pytest.raises(UserError, match=r"seed-1: backbone_sha256 of none is another, but none in .*seed-0"):
+        write(find(str(write_study(place.root / "depth.yaml", rows=rows))), place.results)
+
+
+def test_p_is_corrected_over_the_rows_of_a_table(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    rows: list[dict[str, Any]] = [{"name": "not run"}, {"name": "one layer"}]
+    for i in range(3):
+        rows.append({"name": f"none {i}", "change": {"bind.depth": 0}})
+        shutil.copytree(place.results / "toy/none", place.results / f"toy/none-{i}")
+        for path in (place.results / f"toy/none-{i}").rglob("queries.csv"):
+            found = list(csv.DictReader(path.open()))
+            better = [f"{q['pid']},{float(q['average_precision']) + 40 * i * (k % 3):.4f}" for k, q in enumerate(found)]
+            path.write_text("\n".join(["pid,average_precision", *better]) + "\n")
+    shutil.rmtree(place.results / "toy/none")
+    path = write_study(place.root / "depth.yaml", rows=rows, reference=["not run", "one layer"])
+    write(find(str(path)), place.results)
+    table = {line["row"]: line for line in lines(place.results) if line["seed"] == "0"}
+    assert table["one layer"]["p"] == ""  # the first reference with results
+    raw, corrected = ([float(table[f"none {i}"][key]) for i in range(3)] for key in ("p", "p_holm"))
+    assert len(set(raw)) > 1
+    assert corrected == pytest.approx(holm(raw), abs=2e-4)
+    assert max(raw) < max(corrected) or min(raw) < min(corrected)
+    cells = [line.split(" | ")[6] for line in (place.results / "table.md").read_text().splitlines() if "| none" in line]
+    assert [float(cell.replace("< ", "")) for cell in cells] == pytest.approx(corrected, abs=1e-3)
+
+
+def test_pairs_of_rows_are_a_table_of_their_own(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    shutil.copytree(place.results / "toy/none", place.results / "toy/again")
+    rows = [{"name": name, "change": {"bind.depth": 0}} for name in ("none", "again")]
+    pairs = [["one layer", "none"], ["none", "again"], ["one layer", "not run"]]
+    rows += [{"name": "one layer", "paper": "table4-k0"}, {"name": "not run"}]  # type: ignore[list-item]
+    write(find(str(write_study(place.root / "depth.yaml", rows=rows, pairs=pairs))), place.results)
+    text = (place.results / "table.md").read_text().splitlines()
+    table = [line[2:-2].split(" | ") for line in text if line.startswith("| ")]
+    names = [line[0] for line in table]
+    assert names == ["", "none", "again", "one layer", "", "none", "again"]
+    assert table[5][1:] == ["one layer", *table[1][6:8]]  # both families are of two: the same correction
+    assert table[6][1:2] == ["none"]
+    assert table[6][2].startswith("+0.0 [")
+    assert [line["mAP_in_paper"] for line in lines(place.results)] == ["", "", "", "", "72.1", "72.1"]
+    assert table[3][3] == "72.1"
+
+
+def test_the_paper_s_cells_are_the_rows_beside_which_they_stand() -> None:
+    stand = [(name, row) for name in studies() for row in find(name).rows if row.paper]
+    assert {name for name, _ in stand} == {"bind_depth", "comparison", "components", "modality_length"}
+    for name, row in stand:
+        cell = cells()[row.paper or ""]
+        plain = flatten(asdict(paper_settings(replace(cell, change={}))))
+        assert config_of(plain | row.change) == paper_settings(cell), (name, row.name)
+
+
+@pytest.mark.parametrize(
+    ("row", "on", "expected"),
+    [
+        ("DMPT", "rgbnt201_vit", 70.9),
+        ("DMPT", "rgbnt201", 78.5),
+        ("DMPT", "market1501_mm", 82.7),
+        ("DMPT", "rgbnt100_vit", 80.6),
+        ("DMPT", "msvr310", 36.6),
+        ("DMPT", "msvr310_peer", 36.6),
+        ("DMPT", "wmveid863", 70.9),  # the paper does not have it
+        ("Baseline 2", "market1501_mm_vit", 66.8),
+        ("Baseline 2", "rgbnt201", None),  # printed with the other backbone alone
+        ("LoRA, rank 8", "rgbnt201", None),
+    ],
+)
+def test_what_the_paper_prints_is_that_of_the_data_at_hand(
+    finished: Place, tmp_path: Path, row: str, on: str, expected: float | None
+) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    own = find("comparison")
+    (kept,) = (each for each in own.rows if each.name == row)
+    (place.results / "toy/one-layer").rename(place.results / f"toy/{kept.slug}")
+    (place.results / "toy").rename(place.results / on)
+    rows = (replace(kept, change={}, lr=()),)
+    write(replace(own, rows=rows, reference=(row,), pairs=()), place.results)
+    assert {line["mAP_in_paper"] for line in lines(place.results)} == {str(expected or "")}
+    assert ("mAP in the paper" in (place.results / "table.md").read_text()) is (expected is not None)
+
+
+def test_a_grid_that_was_changed_is_not_the_one_that_is_told(finished: Place, tmp_path: Path) -> None:
+    rows = [{"name": "none", "change": {"bind.depth": 0}, "lr": [1e-3, 2e-3, 4e-3]}]
+    study = find(str(write_study(tmp_path / "grid.yaml", rows=rows, reference="none")))
+    some = read(finished.results / "toy/none/seed-0")
+    assert some is not None
+    for rate, mAP in ((1e-3, 1.0), (2e-3, 2.0), (4e-3, 1.5), (8e-3, 9.0)):
+        folder = tmp_path / f"toy/none/lr-{rate:g}"
+        shutil.copytree(some.folder, folder)
+        content = yaml.safe_load((folder / "config.yaml").read_text())
+        content["train"]["lr"] = rate
+        (folder / "config.yaml").write_text(yaml.safe_dump(content))
+        numbers = some.numbers | {"mAP": mAP, "study": some.numbers["study"] | {"kind": "choice"}}
+        (folder / "metrics.json").write_text(json.dumps(numbers))
+    said = "none: validation mAP by learning rate 0.001: 1.0, 0.002: 2.0, 0.004: 1.5; chosen 0.002 (seed 0)"
+    assert grid_lines(study, "toy", read_all(tmp_path / "toy")) == [said]
+
+
+@pytest.mark.parametrize("key", ["mAP", "provenance", "seconds_per_epoch"])
+def test_a_result_that_lacks_a_number_is_damaged(finished: Place, tmp_path: Path, key: str) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    path = place.results / "toy/none/seed-0/metrics.json"
+    numbers = json.loads(path.read_text())
+    numbers.pop(key, None)
+    numbers["study"].pop(key, None)
+    path.write_text(json.dumps(numbers))
+    with pytest.raises(UserError, match=r"is damaged .*; remove its folder and run again"):
+        place.run()
+
+
+def test_numbers_of_an_ordinary_run_are_nobodys_result(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    (place.results.parent / "mine/x").mkdir(parents=True)
+    (place.results.parent / "mine/x/metrics.json").write_text('{"mAP": 5.0}')
+    place.run(seeds=3, rows=["none"])
+    assert place.launch.names == ["none/seed-2"]
+
+
+def test_data_in_a_file_have_changes_of_their_own(data: Path, tmp_path: Path) -> None:
+    rows = [{"name": "none", "on": {"own/toy.yaml": {"train.epochs": 1}}}]
+    study = find(str(write_study(tmp_path / "s.yaml", rows=rows, reference="none", data=["own/toy.yaml"])))
+    plan = make(study, "toy", settings(data, epochs=2), seeds=1, only=(), out=tmp_path, results=tmp_path)
+    assert [config.train.epochs for _, config in plan.rows] == [1]
+
+
+def test_too_many_seeds(finished: Place) -> None:
+    for changes, seeds in (({}, 10**7), ({"train.seed": 2**63 - 2}, 3)):
+        base = config_of(flatten(asdict(finished.base)) | changes)
+        with pytest.raises(UserError, match="give at most 1000, all below"):
+            make(finished.study, "toy", base, seeds=seeds, only=(), out=Path("o"), results=Path("r"))
+
+
+def test_a_run_without_missing_modalities_is_no_twin_where_they_are_asked_for(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    place.study, place.results = replace(place.study, missing=True), place.results.parent / "again"
+    place.run(seeds=1, rows=["none"])
+    assert place.launch.names == ["none/seed-0"]
+
+
+def test_a_setting_younger_than_a_result_had_its_default(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    path = place.results / "toy/none/seed-0/config.yaml"
+    content = yaml.safe_load(path.read_text())
+    del content["missing"]["view"]
+    path.write_text(yaml.safe_dump(content))
+    place.run()
+    assert place.launch.names == []
+    content["missing"]["view"] = "both"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"missing.view was both, now it is subset"):
+        place.run()
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3")])
+def test_a_run_has_one_number_of_threads(
+    finished: Place, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    class Started:
+        stdin = io.StringIO()
+
+    def start(*_: Any, env: dict[str, str], **__: Any) -> Started:
+        seen.append(env)
+        return Started()
+
+    for name in THREADS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("dmpt.study.board.os.cpu_count", lambda: 2)
+    monkeypatch.setattr("dmpt.study.board.subprocess.Popen", start)
+    launch(replace(finished.plan().tests({})[0], jobs=2, gpu="3"))
+    assert {seen[0][name] for name in THREADS} == {expected}
+    assert seen[0]["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+def test_a_bar_in_a_name_is_no_column(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path)
+    rows = [{"name": "none |", "change": {"bind.depth": 0}}, {"name": "one layer"}]
+    text = write(find(str(write_study(place.root / "depth.yaml", rows=rows))), place.results).read_text()
+    assert "| none \\| | " in text
+
+
+def test_a_table_is_rebuilt_from_results_alone(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path)
+    shutil.rmtree(place.out)
+    names = ("table.md", "table.csv", "provenance.json", "toy.svg")
+    before = {name: (place.results / name).read_bytes() for name in names}
+    for name in names:
+        (place.results / name).unlink()
+    write(place.study, place.results)
+    assert before == {name: (place.results / name).read_bytes() for name in names}
+
+
+def test_a_run_that_was_stopped_goes_on(finished: Place, tmp_path: Path) -> None:
+    """By Ctrl-C, which saves: here after two steps."""
+    place = copy_of(finished, tmp_path)
+    kept, out = place.results / "toy" / "none" / "seed-1", place.out / "toy" / "none" / "seed-1"
+    expected = json.loads((kept / "metrics.json").read_text())["mAP"]
+    shutil.rmtree(kept)
+    shutil.rmtree(out)
+    with pytest.raises(KeyboardInterrupt), stopped_after(2):
+        place.run()
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert max(steps) == 2
+    place.run()
+    assert place.launch.names == ["none/seed-1"]
+    log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    taken = [line["step"] for line in log if "loss" in line]
+    assert taken == list(range(1, len(taken) + 1))  # no step twice
+    assert json.loads((kept / "metrics.json").read_text())["mAP"] == pytest.approx(expected)
+
+
+@contextmanager
+def stopped_after(steps: int) -> Iterator[None]:
+    """Ctrl-C after so many steps."""
+    step = Trainer._step
+
+    def and_stop(self: Trainer, *arguments: Any) -> dict[str, Any]:
+        line = step(self, *arguments)
+        if line["step"] == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return line
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_step", and_stop)
+        yield
+
+
+def test_other_settings_data_and_weights_are_refused(finished: Place, data: Path, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path)
+    other = replace(place.base, train=replace(place.base.train, lr=0.5))
+    said_of = r"depth/toy/none/seed-0: train.lr was 0.001, now it is 0.5; go on"
+    with pytest.raises(UserError, match=said_of) as said:
+        place.run(other)
+    assert "\n" not in str(said.value)
+    elsewhere = toy(tmp_path / "elsewhere", train_ids=9)
+    with pytest.raises(UserError, match="seed-0: the data's fingerprint was"):
+        place.run(replace(place.base, data=replace(place.base.data, root=str(elsewhere))))
+    assert place.launch.names == []
+    shutil.rmtree(place.results)
+    with pytest.raises(UserError, match=r"runs/toy/none/seed-0: train.lr was 0.001, now it is 0.5"):
+        place.run(other)
+    # a place of the same data that moved is no change
+    moved = shutil.copytree(data, tmp_path / "moved")
+    place.run(replace(place.base, data=replace(place.base.data, root=str(moved))), rows=["none"], seeds=1)
+    assert place.launch.names == ["none/seed-0"]
+
+
+def test_another_backbone_is_refused(finished: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dmpt.study.plan._hash", lambda *_: "f" * 64)
+    tasks = [replace(task, fingerprint=fingerprint_of(finished)) for task in finished.plan().tests({})]
+    with pytest.raises(UserError, match=r"sha256 of the backbone's weights was \w{12}, now it is ffffffffffff"):
+        open_tasks(tasks)
+
+
+def fingerprint_of(place: Place) -> str:
+    return str(read_all(place.results)[0].numbers["study"]["data_fingerprint"])
+
+
+def test_a_learning_rate_is_chosen_on_validation_identities(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"name": "tuned", "lr": [1e-4, 1e-3, 1e-2]}, {"name": "one layer", "change": {"data.flip": 0.0}}]
+    place = Place(tmp_path, data, rows=rows, choice={"seed": 7, "change": {"train.epochs": 1}})
+    place.run(seeds=1)
+    assert place.launch.names == [
+        *(f"tuned/lr-{lr}" for lr in ("0.0001", "0.001", "0.01")),
+        "tuned/seed-0",
+        "one-layer/seed-0",
+    ]
+    told = re.findall(r"^(\d of \d): toy, ([^,]*)", capsys.readouterr().err, flags=re.MULTILINE)
+    assert told == [*((f"{n} of 5", "tuned") for n in (1, 2, 3, 4)), ("5 of 5", "one layer")]  # choices and tests
+    tried, tested = place.launch.tasks[:3], place.launch.tasks[3]
+    assert all((t.config.train.select, t.config.train.seed, t.config.train.epochs) == ("val", 7, 1) for t in tried)
+    results = [result for result in read_all(place.results) if result.chooses]
+    assert all(0 < result.numbers["queries"] < 24 for result in results)  # held-out identities, not the test split
+    train = {record.pid for record in load_dataset("rgbnt201", data).train}
+    assert all(set(result.queries()[0].tolist()) < train for result in results)
+    assert tested.config.train.lr == max(results, key=lambda r: r.numbers["mAP"]).lr
+    assert (tested.config.train.select, tested.config.train.epochs) == ("last", 2)
+    text = (place.results / "table.md").read_text()
+    assert f"chosen {tested.config.train.lr:g}" in text
+    assert all(f"{result.lr:g}: {result.numbers['mAP']:.1f}" in text for result in results)
+    assert "Rows and learning rates of this study on this data: 4" in text
+
+
+def test_rows_measured_on_validation_identities_leave_the_test_split_alone(data: Path, tmp_path: Path) -> None:
+    rows = [{"name": "averaged", "change": {"train.average": 0.5}}, {"name": "frozen", "change": {"train.epochs": 0}}]
+    base = {"train.val_share": 0.5, "train.ids": 2}
+    place = Place(tmp_path, data, rows=rows, reference="averaged", split="validation", base=base)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dmpt.evaluation.evaluate.test_records", lambda *_: pytest.fail("the test split was read"))
+        place.run(seeds=2)
+    found = read_all(place.results)
+    assert [result.numbers["study"]["kind"] for result in found] == ["validation"] * 4
+    assert {result.config["train.select"] for result in found} == {"val"}
+    train = {record.pid for record in load_dataset("rgbnt201", data).train}
+    held = {tuple(result.queries()[0].tolist()) for result in found}
+    assert len(held) == 1  # the same identities whatever the seed, so that seeds can be compared
+    assert set(held.pop()) < train
+    for result in found:
+        assert result.queries()[1].mean() == pytest.approx(result.numbers["mAP"], abs=1e-3)
+        logged = [
+            json.loads(line) for line in (place.out / result.folder.relative_to(place.results) / "metrics.jsonl").open()
+        ]
+        val = [line["val"]["mAP"] for line in logged if "val" in line]
+        assert val == ([] if result.row == "frozen" else [pytest.approx(result.numbers["mAP"])])
+    text = (place.results / "table.md").read_text()
+    assert "percent on identities held out from training, the test split unseen: the mean" in text
+    place.run(seeds=2)
+    assert place.launch.names == []
+
+
+def test_a_learning_rate_that_diverges_has_lost(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"name": "tuned", "lr": [1e-4, 1e-3, 1e-2]}]
+    place = Place(tmp_path, data, rows=rows, reference="tuned")
+    step = Trainer._step
+
+    def explode(trainer: Trainer, *args: Any) -> Any:
+        if trainer.config.train.lr > 5e-3:
+            raise Diverged("the gradient is not finite at step 1")
+        return step(trainer, *args)
+
+    monkeypatch.setattr(Trainer, "_step", explode)
+    text = place.run(seeds=1).read_text()
+    assert "0.01: diverged; chosen 0.00" in text
+    assert "tuned, lr 0.01, validation: diverged, and so is not chosen: the gradient" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert place.launch.tasks[-1].config.train.lr < 5e-3
+    place.run(seeds=1)
+    assert place.launch.names == []  # nor is it tried again
+
+    def never(*_: Any) -> Any:
+        raise Diverged("the gradient is not finite at step 1")
+
+    monkeypatch.setattr(Trainer, "_step", never)
+    with pytest.raises(UserError, match=r"1 of the runs failed.*tuned, seed 1: error: the gradient is not finite"):
+        place.run(seeds=2)  # in the table it is a failure
+
+
+def test_of_equal_learning_rates_the_lowest_wins() -> None:
+    made = [Result(Path(), {"mAP": mAP}, {"train.lr": lr}) for lr, mAP in ((1e-2, 5.0), (1e-3, 5.0), (1e-4, 4.0))]
+    assert best(made).lr == 1e-3
+
+
+def test_a_failure_is_told_and_the_others_run(data: Path, tmp_path: Path) -> None:
+    rows = [{"name": "bad", "change": {"train.instances": 999, "train.ids": 999}}, {"name": "one layer"}]
+    place = Place(tmp_path, data, rows=rows)
+    with pytest.raises(
+        UserError, match=r"1 of the runs failed, the others are kept; the first: toy, bad, seed 0: error"
+    ):
+        place.run(seeds=1)
+    assert [line["row"] for line in lines(place.results)] == ["one layer"]
+
+
+def test_missing_modalities_have_a_column(data: Path, tmp_path: Path) -> None:
+    place = Place(tmp_path, data, missing=True)
+    place.run(seeds=1, rows=["one layer"])
+    assert "mean of the missing cases" in (place.results / "table.md").read_text()
+    whole = find(str(write_study(tmp_path / "depth.yaml")))
+    assert "missing" not in write(whole, place.results).read_text()  # as where such a result is taken over
+    assert float(lines(place.results)[0]["mAP_missing_mean"]) > 0
+
+
+def test_dry_run(finished: Place, data: Path, tmp_path: Path) -> None:
+    said = dry_run(finished.plan(seeds=3))
+    assert said[:3] == ["done    toy/none/seed-0", "done    toy/none/seed-1", "to run  toy/none/seed-2"]
+    assert said[-1].startswith("2 runs; about 0.00 hours")
+    other = copy_of(finished, tmp_path / "other")
+    twin = Plan(**{**vars(other.plan()), "results": other.results.parent / "twin"})
+    said = dry_run(twin)
+    assert said[0] == "taken   toy/none/seed-0"
+    assert said[-2:] == ["taken: over from another study, where data and weights are the same", said[-1]]
+    assert said[-1].startswith("0 runs")
+    fresh = Place(tmp_path, data, lr=[1e-4, 1e-3, 1e-2])
+    said = dry_run(fresh.plan())
+    assert "to run  toy, none, seed 1, once its learning rate is chosen" in said
+    assert said[-1].startswith("10 runs; no run has finished yet")
+    assert not fresh.results.exists()
+
+
+def test_settings_of_a_study_are_above_its_data_and_below_flags(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    on = str(write_data(tmp_path / "toy.yaml", data))
+    path = str(write_study(tmp_path / "depth.yaml", base={"train.seed": 100}))
+    main(["study", path, "--on", on, "--dry-run"])
+    assert "to run  toy/none/seed-101\n" in capsys.readouterr().out
+    main(["study", path, "--on", on, "--dry-run", "--train.seed", "7"])
+    assert "to run  toy/none/seed-7\n" in capsys.readouterr().out
+
+
+def test_an_estimate_takes_the_row_else_its_data(finished: Place) -> None:
+    tasks = finished.plan(seeds=1).tests({})
+    taken = [r.numbers["study"]["seconds_per_epoch"] for r in read_all(finished.results) if r.row == "none"]
+    assert estimate(tasks[:1], finished.results) == pytest.approx(2 * sum(taken) / 2)
+    unknown = estimate([replace(tasks[0], row="another")], finished.results)
+    every = sorted(r.numbers["study"]["seconds_per_epoch"] for r in read_all(finished.results))
+    assert unknown == pytest.approx(2 * (every[1] + every[2]) / 2)
+    assert estimate([replace(tasks[0], data="another")], finished.results) is None
+
+
+def test_a_task_travels_as_text(finished: Place) -> None:
+    task = finished.plan().tests({})[0]
+    assert Task.from_json(task.to_json()) == task
+
+
+class Fake:
+    """A process that ends when it has been looked at often enough."""
+
+    running = most = 0
+
+    def __init__(self, task: Task):
+        self.left, self.signals = 3, list[int]()
+        Fake.running += 1
+        Fake.most = max(Fake.most, Fake.running)
+
+    def poll(self) -> int | None:
+        self.left -= 1
+        if self.left:
+            return None
+        Fake.running -= 1
+        return 1
+
+    def send_signal(self, sig: int, /) -> None:
+        self.signals.append(sig)
+
+    def wait(self) -> int:
+        return 130
+
+
+def test_no_more_processes_than_jobs(finished: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dmpt.study.board.POLL", 0.0)
+    monkeypatch.setattr(Fake, "most", 0)
+    tasks = [replace(task, out=finished.root / f"no{n}") for n, task in enumerate(finished.plan(seeds=3).tests({}))]
+    failures = execute(tasks, 2, "all", Fake)
+    assert (Fake.most, Fake.running) == (2, 0)
+    assert failures[0] == f"toy, none, seed 0: ended with exit code 1 ({finished.root / 'no0.log'})"
+    assert len(failures) == len(tasks) == 6
+
+
+@pytest.mark.parametrize(("count", "named", "expected"), [(2, "", "01"), (2, "4, 6", "46"), (0, "", ""), (0, "-1", "")])
+def test_runs_are_spread_over_the_gpus(
+    finished: Place, monkeypatch: pytest.MonkeyPatch, count: int, named: str, expected: str
+) -> None:
+    monkeypatch.setattr("dmpt.study.board.POLL", 0.0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    running: list[str | None] = []
+    most: dict[str | None, int] = {}
+
+    class OnGpu(Fake):
+        def __init__(self, task: Task):
+            super().__init__(task)
+            self.gpu = task.gpu
+            running.append(task.gpu)
+            most[task.gpu] = max(most.get(task.gpu, 0), running.count(task.gpu))
+
+        def poll(self) -> int | None:
+            code = super().poll()
+            if code is not None:
+                running.remove(self.gpu)
+            return code
+
+    tasks = [replace(task, out=finished.root / f"gpu{n}") for n, task in enumerate(finished.plan(seeds=3).tests({}))]
+    execute(tasks, 4, "all", OnGpu)
+    assert most == (dict.fromkeys(expected, 2) or {None: 4})
+
+
+def test_ctrl_c_is_passed_on_and_waited_for(finished: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Fake] = []
+
+    def begin(task: Task) -> Fake:
+        made.append(Fake(task))
+        return made[-1]
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dmpt.study.board.time.sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        execute(finished.plan(seeds=3).tests({}), 2, "all", begin)
+    assert [fake.signals for fake in made] == [[signal.SIGINT], [signal.SIGINT]]
+
+    def full(task: Task) -> Fake:
+        if len(made) == 3:
+            raise OSError("no space left")
+        return begin(task)
+
+    with pytest.raises(OSError, match="no space left"):  # nobody else would end what is running
+        execute(finished.plan(seeds=3).tests({}), 2, "all", full)
+    assert made[2].signals == [signal.SIGINT]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(2, "error: caf\ufffd is no folder"), (-9, "killed by signal 9, mostly for want of memory"), (-15, "signal 15 (")],
+)
+def test_what_became_of_a_run_is_said(finished: Place, tmp_path: Path, code: int, said: str) -> None:
+    class Ended(Fake):
+        def poll(self) -> int | None:
+            return code
+
+    task = replace(finished.plan().tests({})[0], out=tmp_path / "seed-0")
+    log_of(task).write_bytes(b"epoch 3 of 10\nerror: caf\xe9 is no folder\n")  # what a library or a full disk wrote
+    (failure,) = execute([task], 1, "one", Ended)
+    assert said in failure
+
+
+@pytest.mark.long
+def test_a_run_imports_nothing_from_where_the_user_is(
+    finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "statistics.py").write_text("raise SystemExit(7)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])  # as under the command dmpt
+    task = finished.plan().tests({})[0]
+    lost = replace(task.config, data=replace(task.config.data, root=str(tmp_path / "lost")))
+    task = replace(task, config=lost, out=tmp_path / "run", kept=tmp_path / "kept")
+    assert launch(task).wait() == 2
+    assert "lost" in log_of(task).read_text()
+
+
+@pytest.mark.long
+def test_the_command(data: Path, tmp_path: Path) -> None:
+    """With processes of their own, two at a time; a dead parent stops them."""
+    path = write_study(tmp_path / "depth.yaml", data=str(write_data(tmp_path / "toy.yaml", data)))
+    line = ["study", str(path), "--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    listed = dmpt(*line, "--dry-run")
+    assert listed.returncode == 0, listed.stderr
+    assert "4 runs" in listed.stdout
+    done = dmpt(*line, "--jobs", "2", "--data.root", str(data), "--train.epochs", "1")
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4:" in done.stderr
+    assert "| one layer |" in done.stdout
+    again = dmpt(*line, "--data.root", str(data), "--train.epochs", "2")
+    assert again.returncode == 2
+    assert again.stderr.strip().splitlines()[-1].startswith("dmpt study: error: ")
+    assert "train.epochs was 1, now it is 2" in again.stderr
+    assert dmpt(*line, "--table").returncode == 0
+
+
+def write_data(path: Path, root: Path) -> Path:
+    content = json.loads(json.dumps(asdict(settings(root))))
+    content["data"]["root"] = None
+    path.write_text(yaml.safe_dump({"asks": ["data.root"], "settings": content}))
+    return path
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("early", [False, True])
+def test_a_run_ends_with_its_parent(finished: Place, tmp_path: Path, early: bool) -> None:
+    task = replace(finished.plan().tests({})[0], out=tmp_path / "run", kept=tmp_path / "kept")
+    config = replace(task.config, train=replace(task.config.train, epochs=5000))
+    source = (
+        "import sys, time; from dmpt.study.board import launch; from dmpt.study.one_run import Task; "
+        "print(launch(Task.from_json(sys.stdin.read())).pid, flush=True)\n"  # and is gone before it has imported torch
+        + ("" if early else f"while not __import__('os').path.exists({str(task.out / STATE)!r}): time.sleep(0.1)")
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", source],
+        input=replace(task, config=config).to_json(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    pid = int(ended.stdout)
+    for _ in range(300):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(pid, 9)
+        raise AssertionError("it went on without its parent")
+    assert (task.out / STATE).exists() or early
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_name_with_brackets_is_shown_as_it_is(
+    finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    seen = Console(file=io.StringIO(), force_terminal=terminal, width=200, highlight=False, markup=console._markup)
+    for module in ("dmpt.base.terminal", "dmpt.study.board"):
+        monkeypatch.setattr(f"{module}.console", seen)
+    task = replace(finished.plan().tests({})[0], row="LoRA [rank 8] [/b]", out=tmp_path / "run", kept=tmp_path / "kept")
+    assert execute([task], 1, "[/b]", Counted()) == []
+    assert isinstance(seen.file, io.StringIO)
+    assert "LoRA [rank 8] [/b]" in seen.file.getvalue()
+
+
+# The files.
+
+
+def bases() -> dict[str, dict[str, Any]]:
+    return {
+        name: find_data(name).settings for name in ("synthetic", "vehicles", "market_mm", "rgbnt201", "rgbnt100_vit")
+    }
+
+
+def test_shipped_studies() -> None:
+    assert studies() == [
+        *("aspect", "bind_depth", "candidates", "comparison", "components", "efficiency", "finalists"),
+        *("missing", "modality_length", "readings", "semantic_length"),
+    ]
+    assert [find(name).mirrors.split(" (")[0] for name in ("components", "bind_depth", "modality_length")] == [
+        "Table 3",
+        "Table 4",
+        "Table 5",
+    ]
+    lengths = {row.name: row.change.get("semantic.length") for row in find("semantic_length").rows}
+    assert [lengths[f"S = {n}"] for n in (1, 4, 8, 16, 32, 64)] == [1, 4, 8, 16, 32, 64]
+    for name in studies():
+        if name != "aspect":  # which asks of data
+            assert "dmpt+" in [row.name for row in find(name).rows], name
+
+
+@pytest.mark.parametrize("name", studies())
+def test_rows_of_a_shipped_study(name: str) -> None:
+    """Each is valid, differs from the base in what it says alone, and no two are the same."""
+    chosen = find(name)
+    for on, base in bases().items():
+        for row in chosen.rows:
+            change = row.changes(on)
+            config = settings_of(chosen, row, on, base)
+            check(config)
+            after = flatten(asdict(config))
+            assert {key for key in after if after[key] != base[key]} == {k for k, v in change.items() if base[k] != v}
+        rows, left_out = runnable(chosen, on, base)
+        assert (
+            len({row.slug for row, _ in rows}) == len(rows) == len({json.dumps(asdict(c)) + str(r.lr) for r, c in rows})
+        )
+        assert len(rows) + len(left_out) == len(chosen.rows)
+        assert any(row.name in chosen.reference for row, _ in rows)
+        assert len(rows) >= 3
+
+
+def test_vehicles_are_drawn_for_the_aspect_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DMPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("dmpt.synthetic.cached.IMAGES", 4)
+    found = find_data("vehicles")
+    assert found.world is not None
+    drawn = replace(found, world=found.world | {"train_ids": 3, "test_ids": 2})
+    config = _with_data(drawn, config_of(drawn.settings))
+    assert config.data.layout == "msvr310"
+    assert config.data.root is not None
+    dataset = load_dataset("msvr310", config.data.root)
+    assert (dataset.object, dataset.protocol, len(dataset.train)) == ("vehicle", "same_scene", 12)
+    sizes = [settings_of(find("aspect"), row, "vehicles", drawn.settings).data.size for row in find("aspect").rows]
+    assert sizes == [(128, 64), (64, 128)] * 2
+    path = tmp_path / "world.yaml"
+    path.write_text("world: {train_ids: 3, test_ids: 2, colour: red}\n")
+    with pytest.raises(UserError, match="world: unknown key colour"):
+        find_data(str(path))
+
+
+@pytest.mark.parametrize("name", studies())
+def test_the_tables_that_are_kept_are_what_the_results_say(name: str, tmp_path: Path) -> None:
+    kept = folder("studies") / "results" / name
+    shutil.copytree(kept, tmp_path / name)
+    write(find(name), tmp_path / name)
+    for path in (path for path in kept.iterdir() if path.is_file()):
+        assert (tmp_path / name / path.name).read_text() == path.read_text(), path
+
+
+def test_every_row_has_as_many_learning_rates() -> None:
+    rows = find("comparison").rows
+    assert {row.name: len(row.lr) for row in rows} == {row.name: 0 if row.name == "frozen" else GRID for row in rows}
+    assert min(next(row for row in rows if row.name == "full fine-tuning").lr) == 1e-5
+
+
+def test_a_row_can_be_a_file_of_settings(tmp_path: Path) -> None:
+    """Its own changes are on top."""
+    row = {"name": "tiny", "config": "tiny", "change": {"train.epochs": 3}}
+    (found,) = find(str(write_study(tmp_path / "s.yaml", reference="tiny", rows=[row]))).rows
+    tiny = flatten(yaml.safe_load((folder() / "tiny.yaml").read_text()))
+    assert found.change == tiny | {"train.epochs": 3}
+
+
+@pytest.mark.parametrize(
+    ("on", "ids", "expected"),
+    [
+        ("synthetic", 150, 171),
+        ("synthetic_fresh", 150, 171),
+        ("market_mm", 180, 356),
+        ("vehicles_dinov2", 150, 356),
+        ("rgbnt201", 171, 457),
+        ("rgbnt201_vit", 171, 467),
+    ],
+)
+def test_lora_of_equal_count_has_the_rank_that_comes_next_on_any_data(on: str, ids: int, expected: int) -> None:
+    comparison = find("comparison")
+    (row,) = (row for row in comparison.rows if row.name == "LoRA of equal count")
+    base = find_data(on).settings | {"heads": "concat+modality"}
+    config = settings_of(comparison, row, on, base)
+    assert config.backbone.lora_rank == expected
+    wanted = count_parameters(config_of(base), ids)["trained"]
+    ranks = [replace(config.backbone, lora_rank=config.backbone.lora_rank + off) for off in (-1, 0, 1)]
+    fewer, own, more = (count_parameters(replace(config, backbone=each), ids)["trained"] for each in ranks)
+    assert abs(own - wanted) <= min(wanted - fewer, more - wanted)
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "said"),
+    [
+        ({}, {}, " needs backbone.tune lora"),
+        ({"text.loss": "identity"}, {"backbone.tune": "lora", "text.loss": "off"}, ": here the rank depends on the"),
+        ({}, {"backbone.tune": "lora", "heads": "concat"}, ": here the rank depends on the"),
+    ],
+)
+def test_no_equal_rank_where_the_number_of_identities_would_change_it(
+    tmp_path: Path, base: dict[str, Any], change: dict[str, Any], said: str
+) -> None:
+    rows = [{"name": "a", "change": {**change, "backbone.lora_rank": "equal"}}]
+    study = find(str(write_study(tmp_path / "s.yaml", reference="a", rows=rows)))
+    with pytest.raises(UserError, match=f"s.yaml, row a: backbone.lora_rank equal{said}"):
+        settings_of(study, study.rows[0], "toy", bases()["synthetic"] | base)
+
+
+def test_a_kept_rank_that_is_not_equal_is_no_result(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    change = {"bind.depth": 0, "backbone.lora_rank": "equal"}
+    study = find(
+        str(write_study(place.root / "depth.yaml", rows=[{"name": "none", "change": change}, {"name": "one layer"}]))
+    )
+    with pytest.raises(
+        UserError, match=r"none/seed-0: trains [\d,]+ parameters, not as many as the [\d,]+ of one layer"
+    ):
+        write(study, place.results)
+
+
+def test_rows_without_text_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = bases()
+    components = find("components")
+    rows, left_out = runnable(components, "market_mm", settings["market_mm"])
+    prompts = ["S", "S + bind", "S + M + bind", "S + M + internal attention alone"]
+    prompts += ["internal attention alone, no prompts"]
+    alone = "dmpt+, internal attention alone"
+    plus = ["dmpt+", alone, "dmpt+, no interaction", f"{alone}, no prompts"]
+    assert [row.name for row, _ in rows] == prompts + plus
+    assert left_out == [
+        f"{name}: needs text, and this backbone has none" for name in ("all", "all, internal attention alone")
+    ]
+    assert len(runnable(components, "synthetic", settings["synthetic"])[0]) == 11
+    left_out = runnable(find("readings"), "market_mm", settings["market_mm"])[1]
+    assert "modality.source learned: the same settings as base here" in left_out
+    for name in ("text.loss identity", "heads paper"):
+        assert f"{name}: needs text, and this backbone has none" in left_out
+    alone = settings["market_mm"] | {"heads": "paper"}
+    assert "heads paper: the same settings as base here" in runnable(find("readings"), "market_mm", alone)[1]
+    assert runnable(find("readings"), "synthetic", settings["synthetic"])[1] == []
+
+
+def test_a_text_tower_counts_where_it_is_read_and_by_its_name() -> None:
+    fixed = {"text.file": "package:text.safetensors", "text.tower": "ViT-B-16-quickgelu"}
+    assert difference(fixed, {**fixed, "text.tower": "other.json"}) is None
+    identity = {**fixed, "text.loss": "identity"}
+    assert difference(identity, {**identity, "text.tower": "other.json"}) == (
+        "text.tower",
+        "ViT-B-16-quickgelu",
+        "other.json",
+    )
+    assert difference({"text.tower": "/here/own.json"}, {"text.tower": "/there/own.json"}) is None
+    one, two = ({"text.weights": f"hub:{repository}/open_clip_model.safetensors"} for repository in ("a/x", "b/y"))
+    assert difference(one, two) is not None
+
+
+def test_any_settings_file_is_data(tmp_path: Path) -> None:
+    assert find_data("rgbnt201").settings["backbone.name"] == "vit_base_patch16_clip_quickgelu_224.openai"
+    assert find_data("rgbnt201").asks == ("data.root",)
+    (tmp_path / "mine.yaml").write_text("config: rgbnt201_vit\nsettings: {train: {epochs: 5}}\n")
+    mine = find_data(str(tmp_path / "mine.yaml"))
+    assert (mine.name, mine.settings["train.epochs"]) == ("mine", 5)
+    assert mine.settings["backbone.name"] == find_data("rgbnt201_vit").settings["backbone.name"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rows": [{"name": "a", "chnge": {}}]}, r"depth.yaml: a row: unknown key chnge; known are"),
+        ({"rows": [{"name": "a", "lr": [1e-3]}]}, r"row a: lr is \[0.001\]; give 3 learning rates"),
+        ({"rows": [{"name": "a"}, {"name": "A"}]}, "two rows would share the folder a; rename 'a'"),
+        ({"rows": [{"name": "a", "change": 3}]}, "row a: must hold keys and values"),
+        ({"rows": [{"name": "a", "lr": [1e-3, 1e-3, 1e-2]}]}, "row a: lr is .*; give 3 learning rates"),
+        ({"rows": [{"name": "a", "lr": [-1e-3, 1e-3, 1e-2]}]}, "row a: lr is .*; give 3 learning rates"),
+        ({"rows": [{"name": "β 1"}, {"name": "β  1"}]}, "two rows would share the folder β-1"),
+        ({"rows": [{"name": "???"}]}, r"row '\?\?\?': its name has no letter or digit"),
+        ({"rows": [{"name": "a", "on": {"toi": {}}}]}, "row a: on toi: is not among the study's data toy"),
+        ({"rows": [{"name": "a", "on": {"toy": {"train.epoch": 1}}}]}, "on toy: this version of dmpt has no setting"),
+        ({"rows": 3}, "rows is 3; give a list"),
+        ({"rows": None}, "rows is None; give a list"),
+        ({"data": []}, "data is empty"),
+        ({"reference": []}, "reference is empty"),
+        ({"seeds": "abc"}, "seeds is 'abc'; give a whole number from 1 to 1000"),
+        ({"seeds": 0}, "seeds is 0; give"),
+        ({"missing": "no"}, "missing is 'no'; write true or false"),
+        ({"timed": 1}, "timed is 1; write true or false"),
+        ({"choice": {"seed": "x"}}, "choice: seed is 'x'; give a whole number"),
+        ({"reference": "b"}, "reference 'b' is no row; rows are none, one layer"),
+        (
+            {"choice": {"change": {"train.epoch": 3}}},
+            r"choice: this version of dmpt has no setting train.epoch; did you",
+        ),
+        ({"captain": "x"}, "unknown key captain"),
+        ({"split": "val"}, "split is 'val'; write test or validation"),
+        ({"split": "validation", "missing": True}, "missing: true needs split: test"),
+        ({"seeds": 10**8}, "seeds is 100000000; give a whole number from 1 to 1000"),
+        ({"rows": [{"name": "a;b"}]}, "row 'a;b': a name has no semicolon"),
+        ({"rows": [{"name": "a", "lr": [1e-3, 3e-3, float("inf")]}]}, "row a: lr is .*; give 3 learning rates"),
+        ({"rows": [{"name": "a", "change": {"train.select": "test"}}]}, "row a: train.select cannot be set here"),
+        ({"rows": [{"name": "a", "change": {"train.seed": 5}}]}, "row a: train.seed cannot be set here"),
+        ({"rows": [{"name": "a", "on": {"toy": {"train.seed": 5}}}]}, "row a: train.seed cannot be set here"),
+        (
+            {"rows": [{"name": "a", "change": {"train.lr": 0.1}, "lr": [1e-3, 2e-3, 3e-3]}]},
+            "row a: train.lr cannot be set here: the row has a grid",
+        ),
+        ({"choice": {"change": {"train.lr": 0.1}}}, "choice: train.lr cannot be set here"),
+        ({"rows": [{"name": "a", 1: "x", "foo": "y"}]}, "a row: unknown key 1"),
+        ({"pairs": "none"}, "pairs is 'none'; give a list of pairs of rows"),
+        ({"pairs": [["none", "two"]]}, r"pairs: \['none', 'two'\] must be two rows, of none, one layer"),
+        ({"pairs": [["none"]]}, r"pairs: \['none'\] must be two rows"),
+        ({"rows": [{"name": "a", "paper": "table9"}]}, "row a: the paper has no cell 'table9'; dmpt reproduce --list"),
+        ({"rows": [{"name": "a", "paper": ["table3-s"]}]}, "row a: the paper has no cell "),
+        ({"base": {"train.val_shere": 0.3}}, "base: this version of dmpt has no setting train.val_shere; did you"),
+    ],
+)
+def test_a_wrong_file_is_one_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said) as error:
+        find(str(write_study(tmp_path / "depth.yaml", **changes)))
+    assert "\n" not in str(error.value)
+
+
+def test_other_mistakes_are_one_line(
+    finished: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(work: Callable[[], object], said: str) -> None:
+        with pytest.raises(UserError, match=said) as error:
+            work()
+        assert "\n" not in str(error.value)
+
+    refused(lambda: find("component"), "there is no study 'component'; did you mean components?")
+    refused(lambda: find(str(tmp_path / "none.yaml")), "none.yaml: cannot be read")
+    mine = write_study(tmp_path / "components.yaml")
+    refused(lambda: find(str(mine)), "components is a study of dmpt's own, and results go by the name; rename the file")
+    refused(lambda: find_data("market"), "--on market: no such data; there are market_mm, synthetic")
+    refused(lambda: finished.plan(only=["two"]), "--rows two: .*depth.yaml has no such row; there are none; one layer")
+    refused(lambda: write(finished.study, tmp_path), "no finished run of depth yet")
+    (tmp_path / "bad.yaml").write_text("config: nothing\n")
+    refused(lambda: find_data(str(tmp_path / "bad.yaml")), "config 'nothing' is no file of configs/")
+    path = write_study(tmp_path / "preset.yaml", reference="a", rows=[{"name": "a", "config": "nothing"}])
+    refused(lambda: find(str(path)), "preset.yaml: config 'nothing' is no file of configs/")
+    path = write_study(tmp_path / "new.yaml", reference="new", rows=[{"name": "new", "change": {"bind.new": 1}}])
+    refused(
+        lambda: make(find(str(path)), "toy", finished.base, seeds=1, only=(), out=tmp_path, results=tmp_path),
+        "row new: this version of dmpt has no setting bind.new",
+    )
+    typed = write_study(tmp_path / "typed.yaml", reference="a", rows=[{"name": "a", "change": {"train.epochs": "x"}}])
+    refused(
+        lambda: make(find(str(typed)), "toy", finished.base, seeds=1, only=(), out=tmp_path, results=tmp_path),
+        "typed.yaml, row a: settings.train.epochs: must be a whole number, not 'x'",
+    )
+    for content, said in (
+        ("settings: 3", "settings: must hold keys and values"),
+        ("asks: [bogus]", "asks bogus; what can be asked for is data.root and backbone.weights"),
+        ("world: {train_ids: x, test_ids: 3}", "world: train_ids is 'x'; give a number"),
+        ("world: {train_ids: 3, test_ids: 3, object: cat}", "world: object is 'cat'; write person or vehicle"),
+    ):
+        (tmp_path / "bad.yaml").write_text(content + "\n")
+        refused(lambda: find_data(str(tmp_path / "bad.yaml")), said)
+    path = write_study(tmp_path / "tuned.yaml", lr=[1e-4, 1e-3, 1e-2], choice={"seed": 1})
+    refused(
+        lambda: make(find(str(path)), "toy", finished.base, seeds=2, only=(), out=tmp_path, results=tmp_path),
+        "seed 1 chooses learning rates in .*; give another --train.seed",
+    )
+    path = write_study(tmp_path / "one.yaml", missing=True, base={"data.modalities": ["rgb"]})
+    alone = replace(finished.base, data=replace(finished.base.data, modalities=("rgb",)))
+    refused(
+        lambda: make(find(str(path)), "toy", alone, seeds=2, only=(), out=tmp_path, results=tmp_path),
+        "--missing all: of this model can be missing: nothing, for it uses one modality",
+    )
+    chosen = replace(finished.base, train=replace(finished.base.train, select="test"))
+    refused(
+        lambda: make(finished.study, "toy", chosen, seeds=2, only=(), out=tmp_path, results=tmp_path),
+        "train.select is test; a study tests the last epoch",
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "on.yaml").write_text("on: market_mm\n")
+    for line, said in (
+        (["study"], "give a study: dmpt study NAME"),
+        (["study", "components", "--config", "on.yaml"], "give --on as a flag, not in a file"),
+        (["study", "components", "--rows", ""], "--rows is empty; name rows, separated by semicolons"),
+        (["study", "components", "--seed", "5"], "unknown setting seed; did you mean seeds?"),
+        (["study", "components", "--on", "market_mm"], "market_mm is your own: give --data.root"),
+        (["study", "components", "--on", "market_mm", "--data.root", "x"], "give --backbone.weights"),
+        (["study", "components", "--on", "market_mm", "--table"], "no finished run of components yet"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(line)
+        assert end.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_table_mixes_neither_settings_nor_data(finished: Place, tmp_path: Path) -> None:
+    def changed(name: str, change: Callable[[Path], None], said: str) -> None:
+        place = copy_of(finished, tmp_path / name)
+        change(place.results / "toy" / "none" / "seed-1")
+        with pytest.raises(UserError, match=said) as error:
+            write(place.study, place.results)
+        assert "\n" not in str(error.value)
+
+    def epochs(folder: Path) -> None:
+        text = (folder / "config.yaml").read_text()
+        assert "epochs: 2" in text
+        (folder / "config.yaml").write_text(text.replace("epochs: 2", "epochs: 7"))
+
+    def data(folder: Path) -> None:
+        numbers = json.loads((folder / "metrics.json").read_text())
+        numbers["study"]["data_fingerprint"] = "another"
+        (folder / "metrics.json").write_text(json.dumps(numbers))
+
+    def seed(folder: Path) -> None:
+        shutil.copytree(folder.with_name("seed-0"), folder.with_name("seed-0 copy"))
+
+    changed("seed", seed, r"seed-0 copy is of seed 0, as .*seed-0 is; remove one of them")
+    changed("epochs", epochs, r"seed-1: train.epochs is 7, but 2 in .*seed-0, of the same table; remove one")
+    changed("data", data, "seed-1: data_fingerprint is another, but ")
+
+
+def test_weights_that_are_not_there_are_told_before_a_run_is_started(data: Path, tmp_path: Path) -> None:
+    place = Place(tmp_path, data)
+    lost = replace(place.base, backbone=replace(place.base.backbone, weights=str(tmp_path / "lost.safetensors")))
+    with pytest.raises(UserError, match=r"lost.safetensors"):
+        place.run(lost)
+    assert place.launch.tasks == []
+
+
+def test_when_every_run_fails_the_first_failure_is_told(data: Path, tmp_path: Path) -> None:
+    place = Place(tmp_path, data)
+    too_many = replace(place.base, train=replace(place.base.train, ids=64))
+    with pytest.raises(UserError, match=r"4 of the runs failed, the others are kept; the first: .*ids"):
+        place.run(too_many)
+
+
+def test_the_list_of_studies(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["study", "--list"])
+    assert "components" in capsys.readouterr().out
+
+
+def test_damaged_results_are_told(finished: Place, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path)
+    kept = place.results / "toy" / "none" / "seed-0"
+    (kept / "queries.csv").write_text("pid,average_precision\n1,x\n")
+    with pytest.raises(UserError, match=r"queries.csv is missing or damaged .*; remove its folder and run again"):
+        write(place.study, place.results)
+    (kept / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match=r"seed-0 is damaged .*; remove its folder and run again"):
+        write(place.study, place.results)
+
+
+def test_a_row_that_is_not_trained_has_no_trained_parameters(data: Path, tmp_path: Path) -> None:
+    place = Place(tmp_path, data, rows=[{"name": "frozen", "change": {"train.epochs": 0}}], reference="frozen")
+    place.run(seeds=1)
+    assert [result.numbers["study"]["trained"] for result in read_all(place.results)] == [0]
+
+
+def test_seconds_per_step_are_those_of_the_fastest_epoch(finished: Place) -> None:
+    for result in read_all(finished.results):
+        place = finished.out / result.folder.relative_to(finished.results)
+        taken = [
+            line["step_seconds"] for line in map(json.loads, (place / "metrics.jsonl").open()) if "step_seconds" in line
+        ]
+        assert len(taken) == 2
+        assert result.numbers["study"]["seconds_per_step"] == min(taken)
+
+
+def test_no_rate_is_chosen_before_the_whole_grid_was_run(finished: Place, data: Path, tmp_path: Path) -> None:
+    rows = [{"name": "none", "change": {"bind.depth": 0}, "lr": [1e-3, 2e-3, 4e-3]}]
+    plan = Place(tmp_path, data, rows=rows, reference="none").plan()
+    for task, chosen in zip(plan.choices(), ({}, {}, {"none": 1e-3}), strict=True):
+        shutil.copytree(finished.results / "toy/none/seed-0", task.kept)
+        assert plan.chosen() == chosen
+
+
+def test_a_query_with_nothing_to_find_is_kept_as_such(tmp_path: Path) -> None:
+    keep(tmp_path, Config(), {}, {"pids": [3, 4], "average_precision": [None, 12.5]})
+    pids, values = Result(tmp_path, {}, {}).queries()
+    assert pids.tolist() == [3, 4]
+    np.testing.assert_array_equal(values, [np.nan, 12.5])
+
+
+def test_of_two_equal_rows_the_reference_is_run(finished: Place, tmp_path: Path) -> None:
+    study = find(str(write_study(tmp_path / "s.yaml", rows=[{"name": "same"}, {"name": "base"}], reference="base")))
+
+    rows, left_out = runnable(study, "toy", dotted(finished.base))
+    assert [row.name for row, _ in rows] == ["base"]
+    assert left_out == ["same: the same settings as base here"]
