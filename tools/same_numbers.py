@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,13 +121,13 @@ def work(task: Path, out: Path) -> None:
     )
     dmpt = {name: _first(candidates) for name, candidates in zip(names, places, strict=True)}
     given = json.loads(task.read_text())
-    for number, (name, settings) in enumerate(given["combinations"].items()):
-        folder = out / str(number)
+    for done, (number, settings) in enumerate(given["combinations"].items(), 1):
+        folder = out / number
         try:
             config = dmpt["from_dict"](nest(settings | {"data.root": given["data"]}))
             trainer = dmpt["Trainer"](config, folder)
             trainer.fit()
-            for adapter in [folder, *(Path(other) / str(number) for other in given["others"])]:
+            for adapter in [folder, *(Path(other) / number for other in given["others"])]:
                 network, card = dmpt["load_adapter"](adapter / "last")
                 data = replace(card.config.data, root=given["data"], workers=0)
                 records = dmpt["load_dataset"](data.layout, data.root, data).query
@@ -140,8 +141,7 @@ def work(task: Path, out: Path) -> None:
         except Exception:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "error.txt").write_text(traceback.format_exc())
-        sys.stderr.write(f"\r{number + 1} of {len(given['combinations'])}: {name[:80]:<80}")
-    sys.stderr.write("\n")
+        sys.stderr.write(f"{done} of {len(given['combinations'])}\n")
 
 
 def _first(candidates: tuple[str, ...]) -> Any:
@@ -176,12 +176,11 @@ def differences(before: Path, after: Path) -> list[str]:
 
     if steps(before) != steps(after):
         found.append("losses or gradients")
-    one, two = (sorted(load_file(folder / "state.safetensors").items()) for folder in (before, after))
-    if len(one) != len(two) or not one:
-        found.append(f"number of tensors {len(one)} and {len(two)}")
-    wrong = [a for (a, x), (_, y) in zip(one, two, strict=False) if x.shape != y.shape or not (x == y).all()]
-    if wrong:
-        found.append(f"{len(wrong)} of {len(one)} tensors, {wrong[0]} first")
+    one, two = (load_file(folder / "state.safetensors") for folder in (before, after))
+    values = [Counter((x.shape, x.tobytes()) for x in state.values()) for state in (one, two)]  # names may change
+    if values[0] != values[1] or not one:
+        missing = [name for name, x in one.items() if (x.shape, x.tobytes()) not in values[1]]
+        found.append(f"{len(missing)} of {len(one)} tensors" + f", {missing[0]} first" * bool(missing))
     for name in ("features.npz", "features-of-other.npz"):
         old, new = np.load(before / "features.npz"), np.load(after / name)
         if wrong := [key for key in old if old[key].shape != new[key].shape or not (old[key] == new[key]).all()]:
@@ -213,27 +212,36 @@ def main() -> None:
                 archive = subprocess.run(["git", "-C", str(here), "archive", commit], capture_output=True, check=True)
                 subprocess.run(["tar", "-x", "-C", str(trees[side])], input=archive.stdout, check=True)
         found = combinations(trees["before"])
-        found = {name: settings for name, settings in found.items() if arguments.only in name}
+        numbers = {name: str(number) for number, name in enumerate(found) if arguments.only in name}
         for side, tree in trees.items():
             out = (kept if side == "before" else root) / side
             if side == "before" and (kept / "before.json").exists():
-                assert json.loads((kept / "before.json").read_text()) == list(found), f"{kept} holds other combinations"
+                held = json.loads((kept / "before.json").read_text())
+                assert all(held.get(name) == number for name, number in numbers.items()), f"{kept} holds others"
                 continue
             others = [str(kept / "before")] if side == "after" else []
             task = root / f"{side}.task.json"
-            task.write_text(json.dumps({"combinations": found, "data": str(root / "data"), "others": others}))
+            task.write_text(
+                json.dumps(
+                    {
+                        "combinations": {n: found[name] for name, n in numbers.items()},
+                        "data": str(root / "data"),
+                        "others": others,
+                    }
+                )
+            )
             command = [sys.executable, __file__, "--work", str(task), str(out)]
             place = {**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1"}
             log = (root / f"{side}.log").open("w")
             subprocess.run(command, env=place, check=True, stdout=log, stderr=subprocess.STDOUT)
             if arguments.keep and side == "before":
-                (kept / "before.json").write_text(json.dumps(list(found)))
+                (kept / "before.json").write_text(json.dumps(numbers))
         wrong = 0
-        for number, name in enumerate(found):
-            said = differences(kept / "before" / str(number), root / "after" / str(number))
+        for name, number in numbers.items():
+            said = differences(kept / "before" / number, root / "after" / number)
             wrong += bool(said)
             print(f"{'DIFFERS' if said else 'same':8} {name}" + "".join(f"\n         {line}" for line in said))
-        print(f"{len(found) - wrong} of {len(found)} combinations are the same, bit for bit")
+        print(f"{len(numbers) - wrong} of {len(numbers)} combinations are the same, bit for bit")
         raise SystemExit(int(wrong > 0))
 
 

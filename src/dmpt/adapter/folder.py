@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from dmpt import __version__
 from dmpt.base.errors import UserError
 from dmpt.base.files import write_text
-from dmpt.method.backbone import Backbone
+from dmpt.extensions.assemble import build_backbone, build_network
 from dmpt.method.network import DMPT
 from dmpt.settings.config import Config
 from dmpt.settings.values import checked
@@ -26,6 +26,8 @@ from dmpt.towers.tensors import write_tensors
 
 FORMAT = "dmpt-adapter/1"
 TENSORS, CARD = "adapter.safetensors", "config.json"
+RENAMED = {"bind.between.": "exchanges.", "probe.": "readout.", "shared.": "also.shared."}
+"""How tensors of older adapters begin, and how they begin now."""
 
 
 @dataclass(frozen=True)
@@ -146,14 +148,20 @@ def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = N
             f"{backbone_config.weights} has {info.sha256}; give the right file with --backbone.weights"
         )
     with reading(folder / TENSORS):
-        tensors = load_file(folder / TENSORS)
-    backbone = Backbone(vit, info, backbone_config.tune, backbone_config.lora_rank)
-    network = DMPT(card.config, backbone, card.ids, tensors.get("prompts.modality.words"))
+        tensors = {_renamed(name): tensor for name, tensor in load_file(folder / TENSORS).items()}
+    words = tensors.get("prompts.modality.words")
+    network, _ = build_network(card.config, build_backbone(backbone_config, vit), info, card.ids, words)
     network.load_own_state(tensors, str(folder / TENSORS))
     network.eval()
     if dtype is not None:
         network.backbone.keep_in(dtype)
     return network, card
+
+
+def _renamed(name: str) -> str:
+    """The tensor's name of today."""
+    old = next((prefix for prefix in RENAMED if name.startswith(prefix)), "")
+    return RENAMED.get(old, "") + name.removeprefix(old)
 
 
 def chosen_by(folder: Path, card: Card) -> str:

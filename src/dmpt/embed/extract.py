@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from dmpt.base.terminal import track
 from dmpt.data.loader import test_batches, test_set
 from dmpt.data.records import Record, labels_of
-from dmpt.method.network import DMPT, test_feature
+from dmpt.extensions.shared import shared_part
+from dmpt.method.network import DMPT
 from dmpt.retrieval.embeddings import Embeddings, join
 from dmpt.retrieval.protocols import Labels
 from dmpt.settings.config import DataConfig
@@ -76,17 +77,18 @@ def extract(
     device = next(network.parameters()).device
     cast = partial(torch.autocast, device.type, precision, enabled=precision != torch.float32)
     # In the tower's precision, without autocast: norms in it, where training has them in float32, so the last digits
-    # differ. LoRA's updates stay in float32, and only autocast lets a tower in bf16 meet them.
-    with cast() if network.config.backbone.tune == "lora" else nullcontext():
+    # differ. What is trained in the tower stays in float32, and only autocast lets a tower in bf16 meet it.
+    with cast() if network.backbone.mixed else nullcontext():
         network.bake()
     batches = test_batches(test_set(records, data), batch_size, workers=data.workers)
-    calibration = None if network.shared is None else network.shared.calibration().numpy()
+    part = shared_part(network)
+    calibration = None if part is None else part.standardisation().numpy()
     parts = []
     with torch.inference_mode(), cast():
         for batch in track(batches, "features", -(-len(records) // batch_size)):
             images = batch.images.to(device, non_blocking=True)
             output = network(images, None if batch.present.all() else batch.present)
-            slots = test_feature(output).view(len(batch.labels), len(images), -1).cpu().numpy()
-            shared = None if output.shared is None else F.normalize(output.shared, dim=-1).cpu().numpy()
+            slots = network.test_feature(output.features).view(len(batch.labels), len(images), -1).cpu().numpy()
+            shared = F.normalize(output.also["shared"], dim=-1).cpu().numpy() if part is not None else None
             parts.append(Embeddings(slots, batch.present.T.numpy(), shared, calibration))
     return join(*parts)

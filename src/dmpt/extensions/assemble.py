@@ -1,74 +1,286 @@
-"""From settings to a network on its pretrained backbone, with what the text side brings."""
+"""From settings to a network and its objective: the only file that knows the settings, the paper and what is ours.
 
-from collections.abc import Sequence
-from dataclasses import replace
+Parts are made in a fixed order, since each draws its initial values: kept results began from those.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from dmpt.data.loader import test_set
-from dmpt.data.records import Record
-from dmpt.extensions.prompts_from_data import start_from_data
+from dmpt.base.errors import UserError
+from dmpt.extensions.exchanges import Exchange
+from dmpt.extensions.identity_text import IdentityText, text_identity
+from dmpt.extensions.linear_probe import LinearProbe
+from dmpt.extensions.lora import add_lora
+from dmpt.extensions.low_rank import LowRankLinear
+from dmpt.extensions.metric_losses import metric_loss
+from dmpt.extensions.readings import (
+    ClassAndBind,
+    LearnedAbsent,
+    NoExchange,
+    OneForAll,
+    behind_the_neck,
+    text_literal,
+    words_for_prompts,
+)
+from dmpt.extensions.shared import SharedPart, shared_part, shared_term
 from dmpt.method.backbone import Backbone
-from dmpt.method.losses import TextTargets
-from dmpt.method.modalities import MODALITY_COUNT
+from dmpt.method.bind import ExternalInteraction, InteractionLayer, InternalInteraction, Linear, PromptIBind
+from dmpt.method.heads import HEADS, BNNeck, Heads, Seen
+from dmpt.method.losses import Batch, Objective, Term, TextTargets, centre, cross_entropy, over_heads, text_modality
+from dmpt.method.modalities import MODALITY_COUNT, PerModality
 from dmpt.method.network import DMPT
-from dmpt.method.prompts import modality_words
-from dmpt.settings.config import Config
-from dmpt.towers.image import build_vit
-from dmpt.towers.phrases import OBJECTS, IdentityText, check_matches, text_file
-
-LOOKED_AT = 64
-"""Training triplets from whose patches ``semantic.init: data`` draws."""
+from dmpt.method.prompts import ModalityPrompts, Prompts, SemanticPrompts
+from dmpt.settings.config import BackboneConfig, Config
+from dmpt.towers.image import TowerInfo, build_vit
+from dmpt.towers.phrases import OBJECTS, TextFile, check_matches, text_file
 
 
-def build(config: Config, ids: int, object_word: str) -> tuple[DMPT, TextTargets | None, str | None]:
-    """The network on its pretrained backbone, what the fixed prompts give the text loss, the text weights' sha256.
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What training trains.
+
+    Attributes:
+        network: on the CPU, its tower in float32.
+        objective: the loss, with the heads that the network holds.
+        tower: what is known of the pretrained image tower.
+        text_sha256: of the text tower's weights; None without one.
+    """
+
+    network: DMPT
+    objective: Objective
+    tower: TowerInfo
+    text_sha256: str | None
+
+
+def assemble(config: Config, ids: int, object_word: str) -> Model:
+    """Network and objective on the pretrained towers.
+
+    Args:
+        config: the settings.
+        ids: number of training identities.
+        object_word: ``person`` or ``vehicle``.
 
     Raises:
         UserError: weights or words are missing, or do not fit.
     """
     torch.manual_seed(config.train.seed)
-    vit, info = build_vit(config.backbone, config.data.size)
-    backbone = Backbone(vit, info, config.backbone.tune, config.backbone.lora_rank)
-    worded, with_text = config.modality.worded, config.text.loss != "off"
-    file = text_file(config.text) if worded or with_text else None
+    vit, tower = build_vit(config.backbone, config.data.size)
+    backbone = build_backbone(config.backbone, vit)
+    with_text = config.text.loss != "off"
+    file = text_file(config.text) if config.modality.worded or with_text else None
     # A ready file says nothing of the tower that ``identity`` trains through.
     said = text_file(replace(config.text, file=None)) if config.text.loss == "identity" else file
-    words = None
-    if config.modality.length:
-        chosen = None
-        if worded:
-            assert file is not None
-            chosen = list((file.attributes if config.modality.source == "attribute" else file.words).values())
-        words = modality_words(config.modality, chosen)
-    network = DMPT(config, backbone, ids, words)
-    targets = None
+    network, heads = build_network(config, backbone, tower, ids, _words(config, file))
+    text = None
     if with_text:
         assert said is not None
         assert network.projection is not None
-        check_matches(said, info, config.backbone.projection, network.projection.out_features)
+        check_matches(said, tower, config.backbone.projection, network.projection.out_features)
         positive = torch.tensor([m * len(OBJECTS) + OBJECTS.index(object_word) for m in range(MODALITY_COUNT)])
-        targets = TextTargets(said.features, positive, said.logit_scale)
-        if config.text.loss == "identity":
-            network.identity_text = IdentityText(config.text, ids, object_word)
-    return network, targets, None if said is None else said.sha256
+        text = TextTargets(said.features, positive, said.logit_scale)
+    if config.text.loss == "identity":
+        network.add_module("identity_text", IdentityText(config.text, ids, object_word))
+    return Model(network, build_objective(config, network, heads, text), tower, None if said is None else said.sha256)
 
 
-def start_prompts(network: DMPT, records: Sequence[Record], config: Config) -> None:
-    """Semantic prompts from some training images, not augmented; the same in every process.
+def build_backbone(config: BackboneConfig, vit: Any) -> Backbone:
+    """The tower as it is tuned."""
+    backbone = Backbone(vit, config.tune != "full")
+    if config.tune == "lora":
+        add_lora(backbone, config.lora_rank)
+    return backbone
+
+
+def build_network(
+    config: Config, backbone: Backbone, tower: TowerInfo, ids: int, words: Tensor | None
+) -> tuple[DMPT, Heads]:
+    """The network of some settings, and its heads, at their initial values.
 
     Args:
-        network: on its device.
-        records: training triplets.
-        config: its ``data`` with mean and std set.
+        config: the settings.
+        backbone: ``build_backbone``'s.
+        tower: what is known of it.
+        ids: number of training identities.
+        words: input of the modality prompts' mapping ``(3, M, d_t)``; None where M = 0.
 
     Raises:
-        UserError: a file does not decode, or the images have too few patches.
+        UserError: a setting needs an image projection and the tower has none, or prompts begin behind its last layer.
     """
-    data, generator = config.data, torch.Generator().manual_seed(config.train.seed)
-    assert network.prompts is not None
-    assert network.prompts.semantic is not None
-    batch = test_set(records, data).batch(0, torch.randperm(len(records), generator=generator)[:LOOKED_AT].tolist())
-    device = network.prompts.semantic.tokens.device
-    images, present = batch.images.to(device), batch.present.to(device)
-    start_from_data(network.prompts.semantic, network.backbone, images, present, generator)
+    width, semantic, modality = backbone.width, config.semantic.length, config.modality.length
+    firsts = _first_layers(config, backbone.depth)
+    prompts = None if firsts is None else _prompts(config, backbone, firsts, words)
+    bind, exchanges = None, dict[int, nn.Module]()
+    if config.bind.depth:
+        absent = semantic if config.missing.absent == "learned" else 0
+        parts = partial(_interaction, config, width, backbone.attention_heads, absent)
+        bind = PromptIBind(InteractionLayer(*parts()) for _ in range(config.bind.depth))
+        for layer in config.bind.layers:
+            assert firsts is not None
+            count = semantic + (modality if layer >= firsts["modality"] else 0)
+            where = slice(backbone.leading, backbone.leading + count)
+            exchanges[layer] = Exchange(*parts(), where, semantic)
+    readout: nn.Module | None = None
+    if config.feature == "cls+bind":
+        readout = ClassAndBind()
+    elif config.backbone.tune == "linear":
+        readout = LinearProbe(width)
+    project_features = "projected" in HEADS[config.heads]
+    with_text = config.text.loss != "off"
+    projection = _projection(config, backbone, tower) if with_text or project_features else None
+    start = backbone.leading + modality
+    network = DMPT(
+        backbone,
+        prompts,
+        bind,
+        projection,
+        semantic=slice(start, start + semantic),
+        form=config.prompts,
+        text_from=config.text.z if with_text else None,
+        project_features=project_features,
+        readout=readout,
+        exchanges=exchanges,
+    )
+    feature = 2 * width if config.feature == "cls+bind" else width
+    if config.missing.with_shared:
+        network.also["shared"] = SharedPart(feature, config.data.modalities)
+    projected = None if projection is None else projection.out_features
+    heads = Heads(config.heads, feature, projected, ids, config.data.modalities)
+    if config.missing.with_shared:
+        heads.necks["shared"] = BNNeck(feature, ids)
+    network.add_module("heads", heads)
+    if config.neck == "after":
+        network.at_test = behind_the_neck(heads)
+    return network, heads
+
+
+def build_objective(config: Config, network: DMPT, heads: Heads, text: TextTargets | None) -> Objective:
+    """The terms of the loss that have a weight, in the order in which they are added.
+
+    Args:
+        config: weights and readings.
+        network: whose shared part and identity tokens have terms of their own.
+        heads: of the network.
+        text: for the text losses.
+    """
+    loss = config.loss
+
+    def of_logits(seen: Seen) -> Tensor:
+        return cross_entropy(seen.logits, seen.labels, loss.smoothing)
+
+    def of_features(seen: Seen) -> Tensor:
+        return metric_loss(loss, seen.feature, seen.labels)
+
+    def of_centres(batch: Batch) -> Tensor:
+        return centre(batch.output.features, batch.labels, loss.centre_reduction, loss.centre_normalise)
+
+    terms = [Term("ce", loss.ce, over_heads(of_logits)), Term("triplet", loss.triplet, over_heads(of_features))]
+    terms.append(Term("centre", loss.centre, of_centres))
+    if part := shared_part(network):
+
+        def metric(shared: Tensor, labels: Tensor) -> Tensor:
+            return loss.triplet * metric_loss(loss, shared, labels)
+
+        neck: Any = heads.necks["shared"]
+        terms.append(Term("shared", loss.shared, shared_term(part, neck, loss.smoothing, loss.ce, metric)))
+    if text is not None:
+        terms.append(Term("text", loss.text, _text_term(config, network, text)))
+    return Objective(heads, [term for term in terms if term.weight])
+
+
+def _text_term(config: Config, network: DMPT, text: TextTargets) -> Callable[[Batch], Tensor]:
+    def of_text(batch: Batch) -> Tensor:
+        z = batch.output.z
+        assert z is not None
+        if config.text.loss == "identity":
+            return text_identity(z, network.get_submodule("identity_text")(), batch.labels, text.scale)
+        targets = text.to(z.x.device)
+        if config.text.loss == "literal":
+            return text_literal(z, targets, next(iter(batch.heads.values())).logits.shape[1])
+        return text_modality(z, targets)
+
+    return of_text
+
+
+def _words(config: Config, file: TextFile | None) -> Tensor | None:
+    """What modality prompts are mapped from."""
+    chosen, modality = None, config.modality
+    if not modality.length:
+        return None
+    if modality.worded:
+        assert file is not None
+        chosen = list((file.attributes if modality.source == "attribute" else file.words).values())
+    return words_for_prompts(modality.source, modality.length, modality.width, chosen)
+
+
+def _prompts(config: Config, backbone: Backbone, firsts: dict[str, int], words: Tensor | None) -> Prompts:
+    """Those of each kind, from its first layer on."""
+    layers, width = backbone.depth, backbone.width
+    semantic = modality = None
+    if config.semantic.length:
+        patch = backbone.vit.patch_embed.patch_size[0]
+        count = layers - firsts["semantic"]
+        semantic = SemanticPrompts(count, config.semantic.length, width, patch, config.semantic.share)
+    if config.modality.length:
+        assert words is not None
+        learned = config.modality.source == "learned"
+        modality = ModalityPrompts(words, layers - firsts["modality"], width, learned)
+    return Prompts(semantic, modality, layers)
+
+
+def _interaction(config: Config, width: int, attention_heads: int, absent: int) -> tuple[nn.Module, PerModality]:
+    """The external and the internal part of an interaction layer."""
+    bind = config.bind
+    linear: Any = Linear if bind.rank is None else partial(LowRankLinear, rank=bind.rank)
+    external: nn.Module = NoExchange()
+    if bind.external:
+        external = LearnedAbsent(width, linear, absent) if absent else ExternalInteraction(width, linear)
+    kind, own = (OneForAll, 1) if bind.share else (PerModality, MODALITY_COUNT)
+    return external, kind(InternalInteraction(width, attention_heads, linear) for _ in range(own))
+
+
+def _first_layers(config: Config, layers: int) -> dict[str, int] | None:
+    """The layers at which semantic and modality prompts begin; None without prompts.
+
+    Raises:
+        UserError: prompts begin behind the last layer, or an exchange stands where there are none.
+    """
+    if not (config.semantic.length or config.modality.length):
+        return None
+    semantic, modality = config.semantic.first_layer, config.modality.first_layer
+    semantic = layers // 2 if semantic == "middle" else semantic
+    firsts = {"semantic": semantic, "modality": semantic if modality is None else modality}
+    for kind, first in firsts.items():
+        if first >= layers:
+            raise UserError(
+                f"{kind}.first_layer is {first}, but the tower has {layers} layers, counted from 0; "
+                f"set it to at most {layers - 1}"
+            )
+    bound = list(config.bind.layers)
+    if any(layer < semantic for layer in bound):
+        raise UserError(f"bind.layers is {bound}, but prompts begin at layer {semantic}; name layers from there on")
+    if any(layer >= layers - 1 for layer in bound):
+        raise UserError(
+            f"bind.layers is {bound}, but the tower has {layers} layers, counted from 0, and "
+            f"bind.depth stands behind the last; name layers up to {layers - 2}"
+        )
+    return firsts
+
+
+def _projection(config: Config, backbone: Backbone, tower: TowerInfo) -> nn.Linear:
+    """Image features to the text space: the tower's own, frozen, or one to train."""
+    if config.backbone.projection == "trained":
+        return nn.Linear(backbone.width, config.backbone.projection_dim, bias=False)
+    own = tower.projection
+    if own is None:
+        raise UserError(
+            f"backbone {tower.name} has no image projection into a text space; "
+            "set backbone.projection trained, or text.loss off and heads other than paper"
+        )
+    projection = nn.Linear(own.shape[1], own.shape[0], bias=False, device=own.device)
+    projection.weight = nn.Parameter(own.clone().float(), requires_grad=False)
+    return projection

@@ -1,16 +1,15 @@
-"""What prompts are measured against, other than full fine-tuning: LoRA and the linear probe.
+"""``backbone.tune: lora``: low-rank updates of queries and values, what prompts are measured against.
 
-LoRA (Hu et al. 2022) on queries and values, the pair of its paper's experiments: W x + B A x with A (r, D), B (D, r),
-alpha = r, so that the update is not rescaled. B starts at zero: before the first step it is the frozen tower.
+LoRA (Hu et al. 2022) on the pair of maps of its paper's experiments: W x + B A x with A (r, D), B (D, r), alpha = r, so
+that the update is not rescaled. B starts at zero: before the first step it is the frozen tower.
 """
 
-from typing import Any
+from functools import partial
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from dmpt.method.modalities import MODALITY_COUNT, PerModality
+from dmpt.method.backbone import Backbone
 
 
 class LowRankUpdate(nn.Module):
@@ -53,28 +52,6 @@ class LoRA(nn.Module):
         return torch.cat([q + self.query(x), k, v + self.value(x)], dim=-1)
 
 
-def add_lora(vit: VisionTransformer, rank: int) -> None:
+def add_lora(backbone: Backbone, rank: int) -> None:
     """Wrap every block's map to queries, keys and values."""
-    for block in vit.blocks:
-        attn: Any = block.attn
-        attn.qkv = LoRA(attn.qkv, rank)
-
-
-class LinearProbe(nn.Module):
-    """A trained linear layer per modality on the frozen tower's feature; it starts as the identity.
-
-    Args:
-        width: D.
-    """
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.map = PerModality(nn.Linear(width, width) for _ in range(MODALITY_COUNT))
-        for linear in self.map:
-            nn.init.eye_(linear.get_parameter("weight"))
-            nn.init.zeros_(linear.get_parameter("bias"))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """``(3, B, D)`` to ``(3, B, D)``."""
-        out: Tensor = self.map(features)
-        return out
+    backbone.wrap("qkv", partial(LoRA, rank=rank))

@@ -5,12 +5,21 @@ starts as one of them, drawn at random from the plain tower's pass over some ima
 Self-Prompt Tuning's (Wang et al. 2024), who begin with prototypes of such tokens; a draw needs no clustering.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from dmpt.base.errors import UserError
+from dmpt.data.loader import test_set
+from dmpt.data.records import Record
 from dmpt.method.backbone import Backbone
+from dmpt.method.network import DMPT
 from dmpt.method.prompts import SemanticPrompts
+from dmpt.settings.config import Config
+
+LOOKED_AT = 64
+"""Training samples from whose patches prompts are drawn."""
 
 
 @torch.no_grad()
@@ -31,10 +40,10 @@ def start_from_data(
     """
     layers, sets, length, _ = prompts.tokens.shape
     shared = sets == 1
-    for layer, tokens in enumerate(backbone.entering(images), start=layers - backbone.depth):
+    for layer, tokens in enumerate(backbone.entering(images.flatten(0, 1)), start=layers - backbone.depth):
         if layer < 0:
             continue
-        patches = tokens[:, :, backbone.leading :]
+        patches = tokens.view(*present.shape, *tokens.shape[1:])[:, :, backbone.leading :]
         seen = [patches[present]] if shared else [own[there] for own, there in zip(patches, present, strict=True)]
         for target, own in zip(prompts.tokens[layer], seen, strict=True):
             pool = own.flatten(0, 1)
@@ -46,3 +55,23 @@ def start_from_data(
             if len(pool):
                 chosen = torch.randperm(len(pool), generator=generator)[:length]
                 target.copy_(pool[chosen.to(pool.device)])
+
+
+def start_prompts(network: DMPT, records: Sequence[Record], config: Config) -> None:
+    """Semantic prompts from some training images, not augmented; the same in every process.
+
+    Args:
+        network: on its device.
+        records: training samples.
+        config: its ``data`` with mean and std set.
+
+    Raises:
+        UserError: a file does not decode, or the images have too few patches.
+    """
+    data, generator = config.data, torch.Generator().manual_seed(config.train.seed)
+    assert network.prompts is not None
+    assert network.prompts.semantic is not None
+    batch = test_set(records, data).batch(0, torch.randperm(len(records), generator=generator)[:LOOKED_AT].tolist())
+    device = network.prompts.semantic.tokens.device
+    images, present = batch.images.to(device), batch.present.to(device)
+    start_from_data(network.prompts.semantic, network.backbone, images, present, generator)

@@ -1,23 +1,27 @@
 """The shared part: one space for all modalities, by which items without a common modality are compared.
 
-Not in the paper. Each modality's enhanced class token is projected into one space; the shared part of a triplet is the
-mean over the modalities it has. Trained with cross-entropy and triplet loss on triplets of many subsets (modality
+Not in the paper. Each modality's enhanced class token is projected into one space; the shared part of a sample is the
+mean over the modalities it has. Trained with cross-entropy and metric loss on samples of many subsets (modality
 dropout), what one modality shows of an identity must come to lie near what another shows.
 
-Calibration. A cosine over the RGB slot and a cosine of shared parts have different spreads, and one gallery may hold
-items of many subsets. So training keeps, as batch normalisation does, a running mean and variance of the cosine
+Standardisation. A cosine over the RGB feature and a cosine of shared parts have different spreads, and one gallery may
+hold items of many subsets. So training keeps, as batch normalisation does, a running mean and variance of the cosine
 between *different identities* for each set of common modalities. At test a cosine of one set is moved to the scale of
-complete triplets, which have all modalities that the model uses: m + s (cos - m_set) / s_set. It is increasing, so it
-changes no ranking in which all items have the same subset, and it leaves the cosine of complete triplets as it is.
+complete samples, which have all modalities that the model uses: m + s (cos - m_set) / s_set. It is increasing, so it
+changes no ranking in which all items have the same subset, and it leaves the cosine of complete samples as it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmpt.method.modalities import MODALITY_COUNT, PerModality, mean_over_present
+from dmpt.method.heads import BNNeck
+from dmpt.method.losses import Batch, cross_entropy
+from dmpt.method.modalities import MODALITY_COUNT, Features, PerModality
+from dmpt.method.network import DMPT
 from dmpt.settings.modalities import MODALITIES
 
 SETS = 2**MODALITY_COUNT
@@ -28,11 +32,11 @@ FLAT = 1e-6
 
 
 class SharedPart(nn.Module):
-    """Projections into one space, and the calibration of similarities.
+    """Projections into one space, and the standardisation of similarities.
 
     Args:
         width: D, of the features and of the shared part.
-        modalities: those that a complete triplet has.
+        modalities: those that a complete sample has.
 
     Attributes:
         mean: of the cosines of each set, ``(8,)``.
@@ -50,26 +54,20 @@ class SharedPart(nn.Module):
         self.register_buffer("variance", torch.full((SETS,), -1.0))
         self.complete = sum(2 ** MODALITIES.index(modality) for modality in modalities)
 
-    def forward(self, features: Tensor, present: Tensor | None = None) -> Tensor:
-        """Shared part of each triplet ``(B, D)``.
-
-        Args:
-            features: ``(3, B, D)``; zeros where absent.
-            present: bool ``(3, B)``; None = all.
-        """
-        return mean_over_present(self.project(features), present)
+    def forward(self, features: Features) -> Tensor:
+        """Shared part of each sample ``(B, D)``, of features ``(3, B, D)`` that are zeros where absent."""
+        return Features(self.project(features.x), features.present).mean()
 
     @torch.no_grad()
-    def observe(self, features: Tensor, present: Tensor | None, shared: Tensor, labels: Tensor) -> None:
+    def observe(self, features: Features, shared: Tensor, labels: Tensor) -> None:
         """Take a training batch into the running statistics.
 
         Args:
             features: of the global batch ``(3, B, D)``, zeros where absent.
-            present: bool ``(3, B)``; None = all.
             shared: ``(B, D)``.
             labels: ``(B,)``.
         """
-        cosine, common = similarity(features, present, shared)
+        cosine, common = similarity(features, shared)
         strangers = torch.ones_like(common, dtype=torch.bool).triu(1) & (labels[:, None] != labels[None, :])
         for which in range(SETS):
             seen = cosine[strangers & (common == which)]
@@ -78,8 +76,8 @@ class SharedPart(nn.Module):
                 for running, new in ((self.mean, seen.mean()), (self.variance, seen.var())):
                     running[which] = torch.where(first, new, running[which].lerp(new.to(running), MOMENTUM))
 
-    def calibration(self) -> Tensor:
-        """Scale and shift that move the cosine of each set to the scale of complete triplets, ``(8, 2)`` on the CPU.
+    def standardisation(self) -> Tensor:
+        """Scale and shift that move the cosine of each set to the scale of complete samples, ``(8, 2)`` on the CPU.
 
         A set that training never saw, or whose spread is nil, is only shifted or left alone.
         """
@@ -93,27 +91,54 @@ class SharedPart(nn.Module):
         return torch.stack([scale.masked_fill(exact, 1.0), shift.masked_fill(exact, 0.0)], dim=1).float()
 
 
-def similarity(features: Tensor, present: Tensor | None, shared: Tensor | None) -> tuple[Tensor, Tensor]:
-    """How similar the triplets of a batch are: the cosine over common slots, of shared parts where they have none.
+def similarity(features: Features, shared: Tensor | None) -> tuple[Tensor, Tensor]:
+    """How similar the samples of a batch are: the cosine over common modalities, of shared parts where none are.
 
     Args:
         features: ``(3, B, D)``, zeros where absent.
-        present: bool ``(3, B)``; None = all.
-        shared: ``(B, D)``; None = the mean of a triplet's slots takes its place.
+        shared: ``(B, D)``; None = the mean of a sample's modality features takes its place.
 
     Returns:
-        The cosine of each pair and the number of its set of common modalities, ``(B, B)`` both; without calibration.
+        The cosine of each pair and the number of its set of common modalities, ``(B, B)`` both; not standardised.
     """
+    x, present = features.x, features.present
     if present is None:
-        present = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
-    products = features @ features.transpose(-1, -2)  # (3, B, B)
-    squares = features.square().sum(dim=-1)
+        present = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    products = x @ x.transpose(-1, -2)  # (3, B, B)
+    squares = x.square().sum(dim=-1)
     joint = present[:, :, None] & present[:, None, :]
-    bits = 2 ** torch.arange(MODALITY_COUNT, device=features.device)
+    bits = 2 ** torch.arange(MODALITY_COUNT, device=x.device)
     common = (joint * bits[:, None, None]).sum(dim=0)
     own = (squares[:, :, None] * joint).sum(dim=0)
     tiny = torch.finfo(own.dtype).tiny
-    # Of pairs without a common slot the length is 0: 1 in its place, whose root has a gradient.
+    # Of pairs without a common modality the length is 0: 1 in its place, whose root has a gradient.
     cosine = products.sum(dim=0) / (own * own.T).masked_fill(common == 0, 1).clamp(min=tiny).sqrt()
-    unit = F.normalize(features.sum(dim=0) if shared is None else shared, dim=-1)
+    unit = F.normalize(x.sum(dim=0) if shared is None else shared, dim=-1)
     return torch.where(common == 0, unit @ unit.T, cosine), common
+
+
+def shared_part(network: DMPT) -> SharedPart | None:
+    """The network's shared part, if it has one."""
+    return cast(SharedPart, network.also["shared"]) if "shared" in network.also else None
+
+
+def shared_term(
+    part: SharedPart, neck: BNNeck, smoothing: float, ce: float, metric: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[[Batch], Tensor]:
+    """Cross-entropy and metric loss of the shared parts; their statistics are taken on the way.
+
+    Args:
+        part: the shared part.
+        neck: its classifier.
+        smoothing: of the labels.
+        ce: weight of cross-entropy.
+        metric: from features ``(B, D)`` and labels to the weighted metric loss.
+    """
+
+    def term(batch: Batch) -> Tensor:
+        shared = batch.output.also["shared"]
+        logits = neck(shared)
+        part.observe(batch.output.features, shared, batch.labels)
+        return ce * cross_entropy(logits, batch.labels, smoothing) + metric(shared, batch.labels)
+
+    return term

@@ -1,11 +1,11 @@
 """PromptIBind: the spectra exchange what they know through a bind prompt (paper section 3.4, Eq. 11-16).
 
-Shapes: 3 modalities, B triplets, tokens ``(3, B, N, D)`` in the order class token, registers, modality prompts M,
+Shapes: 3 modalities, B samples, tokens ``(3, B, N, D)`` in the order class token, registers, modality prompts M,
 semantic prompts S, patches.
 """
 
 import math
-from itertools import cycle
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,104 +13,70 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmpt.method.attention import attend
-from dmpt.method.modalities import MODALITY_COUNT, PerModality, mean_over_present
-from dmpt.settings.config import BindConfig
+from dmpt.method.modalities import MODALITY_COUNT, Features, PerModality
 
 
-class LowRankLinear(nn.Module):
-    """``nn.Linear`` whose weight is a product of two thin ones; it starts with the same spread.
+class Linear(nn.Linear):
+    """A full linear map with bias: what PromptIBind is made of, unless it is handed another kind."""
 
-    Args:
-        inputs: width in.
-        outputs: width out.
-        rank: r.
-    """
-
-    def __init__(self, inputs: int, outputs: int, rank: int):
-        super().__init__()
-        self.down = nn.Parameter(torch.empty(rank, inputs).uniform_(-1, 1) * math.sqrt(3 / inputs))
-        self.up = nn.Parameter(torch.empty(outputs, rank).uniform_(-1, 1) / math.sqrt(rank))
-        self.bias = nn.Parameter(torch.empty(outputs).uniform_(-1, 1) / math.sqrt(inputs))
-
-    @property
-    def weight(self) -> Tensor:
-        """``(outputs, inputs)``."""
-        return self.up @ self.down
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., inputs)`` to ``(..., outputs)``."""
-        return F.linear(F.linear(x, self.down), self.up, self.bias)
+    def start_at_zero(self) -> None:
+        """Map everything to zero, until it is trained."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
 
 
-def _linear(inputs: int, outputs: int, rank: int | None) -> nn.Linear | LowRankLinear:
-    return nn.Linear(inputs, outputs) if rank is None else LowRankLinear(inputs, outputs, rank)
+MakeLinear = Callable[[int, int], Any]
+"""From widths in and out to a linear map with ``weight``, ``bias`` and ``start_at_zero``."""
 
 
 class ExternalInteraction(nn.Module):
-    """Semantic prompts of each modality attend to the bind prompt (Eq. 11-14).
+    """Semantic prompts of each modality attend to the bind prompt, CA_b2m (Eq. 11-14).
 
     The bind prompt is the mean of the projected semantic prompts; it has no parameters of its own. Projected by W_b
     it is key and value at once; there is one head, and the residual of Eq. 14.
 
     Args:
         width: D.
-        rank: of every linear map; None = full.
-        absent: semantic prompts to learn, S of each modality, which stand for one that a triplet lacks; 0 = none.
+        linear: makes its maps.
     """
 
-    def __init__(self, width: int, rank: int | None = None, absent: int = 0):
+    def __init__(self, width: int, linear: MakeLinear = Linear):
         super().__init__()
-        self.to_bind = PerModality(_linear(width, width, rank) for _ in range(MODALITY_COUNT))  # W°_m
-        self.query = PerModality(_linear(width, width, rank) for _ in range(MODALITY_COUNT))  # W_m
-        self.key = _linear(width, width, rank)  # W_b
-        self.absent = nn.Parameter(torch.randn(MODALITY_COUNT, 1, absent, width) * 0.02) if absent else None
+        self.to_bind = PerModality(linear(width, width) for _ in range(MODALITY_COUNT))  # W°_m
+        self.query = PerModality(linear(width, width) for _ in range(MODALITY_COUNT))  # W_m
+        self.key = linear(width, width)  # W_b
 
-    def forward(self, semantic: Tensor, present: Tensor | None = None) -> Tensor:
-        """Semantic prompts ``(3, B, S, D)``, enriched, in the same shape.
-
-        Args:
-            semantic: Ŝ of each modality.
-            present: bool ``(3, B)``, which modalities a triplet has; the mean of Eq. 11 is over these, or over all
-                three with learned tokens for the absent. None = all.
-        """
-        if self.absent is not None:
-            if present is None:  # where one process has a gradient for these tokens, all must
-                present = torch.ones(semantic.shape[:2], dtype=torch.bool, device=semantic.device)
-            semantic = torch.where(present.to(semantic.device)[..., None, None], semantic, self.absent.to(semantic))
-            present = None
-        bind = mean_over_present(self.to_bind(semantic), present)  # Eq. 11, (B, S, D)
+    def forward(self, semantic: Features) -> Tensor:
+        """Semantic prompts Ŝ of each modality, ``(3, B, S, D)``, enriched; the bind is over those present."""
+        bind = Features(self.to_bind(semantic.x), semantic.present).mean()  # Eq. 11, (B, S, D)
         bind = self.key(bind)  # Eq. 13
-        query = self.query(semantic)  # Eq. 12
+        query = self.query(semantic.x)  # Eq. 13
         scores = query / math.sqrt(query.shape[-1]) @ bind.transpose(-1, -2)  # in this order, or 16 bits overflow
-        enriched: Tensor = semantic + scores.softmax(dim=-1).to(bind.dtype) @ bind  # Eq. 14
+        enriched: Tensor = semantic.x + scores.softmax(dim=-1).to(bind.dtype) @ bind  # Eq. 12, 14
         return enriched
 
 
 class InternalInteraction(nn.Module):
-    """Multi-head self-attention within one modality, x + MHSA(LN(x)) (Eq. 15).
+    """Multi-head self-attention SA_m within one modality, x + MHSA(LN(x)) (Eq. 15).
 
     The output projection starts at zero, so the layer starts as the identity on the frozen features.
+
+    Args:
+        width: D.
+        attention_heads: as in the backbone.
+        linear: makes its maps.
     """
 
-    def __init__(self, width: int, heads: int, rank: int | None = None):
+    def __init__(self, width: int, attention_heads: int, linear: MakeLinear = Linear):
         super().__init__()
-        self.heads = heads
+        self.attention_heads = attention_heads
         self.norm = nn.LayerNorm(width)
-        self.qkv = _linear(width, 3 * width, rank)
-        self.proj = _linear(width, width, rank)
-        nn.init.zeros_(self.proj.up if isinstance(self.proj, LowRankLinear) else self.proj.weight)
-        nn.init.zeros_(self.proj.bias)
+        self.qkv = linear(width, 3 * width)
+        self.proj = linear(width, width)
+        self.proj.start_at_zero()
 
     def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
-        """Tokens ``(B, N, D)``, enhanced.
-
-        Args:
-            x: all tokens of one modality.
-            cls_only: only the class token's output is wanted; all tokens are keys and values.
-
-        Returns:
-            ``(B, N, D)``, or ``(B, 1, D)``.
-        """
+        """Tokens ``(B, N, D)``, enhanced; or ``(B, 1, D)``, the class token alone, which all tokens inform."""
         y = self.norm(x.to(self.norm.weight.dtype)).to(x.dtype)
         if cls_only:
             out: Tensor = x[:, :1] + self.proj(self._attend_cls(y))
@@ -119,7 +85,7 @@ class InternalInteraction(nn.Module):
         return out
 
     def _attend_all(self, y: Tensor) -> Tensor:
-        q, k, v = self.qkv(y).view(*y.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(y).view(*y.shape[:2], 3, self.attention_heads, -1).permute(2, 0, 3, 1, 4)
         return attend(q, k, v).transpose(1, 2).flatten(2)
 
     def _attend_cls(self, y: Tensor) -> Tensor:
@@ -129,14 +95,15 @@ class InternalInteraction(nn.Module):
         Σ a (W_v y + b_v) = W_v (Σ a y) + b_v.
         """
         batch, _, width = y.shape
+        heads = self.attention_heads
         w_q, w_k, w_v = self.qkv.weight.view(3, width, width)
-        b_q, _, b_v = self.qkv.bias.view(3, self.heads, -1)
-        q = F.linear(y[:, 0], w_q).view(batch, self.heads, -1) + b_q
+        b_q, _, b_v = self.qkv.bias.view(3, heads, -1)
+        q = F.linear(y[:, 0], w_q).view(batch, heads, -1) + b_q
         q = q * q.shape[-1] ** -0.5
-        asked = torch.einsum("bhd,hde->bhe", q, w_k.view(self.heads, -1, width))
+        asked = torch.einsum("bhd,hde->bhe", q, w_k.view(heads, -1, width))
         scores = asked @ y.transpose(-1, -2)  # (B, h, N)
         seen = scores.softmax(dim=-1).to(y.dtype) @ y  # (B, h, D)
-        out: Tensor = torch.einsum("bhe,hde->bhd", seen, w_v.view(self.heads, -1, width)) + b_v
+        out: Tensor = torch.einsum("bhe,hde->bhd", seen, w_v.view(heads, -1, width)) + b_v
         return out.flatten(1)[:, None]
 
 
@@ -144,85 +111,56 @@ class InteractionLayer(nn.Module):
     """External, then internal interaction: the layer F of Eq. 16.
 
     Args:
-        config: its ``external``, ``rank`` and ``share``.
-        width: D.
-        heads: of the internal attention, as in the backbone.
-        absent: tokens to learn for an absent modality (``ExternalInteraction``).
+        external: from semantic prompts as ``Features`` to enriched ones ``(3, B, S, D)``.
+        internal: an ``InternalInteraction`` per modality.
     """
 
-    def __init__(self, config: BindConfig, width: int, heads: int, absent: int = 0):
+    def __init__(self, external: nn.Module, internal: PerModality):
         super().__init__()
-        self.external = ExternalInteraction(width, config.rank, absent) if config.external else None
-        own = 1 if config.share else MODALITY_COUNT
-        self.internal = nn.ModuleList(InternalInteraction(width, heads, config.rank) for _ in range(own))
+        self.external = external
+        self.internal = internal
 
-    def forward(self, tokens: Tensor, semantic: slice, present: Tensor | None = None, cls_only: bool = False) -> Tensor:
-        """Tokens ``(3, B, N, D)`` to ``(3, B, N or 1, D)``; ``semantic`` says where S stands."""
-        return self.look(self.exchange(tokens, semantic, present), cls_only)
+    def forward(self, tokens: Features, semantic: slice, cls_only: bool = False) -> tuple[Tensor, Tensor]:
+        """What Eq. 15 gives, ``(3, B, N or 1, D)``, and the tokens that went into it, ``(3, B, N, D)``.
 
-    def exchange(self, tokens: Tensor, semantic: slice, present: Tensor | None = None) -> Tensor:
-        """Tokens ``(3, B, N, D)`` with enriched semantic prompts (Eq. 11-14)."""
-        if self.external is None:
-            return tokens
-        enriched = self.external(tokens[:, :, semantic], present)
-        before, after = tokens[:, :, : semantic.start], tokens[:, :, semantic.stop :]
-        return torch.cat([before, enriched.to(tokens.dtype), after], dim=2)
+        Args:
+            tokens: of the backbone, or of the layer before.
+            semantic: where S stands.
+            cls_only: nothing but the class token is wanted.
+        """
+        x = tokens.x
+        enriched = self.external(Features(x[:, :, semantic], tokens.present))  # Eq. 11-14
+        x = torch.cat([x[:, :, : semantic.start], enriched.to(x.dtype), x[:, :, semantic.stop :]], dim=2)
+        return self.internal(x, cls_only), x
 
-    def look(self, tokens: Tensor, cls_only: bool = False) -> Tensor:
-        """Internal attention of each modality (Eq. 15); ``(3, B, N or 1, D)``."""
-        layers = cycle(self.internal)  # one serves all where it is shared
-        return torch.stack([layer(x, cls_only) for layer, x in zip(layers, tokens, strict=False)])
+
+def interaction_layer(width: int, attention_heads: int, linear: MakeLinear = Linear) -> InteractionLayer:
+    """The paper's: an internal attention for each modality."""
+    external = ExternalInteraction(width, linear)
+    internal = PerModality(InternalInteraction(width, attention_heads, linear) for _ in range(MODALITY_COUNT))
+    return InteractionLayer(external, internal)
 
 
 class PromptIBind(nn.Module):
     """k interaction layers, each with its own weights (Eq. 16).
 
     Args:
-        config: depth k of at least 1, what its layers are, and behind which layers of the tower there are more.
-        width: D.
-        heads: of the internal attention.
-        pooled: also give the mean semantic prompt of each modality after the last exchange.
-        absent: tokens to learn for an absent modality (``ExternalInteraction``).
+        layers: at least one.
     """
 
-    def __init__(self, config: BindConfig, width: int, heads: int, pooled: bool = False, absent: int = 0):
+    def __init__(self, layers: Iterable[InteractionLayer]):
         super().__init__()
-        form = config, width, heads, absent
-        self.layers = nn.ModuleList(InteractionLayer(*form) for _ in range(config.depth))
-        self.pooled = pooled
-        self.between = nn.ModuleDict({str(i): InteractionLayer(*form) for i in config.layers})
+        self.layers = nn.ModuleList(layers)
 
-    def forward(self, tokens: Tensor, semantic: slice, present: Tensor | None = None) -> Tensor:
-        """Enhanced class tokens of the backbone's tokens ``(3, B, N, D)``.
+    def forward(self, tokens: Features, semantic: slice) -> tuple[Tensor, Tensor]:
+        """Of the backbone's tokens ``(3, B, N, D)`` the enhanced class tokens, and the enriched semantic prompts.
 
         Nothing but the class token leaves the last layer, so nothing else is a query there.
 
         Returns:
-            ``(3, B, D)``; with ``pooled`` ``(2, 3, B, D)``, class tokens and mean semantic prompts.
+            ``(3, B, D)`` and ``(3, B, S, D)``.
         """
         for layer in self.layers[:-1]:
-            tokens = layer(tokens, semantic, present)
-        last: Any = self.layers[-1]
-        tokens = last.exchange(tokens, semantic, present)
-        cls: Tensor = last.look(tokens, cls_only=True)[:, :, 0]
-        return torch.stack([cls, tokens[:, :, semantic].mean(dim=2)]) if self.pooled else cls
-
-    def exchange_behind(
-        self, layer: int, tokens: Tensor, prompts: slice, length: int, present: Tensor | None = None
-    ) -> Tensor:
-        """The same between two layers of the tower: the class token goes on enhanced, the prompts end here.
-
-        Args:
-            layer: one of the settings' ``layers``.
-            tokens: that leave it, ``(3, B, N + P, D)``.
-            prompts: where the P prompts stand.
-            length: S, the semantic ones, which stand last.
-            present: bool ``(3, B)``; None = all.
-
-        Returns:
-            ``(3, B, N, D)``.
-        """
-        own: Any = self.between[str(layer)]
-        tokens = own.exchange(tokens, slice(prompts.stop - length, prompts.stop), present)
-        cls = own.look(tokens, cls_only=True)
-        return torch.cat([cls, tokens[:, :, 1 : prompts.start], tokens[:, :, prompts.stop :]], dim=2)
+            tokens = Features(layer(tokens, semantic)[0], tokens.present)
+        cls, x = self.layers[-1](tokens, semantic, True)
+        return cls[:, :, 0], x[:, :, semantic]

@@ -2,16 +2,17 @@
 
 The triplet loss sees the feature before batch normalisation, cross-entropy the logits after it.
 
-Triplets that lack a modality. A modality's head sees the triplets that have it. A head on a concatenation sees complete
-triplets alone: with zeros in the place of a missing slot its triplet loss would measure which slots are missing, and
-batch normalisation would mix features with zeros that no test compares.
+Samples that lack a modality. A modality's head sees the samples that have it. A head on a concatenation sees complete
+samples alone: with zeros in the place of a missing modality its triplet loss would measure which are missing, and batch
+normalisation would mix features with zeros that no test compares.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from dmpt.method.network import Output
 from dmpt.settings.modalities import MODALITIES
 
 HEADS: dict[str, tuple[str, ...]] = {
@@ -43,6 +44,20 @@ class BNNeck(nn.Module):
         return logits
 
 
+class Seen(NamedTuple):
+    """What a head sees and says.
+
+    Attributes:
+        feature: ``(b, width)``, of b samples; none where there are fewer than two.
+        logits: ``(b, ids)``.
+        labels: ``(b,)``.
+    """
+
+    feature: Tensor
+    logits: Tensor
+    labels: Tensor
+
+
 class Heads(nn.Module):
     """One BNNeck per feature that the setting ``heads`` names.
 
@@ -51,105 +66,37 @@ class Heads(nn.Module):
         width: D of one modality's feature.
         projected: width of one modality's projection; only ``paper`` uses it.
         ids: number of training identities.
-        modalities: those in use; a complete triplet has all of them.
-        shared: one more, on the shared part.
+        modalities: those in use; a complete sample has all of them.
     """
 
     def __init__(
-        self,
-        setting: str,
-        width: int,
-        projected: int | None,
-        ids: int,
-        modalities: Sequence[str] = MODALITIES,
-        shared: bool = False,
+        self, setting: str, width: int, projected: int | None, ids: int, modalities: Sequence[str] = MODALITIES
     ):
         super().__init__()
         self.modalities = tuple(modalities)
         widths = {"concat": len(modalities) * width, "projected": len(modalities) * (projected or 0)}
-        names = [name for name in HEADS[setting] if name in modalities or name in widths]
-        self.necks = nn.ModuleDict({name: BNNeck(widths.get(name, width), ids) for name in names})
-        if shared:
-            self.necks["shared"] = BNNeck(width, ids)
+        self.names = [name for name in HEADS[setting] if name in modalities or name in widths]
+        self.necks = nn.ModuleDict({name: BNNeck(widths.get(name, width), ids) for name in self.names})
 
-    def forward(
-        self,
-        features: Tensor,
-        projected: Tensor | None,
-        shared: Tensor | None = None,
-        present: Tensor | None = None,
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """The feature and its logits, by head.
+    def forward(self, output: Output, labels: Tensor) -> dict[str, Seen]:
+        """By head, what it sees of a batch; batch normalisation knows no spread of fewer than two samples.
 
         Args:
-            features: ``(3, B, D)``.
-            projected: ``(3, B, d)`` or None.
-            shared: ``(B, D)`` or None.
-            present: bool ``(3, B)``; None = all.
-
-        Returns:
-            Of each head the triplets that it sees (``rows``). A head that sees fewer than two is given none, for batch
-            normalisation knows no spread of one.
+            output: of the network.
+            labels: class indices ``(B,)``.
         """
-        sources = dict(zip(MODALITIES, features, strict=True))
-        sources["concat"] = concatenate(self._used(features))
-        if projected is not None:
-            sources["projected"] = concatenate(self._used(projected))
-        if shared is not None:
-            sources["shared"] = shared
-        found: dict[str, tuple[Tensor, Tensor]] = {}
-        for name, neck in self.necks.items():
-            own = rows(name, present, self.modalities)
-            seen = sources[name] if own is None else sources[name][own]
-            if own is not None and len(seen) < 2:
-                nothing = seen[:0]
-                found[name] = nothing, nothing @ neck.get_parameter("classifier.weight").T
+        features = dict(zip(MODALITIES, output.features.x, strict=True))
+        features["concat"] = output.features.side_by_side(self.modalities)
+        if output.projected is not None:
+            features["projected"] = output.projected.side_by_side(self.modalities)
+        found = {}
+        for name in self.names:
+            neck = self.necks[name]
+            having = output.features.having([name] if name in MODALITIES else self.modalities)
+            feature, own = (x if having is None else x[having] for x in (features[name], labels))
+            if having is not None and len(feature) < 2:
+                feature, own = feature[:0], own[:0]
+                found[name] = Seen(feature, feature @ neck.get_parameter("classifier.weight").T, own)
             else:
-                found[name] = seen, neck(seen)
+                found[name] = Seen(feature, neck(feature), own)
         return found
-
-    def normed(self, features: Tensor, present: Tensor | None = None) -> Tensor:
-        """Features after batch norm: the concatenation's where it has a head, else each modality's.
-
-        Args:
-            features: ``(3, B, D)``.
-            present: bool ``(3, B)``; None = all.
-
-        Returns:
-            ``(3, B, D)``; zeros where absent.
-        """
-        used = self._used(features)
-        if "concat" in self.necks:
-            whole = self.necks["concat"].get_submodule("norm")(concatenate(used))
-            after = whole.unflatten(1, (len(used), -1)).transpose(0, 1)
-        else:
-            norms = [self.necks[name].get_submodule("norm") for name in self.modalities]
-            after = torch.stack([norm(x) for norm, x in zip(norms, used, strict=True)])
-        out = torch.zeros_like(features)
-        out[[MODALITIES.index(name) for name in self.modalities]] = after
-        return out if present is None else out.masked_fill(~present[..., None], 0)
-
-    def _used(self, features: Tensor) -> Tensor:
-        """The slots of the modalities in use."""
-        if len(self.modalities) == len(MODALITIES):
-            return features
-        return features[[MODALITIES.index(name) for name in self.modalities]]
-
-
-def rows(name: str, present: Tensor | None, modalities: Sequence[str]) -> Tensor | None:
-    """Which triplets a head sees, bool ``(B,)``; None = all.
-
-    Args:
-        name: of the head.
-        present: bool ``(3, B)``; None = all.
-        modalities: those in use.
-    """
-    if present is None or name == "shared":
-        return None
-    needed = [name] if name in MODALITIES else modalities
-    return torch.stack([present[MODALITIES.index(one)] for one in needed]).all(dim=0)
-
-
-def concatenate(features: Tensor) -> Tensor:
-    """The modalities side by side: ``(3, B, D)`` to ``(B, 3 D)``."""
-    return features.transpose(0, 1).flatten(1)

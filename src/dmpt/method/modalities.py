@@ -1,4 +1,8 @@
-"""What modules do for each modality, and over those that are there."""
+"""The three modalities side by side, and samples that lack some of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +15,48 @@ MODALITY_COUNT = len(MODALITIES)
 class PerModality(nn.ModuleList):
     """A module for each modality, in the order of ``MODALITIES``."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *options: Any) -> Tensor:
         """``(3, ...)`` to ``(3, ...)``, each by its own."""
-        return torch.stack([module(own) for module, own in zip(self, x, strict=True)])
+        return torch.stack([module(own, *options) for module, own in zip(self, x, strict=True)])
 
 
-def mean_over_present(x: Tensor, present: Tensor | None) -> Tensor:
-    """The mean over the modalities that each triplet has, ``(B, ...)``.
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Something of each modality, for B samples.
 
-    Args:
+    Attributes:
         x: ``(3, B, ...)``, finite where absent.
-        present: bool ``(3, B)``; None = all.
+        present: bool ``(3, B)``, which modalities a sample has, at least one; None = all of them.
     """
-    if present is None:
-        return x.mean(dim=0)
-    share = present.to(x) / present.sum(dim=0).clamp(min=1)
-    return (x * share.view(*share.shape, *[1] * (x.dim() - 2))).sum(dim=0)
+
+    x: Tensor
+    present: Tensor | None = None
+
+    def mean(self) -> Tensor:
+        """The mean over the modalities that each sample has, ``(B, ...)``."""
+        if self.present is None:
+            return self.x.mean(dim=0)
+        share = self.present.to(self.x) / self.present.sum(dim=0).clamp(min=1)
+        return (self.x * share.view(*share.shape, *[1] * (self.x.dim() - 2))).sum(dim=0)
+
+    def masked(self) -> "Features":
+        """Zeros where absent."""
+        if self.present is None:
+            return self
+        away = ~self.present.view(*self.present.shape, *[1] * (self.x.dim() - 2))
+        return replace(self, x=self.x.masked_fill(away, 0))
+
+    def existing(self, x: Tensor) -> Tensor:
+        """Of ``x``, ``(3, B, ...)``, what belongs to modalities that exist: ``(n, ...)``, modality first."""
+        return x.flatten(0, 1) if self.present is None else x[self.present]
+
+    def side_by_side(self, modalities: Sequence[str] = MODALITIES) -> Tensor:
+        """The named ones concatenated, ``(B, n D)``, of all samples."""
+        chosen = self.x if len(modalities) == MODALITY_COUNT else self.x[[MODALITIES.index(m) for m in modalities]]
+        return chosen.transpose(0, 1).flatten(1)
+
+    def having(self, modalities: Sequence[str]) -> Tensor | None:
+        """Which samples have all the named ones, bool ``(B,)``; None = every sample."""
+        if self.present is None:
+            return None
+        return torch.stack([self.present[MODALITIES.index(m)] for m in modalities]).all(dim=0)

@@ -1,11 +1,12 @@
 """Modality-aware decoupling: modality prompts and semantic prompts (paper section 3.3, Eq. 7-10).
 
-Every layer l (from a first one on) and modality m gets its own M + S prompts [M_p, S_p]. Modality prompts carry what
-the modality's words say: frozen word embeddings, pooled to M vectors, mapped by one linear layer P per transformer
-layer, which the modalities share. Semantic prompts are learned freely and are what PromptIBind exchanges.
+Every layer l and modality m gets M + S prompts of its own, [M_p, S_p]. Modality prompts carry what the modality's words
+say: frozen word embeddings, pooled to M vectors, mapped by one linear layer P per transformer layer, which the
+modalities share. Semantic prompts are learned freely and are what PromptIBind exchanges.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +14,13 @@ from torch import Tensor, nn
 
 from dmpt.base.errors import UserError
 from dmpt.method.modalities import MODALITY_COUNT
-from dmpt.settings.config import ModalityConfig
 
 
 class SemanticPrompts(nn.Module):
     """S learned prompts per layer and modality, or per layer when shared.
 
     Args:
-        layers: with prompts, at most L.
+        layers: with prompts, L in the paper.
         length: S.
         width: D.
         patch: patch size in pixels; with D it sets the range of VPT's uniform initialisation (Jia et al. 2022).
@@ -42,8 +42,8 @@ class ModalityPrompts(nn.Module):
     """The mapping network P on each modality's words.
 
     Args:
-        words: ``(3, M, d_t)``, the words of each modality pooled to M vectors (``modality_words``).
-        layers: with prompts, at most L; one linear each.
+        words: ``(3, M, d_t)``, the words of each modality pooled to M vectors.
+        layers: with prompts, L in the paper; one linear each.
         width: D.
         learned: train the words themselves, a control.
     """
@@ -67,7 +67,7 @@ class Prompts(nn.Module):
     Args:
         semantic: or None where S = 0.
         modality: or None where M = 0.
-        layers: L of the tower; each kind holds prompts for as many of its last layers as it was made for.
+        layers: L of the tower; a kind that was made for fewer begins behind the first ones.
     """
 
     def __init__(self, semantic: SemanticPrompts | None, modality: ModalityPrompts | None, layers: int):
@@ -84,33 +84,15 @@ class Prompts(nn.Module):
         return [torch.cat(prompts, dim=1) if prompts else None for prompts in own]
 
 
-def pool(words: Tensor, length: int) -> Tensor:
-    """Adaptive average pooling of word embeddings ``(tokens, d_t)`` to ``(M, d_t)``.
+def pool(words: Sequence[Tensor], length: int) -> Tensor:
+    """The words of each modality, ``(tokens, d_t)``, averaged adaptively to M vectors: ``(3, M, d_t)``.
 
     Raises:
         UserError: M exceeds the number of tokens.
     """
-    if length > len(words):
+    if length > (least := min(map(len, words))):
         raise UserError(
-            f"modality.length is {length}, but the shortest modality phrase has {len(words)} tokens; "
-            f"set modality.length to at most {len(words)}, or modality.source to learned or random"
+            f"modality.length is {length}, but the shortest modality phrase has {least} tokens; "
+            f"set modality.length to at most {least}, or modality.source to learned or random"
         )
-    return F.adaptive_avg_pool1d(words.T[None], length)[0].T
-
-
-def modality_words(config: ModalityConfig, words: list[Tensor] | None) -> Tensor:
-    """What P is fed, ``(3, M, d_t)``.
-
-    Args:
-        config: its length, source and width.
-        words: each modality's frozen word embeddings ``(tokens, d_t)``; None where the source needs none.
-
-    Raises:
-        UserError: M exceeds the number of tokens.
-    """
-    if not config.worded:
-        # The spread of a CLIP word embedding, so that P starts from inputs of the same size.
-        return torch.randn(MODALITY_COUNT, config.length, config.width) * 0.02
-    assert words is not None
-    pooled = torch.stack([pool(w, config.length) for w in words])
-    return pooled.roll(1, dims=0) if config.source == "permuted" else pooled
+    return torch.stack([F.adaptive_avg_pool1d(own.T[None], length)[0].T for own in words])

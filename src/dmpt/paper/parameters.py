@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmpt.method.backbone import Backbone
+from dmpt.extensions.assemble import build_backbone, build_network
 from dmpt.method.modalities import MODALITY_COUNT
-from dmpt.method.network import DMPT
 from dmpt.settings.config import BindConfig, Config, SemanticConfig, TextConfig
 from dmpt.settings.rules import check
 from dmpt.towers.image import build_vit
@@ -24,12 +23,12 @@ COMPONENTS = {
     r"prompts\.semantic\.": "semantic prompts S",
     r"prompts\.modality\.map\.": "modality prompts: mapping P",
     r"prompts\.modality\.words": "modality prompts: words",
-    r"bind\..*\.external\.": "bind: external interaction",
-    r"bind\..*\.internal\.\d\.norm\.": "bind: LayerNorm of SA",
-    r"bind\..*\.internal\.\d\.(qkv|proj)\.": "bind: internal interaction SA",
-    r"probe\.": "linear probe",
-    r"shared\.project": "shared part: projections",
-    r"shared\.(mean|variance)": "shared part: calibration",
+    r"(bind|exchanges)\..*\.external\.": "bind: external interaction",
+    r"(bind|exchanges)\..*\.internal\.\d\.norm\.": "bind: LayerNorm of SA",
+    r"(bind|exchanges)\..*\.internal\.\d\.(qkv|proj)\.": "bind: internal interaction SA",
+    r"readout\.": "linear probe",
+    r"also\.shared\.project": "shared part: projections",
+    r"also\.shared\.(mean|variance)": "shared part: standardisation",
     r"heads\..*\.norm\.": "heads: batch norm",
     r"heads\..*\.classifier\.": "heads: classifiers",
     r"identity_text": "identity tokens of the text loss",
@@ -60,8 +59,7 @@ def count_parameters(config: Config, ids: int) -> dict[str, Any]:
     tower = sum(p.numel() for p in vit.parameters()) + (0 if info.projection is None else info.projection.numel())
     with torch.device("meta"):
         words = torch.empty(MODALITY_COUNT, config.modality.length, width)
-        backbone = Backbone(vit, info, config.backbone.tune, config.backbone.lora_rank)
-        network = DMPT(config, backbone, ids, words)
+        network, _ = build_network(config, build_backbone(config.backbone, vit), info, ids, words)
     tensors: list[tuple[str, Tensor, bool]] = [(n, p, p.requires_grad) for n, p in network.named_parameters()]
     tensors += [(n, b, False) for n, b in network.named_buffers() if b.is_floating_point()]
     if config.text.loss == "identity":

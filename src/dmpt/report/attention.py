@@ -11,6 +11,7 @@ from PIL import Image
 
 from dmpt.data.loader import test_set
 from dmpt.data.records import Record
+from dmpt.embed.attention import attention
 from dmpt.method.network import DMPT
 from dmpt.pages.frame import table
 from dmpt.pages.pictures import SPECTRA, Pixels, labelled, listed, lying, stacked, triplet
@@ -57,12 +58,10 @@ def gaze(network: DMPT, records: Sequence[Record], config: Config) -> Gaze:
     batch = test_set(records, data).batch(0, range(len(records)))
     parameter = next(network.parameters())
     with torch.inference_mode(), torch.autocast(parameter.device.type, enabled=False):
-        prompts = None if network.prompts is None else network.prompts()
-        exchanges = network.exchanges(prompts, batch.present.to(parameter.device))
-        attention = backbone.attention(batch.images.to(parameter.device), prompts, exchanges)[1]
-        looked = attention[[MODALITIES.index(m) for m in data.modalities]].float().mean(dim=2).cpu().numpy()
+        seen = attention(network, batch.images.to(parameter.device), batch.present.to(parameter.device))[1]
+        looked = seen[[MODALITIES.index(m) for m in data.modalities]].float().mean(dim=2).cpu().numpy()
     ends = {"class token": 1, "registers": backbone.leading - 1}
-    if prompts is not None:
+    if network.prompts is not None:
         ends |= {"modality prompts": config.modality.length, "semantic prompts": config.semantic.length}
     ends["patches"] = looked.shape[-1] - sum(ends.values())
     kinds, start = {}, 0

@@ -149,7 +149,6 @@ def measure(
     seen = look(network, opened.data, (query, gallery), opened.precision)
     metrics = evaluate(seen.query, seen.gallery, seen.query_labels, seen.gallery_labels, dataset.protocol)
     where, step = environment(), adapter.saved_step(folder)
-    info = network.backbone.info
     provenance = {
         "adapter": str(folder),
         "training step": step,
@@ -162,7 +161,7 @@ def measure(
         f"gallery {metrics.gallery}",
         "trained on": f"{card.data.get('name', 'unknown')}, {card.ids} identities, "
         f"fingerprint {card.data.get('fingerprint', 'unknown')}",
-        "backbone": info.name,
+        "backbone": card.config.backbone.name,
         "backbone weights": f"{'random values, ' * (card.config.backbone.weights == 'random')}sha256 "
         f"{card.backbone_sha256}",
         "precision": opened.precision,

@@ -35,7 +35,7 @@ def report(measured: Measured, out: Path | None = None) -> Path:
     lead = Markup("").join(
         [
             paragraph(
-                f"{measured.network.backbone.info.name} adapted to re-identify a {measured.card.object} across "
+                f"{measured.card.config.backbone.name} adapted to re-identify a {measured.card.object} across "
                 f"cameras, tested on the {data.layout} layout's test split: {metrics.valid_queries} queries against "
                 f"{metrics.gallery} triplets of {listed(data, SPOKEN)} pictures. Rates are percent."
             ),

@@ -104,7 +104,7 @@ def work(task: Task) -> None:
         "peak_memory_bytes": max((line["peak_memory_bytes"] for line in log if "epoch_seconds" in line), default=None),
         "jobs": task.jobs,
         "data_fingerprint": task.fingerprint,
-        "backbone_sha256": trainer.network.backbone.info.sha256,
+        "backbone_sha256": trainer.tower.sha256,
     }
     private = ("adapter", "command")  # paths of this machine
     where = {key: value for key, value in where.items() if key not in private}

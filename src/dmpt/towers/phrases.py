@@ -7,14 +7,13 @@ The text encoder is frozen and the prompts are fixed, so one small file holds al
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dmpt.base.errors import UserError
 from dmpt.base.files import cache_folder, sha256
@@ -28,8 +27,8 @@ OBJECTS = ("person", "vehicle")
 ATTRIBUTES = {"rgb": "visual", "nir": "near-infrared", "tir": "thermal-infrared"}
 PHRASES = {"rgb": "a visual photo", "nir": "a near-infrared photo", "tir": "a thermal-infrared photo"}
 # Section 3.2 says "visible" where 3.3 says "visual".
-_SPECTRA = ("visible", "near-infrared", "thermal-infrared")
-PROMPTS = tuple(f"a {spectrum} photo of a {thing}." for spectrum in _SPECTRA for thing in OBJECTS)
+SPECTRA = ("visible", "near-infrared", "thermal-infrared")
+PROMPTS = tuple(f"a {spectrum} photo of a {thing}." for spectrum in SPECTRA for thing in OBJECTS)
 """The fixed prompts of section 3.2: row ``modality * 2 + object`` of the text features."""
 
 _FORMAT, _VERSION = "dmpt-text", "1"
@@ -172,71 +171,3 @@ def text_file(config: TextConfig) -> TextFile:
     except UserError as error:
         warnings.warn(f"{error}; going on, the text features are computed again next time", stacklevel=2)
     return file
-
-
-class IdentityText(nn.Module):
-    """Text features of learnable identities, after CLIP-ReID: "a visible photo of a X X X X person.".
-
-    The vectors in the place of X are the only parameters. The frozen tower is deliberately no submodule: it is neither
-    saved nor switched to training, but follows ``.to(device)``.
-
-    Args:
-        config: tower, weights and number of tokens; a ready ``file`` does not replace the tower here.
-        identities: N of Eq. 5.
-        thing: the object word.
-
-    Attributes:
-        tokens: (3, N, tokens, d_t), drawn from N(0, 0.02²).
-
-    Raises:
-        UserError: as ``load_text_tower``; more tokens than the tower's context takes.
-    """
-
-    def __init__(self, config: TextConfig, identities: int, thing: str) -> None:
-        super().__init__()
-        tower = load_text_tower(config)
-        self._frozen = (tower,)
-        tokenizer = tokenizer_of(tower)
-        placeholders = "X " * config.tokens
-        prompts = [
-            [
-                tokenizer.sot_token_id,
-                *tokenizer.encode(f"a {spectrum} photo of a {placeholders}{thing}."),
-                tokenizer.eot_token_id,
-            ]
-            for spectrum in _SPECTRA
-        ]
-        self._start = [1 + len(tokenizer.encode(f"a {spectrum} photo of a")) for spectrum in _SPECTRA]
-        self._end = [len(prompt) - 1 for prompt in prompts]
-        # What follows the end changes nothing under a causal mask, so the context is cut to the longest prompt.
-        length = max(map(len, prompts))
-        if length > tower.context_length:
-            room = config.tokens - (length - tower.context_length)
-            raise UserError(f"text.tokens {config.tokens}: the tower's context takes at most {room}; lower it")
-        ids = torch.tensor([prompt + [0] * (length - len(prompt)) for prompt in prompts])
-        self._fixed: Tensor
-        self.register_buffer("_fixed", tower.token_embedding(ids), persistent=False)  # (3, L, d_t)
-        width = tower.token_embedding.embedding_dim
-        self.tokens = nn.Parameter(torch.randn(len(_SPECTRA), identities, config.tokens, width) * 0.02)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
-        self._frozen[0]._apply(fn)
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-
-    def forward(self) -> Tensor:
-        """Text features (3, N, d), not normalised."""
-        tower = self._frozen[0]
-        modalities, count, inserted, _ = self.tokens.shape
-        with torch.autocast(self.tokens.device.type, enabled=False):
-            rows = []
-            for fixed, tokens, start in zip(self._fixed, self.tokens, self._start, strict=True):
-                parts = fixed.expand(count, -1, -1)
-                rows.append(torch.cat([parts[:, :start], tokens, parts[:, start + inserted :]], dim=1))
-            x = torch.cat(rows)  # (3N, L, d_t)
-            length = x.shape[1]
-            x = tower.transformer(x + tower.positional_embedding[:length], attn_mask=tower.attn_mask[:length, :length])
-            x = tower.ln_final(x).unflatten(0, (modalities, count))
-            x = torch.stack([features[:, end] for features, end in zip(x, self._end, strict=True)])
-            projection = tower.text_projection
-            projected: Tensor = projection(x) if isinstance(projection, nn.Linear) else x @ projection
-            return projected

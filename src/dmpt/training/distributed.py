@@ -11,6 +11,7 @@ import torch.distributed.nn.functional as distributed
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from dmpt.method.modalities import Features
 from dmpt.method.network import Output
 
 
@@ -27,25 +28,24 @@ def gather(output: Output, present: Tensor, accelerator: Accelerator) -> Output:
     """
     if accelerator.num_processes == 1:
         return output
-
-    def whole(part: Tensor | None, dim: int = 1) -> Tensor | None:
-        return None if part is None else torch.cat(distributed.all_gather(part.contiguous()), dim=dim)  # type: ignore[no-untyped-call]
-
-    features = whole(output.features)
-    assert features is not None
     mask = accelerator.gather(present.T.contiguous()).T
-    subset = output.subset
-    if subset is not None:
-        assert subset.present is not None
-        subset = gather(subset, subset.present, accelerator)
-    mask = None if mask.all() else mask
-    return Output(features, whole(output.projected), whole(output.z), whole(output.shared, 0), mask, subset=subset)
+    everywhere = None if mask.all() else mask
+
+    def whole(part: Tensor, dim: int) -> Tensor:
+        return torch.cat(distributed.all_gather(part.contiguous()), dim=dim)  # type: ignore[no-untyped-call]
+
+    def features(part: Features | None) -> Features | None:
+        return None if part is None else Features(whole(part.x, 1), everywhere)
+
+    also = {name: whole(part, 0) for name, part in output.also.items()}
+    own = Features(whole(output.features.x, 1), everywhere)
+    return Output(own, features(output.projected), features(output.z), also)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
     """Average over the processes.
 
-    All have gradients for the same parameters: whether a head saw a triplet is decided on the global batch, and a
+    All have gradients for the same parameters: whether a head saw a sample is decided on the global batch, and a
     modality that a share lacks has gradients of zero.
     """
     if accelerator.num_processes > 1:

@@ -8,6 +8,7 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import chain
@@ -27,9 +28,10 @@ from dmpt.data.records import fingerprint
 from dmpt.data.sampler import shard
 from dmpt.embed.extract import PRECISIONS
 from dmpt.evaluation.evaluate import retrieve
-from dmpt.extensions.assemble import build, start_prompts
+from dmpt.extensions.assemble import assemble
+from dmpt.extensions.distillation import both_views
 from dmpt.extensions.ema import Average
-from dmpt.method.losses import distillation, objective
+from dmpt.extensions.prompts_from_data import start_prompts
 from dmpt.method.network import Output
 from dmpt.retrieval.metrics import Metrics
 from dmpt.settings.config import Config
@@ -79,12 +81,12 @@ class Trainer:
 
     def _build(self, config: Config) -> None:
         """Network and optimiser, on the device and in the precision of the run."""
-        self.network, text, text_sha256 = build(config, len(self.data.labels), self.data.dataset.object)
-        info = self.network.backbone.info
-        data = replace(config.data, mean=config.data.mean or info.mean, std=config.data.std or info.std)
-        self.config = self.network.config = replace(config, data=data)
+        model = assemble(config, len(self.data.labels), self.data.dataset.object)
+        self.network, self.objective, tower = model.network, model.objective, model.tower
+        self.tower = tower
+        data = replace(config.data, mean=config.data.mean or tower.mean, std=config.data.std or tower.std)
+        self.config = replace(config, data=data)
         self.network.to(self.accelerator.device).train()
-        self.text = None if text is None else text.to(self.accelerator.device)
         if self.precision != torch.float32:
             self.network.backbone.keep_in(self.precision)
         if self.config.semantic.init == "data" and not (self.out / run.STATE).exists():
@@ -101,13 +103,13 @@ class Trainer:
             "evaluated data": None if self.data.evaluated is None else fingerprint([*chain(*self.data.evaluated)]),
             "number of identities": len(self.data.labels),
             "number of processes": self.accelerator.num_processes,
-            "sha256 of the backbone's weights": info.sha256,
-            "sha256 of the text tower's weights": text_sha256,
+            "sha256 of the backbone's weights": tower.sha256,
+            "sha256 of the text tower's weights": model.text_sha256,
         }
         self.card = adapter.Card(
             config=self.config,
             ids=len(self.data.labels),
-            backbone_sha256=info.sha256,
+            backbone_sha256=tower.sha256,
             object=self.data.dataset.object,
             data={
                 "name": self.data.dataset.name,
@@ -115,8 +117,8 @@ class Trainer:
                 "triplets": len(self.data.records),
                 "skipped": self.data.skipped,
             },
-            backbone_unused=info.unused,
-            licence=f"backbone weights: {info.licence}; data: {DATASETS[config.data.layout].licence}",
+            backbone_unused=tower.unused,
+            licence=f"backbone weights: {tower.licence}; data: {DATASETS[config.data.layout].licence}",
         )
 
     def _open(self) -> bool:
@@ -147,16 +149,16 @@ class Trainer:
         config, count = self.config, self.network.trained_count
         lines = [
             *self.data.lines(config.train.select),
-            f"{self.network.backbone.info.name}, {config.backbone.tune}; {count:,} trained parameters",
+            f"{self.tower.name}, {config.backbone.tune}; {count:,} trained parameters",
         ]
         if config.modality.length:
             lines.append(f"modality prompts from {config.modality.source}")
-        projection = f", {config.backbone.projection} projection" if self.text else ""
+        projection = f", {config.backbone.projection} projection" if config.text.loss != "off" else ""
         lines.append(f"text loss {config.text.loss}{projection}")
-        if config.missing.dropout or self.network.shared is not None:
-            part = "with" if self.network.shared is not None else "without"
+        if config.missing.dropout or config.missing.with_shared:
+            part = "with" if config.missing.with_shared else "without"
             lines.append(f"modality dropout {config.missing.dropout}, {part} a shared part")
-        if unused := self.network.backbone.info.unused:
+        if unused := self.tower.unused:
             lines.append(f"not used of the weights file: {', '.join(unused)}")
         if config.train.accumulate > 1:
             lines.append(
@@ -231,21 +233,17 @@ class Trainer:
         lr = learning_rate(done, self.config)
         started = progress.position - progress.position % recipe.accumulate
         group = min(recipe.accumulate, count - started)
+        device = accelerator.device
+        images = batch.images.to(device, non_blocking=True)
+        present, subset = batch.present.to(device), batch.subset.to(device)
+        views = [present, subset] if self.config.missing.view == "both" else [present]
+        masks = [None if batch.present.all() else present, *views[1:]]
         with accelerator.autocast():
-            images = batch.images.to(accelerator.device, non_blocking=True)
-            subset = batch.subset.to(accelerator.device) if self.config.missing.view == "both" else None
-            output = self.network(images, None if batch.present.all() else batch.present, subset)
-            identity = self.network.identity_text
-            texts = identity() if identity is not None else None
-        output = gather(output, batch.present.to(accelerator.device), accelerator)
-        labels = accelerator.gather(batch.labels.to(accelerator.device))  # shards are contiguous: the global order
-        terms = self._terms(output, labels, texts)
-        if output.subset is not None:
-            of_subset = self._terms(output.subset, labels, texts)
-            terms = {name: (term + of_subset[name]) / 2 for name, term in terms.items()}
-            form = self.config.loss
-            if form.distil:
-                terms["distil"] = form.distil * distillation(output, output.subset, form.metric_scale)
+            tokens = self.network.tokens(images, masks[0])  # the tower sees each image alone: one pass for all views
+            outputs = [self.network.read(tokens, mask) for mask in masks]
+        outputs = [gather(output, view, accelerator) for output, view in zip(outputs, views, strict=True)]
+        labels = accelerator.gather(batch.labels.to(device))  # shards are contiguous: the global order
+        terms = self._terms(outputs, labels)
         losses = {name: float(term.detach()) for name, term in terms.items()}
         for name, value in losses.items():
             if not math.isfinite(value):
@@ -265,12 +263,12 @@ class Trainer:
             line["text_saturated"] = True
         return {**line, "losses": losses}
 
-    def _terms(self, output: Output, labels: torch.Tensor, texts: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """The terms of the loss for one view of the batch."""
-        heads = self.network.heads(output.features, output.projected, output.shared, output.present)
-        if self.network.shared is not None and output.shared is not None:
-            self.network.shared.observe(output.features, output.present, output.shared, labels)
-        return objective(self.config, output, heads, labels, self.text, texts)
+    def _terms(self, views: Sequence[Output], labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The terms of the loss, of one view of the batch or of both."""
+        if len(views) == 1:
+            return self.objective(views[0], labels)
+        whole, subset = views
+        return both_views(self.objective, whole, subset, labels, self.config.loss.distil, self.config.loss.metric_scale)
 
     def _update(self, lr: float) -> float:
         """The optimiser's step; returns the gradient's norm before clipping."""
