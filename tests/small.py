@@ -2,22 +2,26 @@
 
 import copy
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from dmpt.extensions.assemble import build_backbone, build_network, build_objective
+from dmpt.extensions.readings import words_for_prompts
 from dmpt.method.backbone import Backbone
-from dmpt.method.losses import TextTargets, objective
+from dmpt.method.heads import Heads
+from dmpt.method.losses import Objective, TextTargets
 from dmpt.method.network import DMPT
-from dmpt.method.prompts import modality_words
 from dmpt.settings.config import BackboneConfig, Config
 from dmpt.settings.rules import check
 from dmpt.settings.values import from_dict
-from dmpt.towers.image import build_vit
+from dmpt.towers.image import TowerInfo, build_vit
 
 TEXT_WIDTH = 12
 WORD_WIDTH = 20
+PRESENT = torch.tensor([[1, 1, 0, 0, 1, 1], [1, 0, 1, 0, 1, 1], [1, 0, 0, 1, 0, 1]], dtype=torch.bool)
+"""Which modalities six samples have, ``(3, 6)``: two have all, three one, one two."""
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "clip": ("vit_base_patch16_clip_quickgelu_224.openai", {"num_classes": TEXT_WIDTH}),  # norm_pre, QuickGELU
     "imagenet": ("vit_base_patch16_224.augreg_in21k", {}),
@@ -32,25 +36,27 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 @functools.cache
-def _backbone(kind: str, depth: int, tune: Any, norm: Any, lora_rank: int) -> Backbone:
+def _tower(kind: str, depth: int, tune: Any, norm: Any, lora_rank: int) -> tuple[Backbone, TowerInfo]:
     architecture, overrides = KINDS[kind]
     shape = {"embed_dim": 32, "depth": depth, "num_heads": 4, **overrides}
     patch = 14 if "patch14" in architecture else 16
-    config = BackboneConfig(name=architecture, weights="random", norm=norm, overrides=shape)
+    config = BackboneConfig(
+        name=architecture, weights="random", norm=norm, overrides=shape, tune=tune, lora_rank=lora_rank
+    )
     torch.manual_seed(0)
     vit, info = build_vit(config, (3 * patch, 2 * patch))
     with torch.no_grad():  # at timm's initial values LayerScale hides the blocks and attention is uniform
         for name, value in vit.named_parameters():
             spread = 0.5 if name.endswith("gamma") else 0.2 if value.ndim > 1 else 0.1
             value.add_(torch.randn_like(value) * spread)
-    return Backbone(vit, info, tune, lora_rank)
+    return build_backbone(config, vit), info
 
 
 def small_backbone(
     kind: str = "clip", depth: int = 2, tune: str = "frozen", norm: str = "tower", lora_rank: int = 8
 ) -> Backbone:
     """A tower of width 32 with 4 heads, 6 patches and random weights."""
-    return copy.deepcopy(_backbone(kind, depth, tune, norm, lora_rank))
+    return copy.deepcopy(_tower(kind, depth, tune, norm, lora_rank)[0])
 
 
 def small_words(seed: int = 0) -> list[Tensor]:
@@ -67,14 +73,39 @@ def small_config(**settings: Any) -> Config:
     return config
 
 
-def small_network(kind: str = "clip", depth: int = 2, ids: int = 4, **settings: Any) -> DMPT:
+class Small(NamedTuple):
+    """What ``build_network`` gives, with the settings it was given."""
+
+    network: DMPT
+    heads: Heads
+    config: Config
+
+    def objective(self) -> Objective:
+        """The loss, with made-up text in the network's precision."""
+        text = None
+        if self.config.text.loss != "off":
+            text = small_targets(dtype=next(self.heads.parameters()).dtype)
+        return build_objective(self.config, self.network, self.heads, text)
+
+
+def small_model(kind: str = "clip", depth: int = 2, ids: int = 4, **settings: Any) -> Small:
     """A network at its real initial values; towers other than CLIP get a projection to train."""
     projection = {"projection": "tower" if kind == "clip" else "trained", "projection_dim": TEXT_WIDTH}
     config = small_config(**settings | {"backbone": projection | settings.get("backbone", {})})
     torch.manual_seed(0)
-    words = modality_words(config.modality, small_words()) if config.modality.length else None
-    tower = config.backbone
-    return DMPT(config, small_backbone(kind, depth, tower.tune, tower.norm, tower.lora_rank), ids, words)
+    modality, words = config.modality, None
+    if modality.length:
+        worded = small_words() if modality.worded else None
+        words = words_for_prompts(modality.source, modality.length, modality.width, worded)
+    own = config.backbone
+    backbone, tower = copy.deepcopy(_tower(kind, depth, own.tune, own.norm, own.lora_rank))
+    network, heads = build_network(config, backbone, tower, ids, words)
+    return Small(network, heads, config)
+
+
+def small_network(kind: str = "clip", depth: int = 2, ids: int = 4, **settings: Any) -> DMPT:
+    """``small_model``'s network."""
+    return small_model(kind, depth, ids, **settings).network
 
 
 def redraw(module: nn.Module, generator: torch.Generator, std: float = 0.02) -> None:
@@ -86,15 +117,21 @@ def redraw(module: nn.Module, generator: torch.Generator, std: float = 0.02) -> 
 
 
 def small_images(backbone: Backbone, batch: int = 2, seed: int = 1) -> Tensor:
-    """Normalised triplets ``(3, B, 3, H, W)`` of the tower's size, in its precision."""
+    """Normalised samples ``(3, B, 3, H, W)`` of the tower's size, in its precision."""
     size = backbone.vit.patch_embed.img_size
     weight = backbone.vit.patch_embed.proj.weight
     return torch.randn(3, batch, 3, *size, generator=seeded(seed)).to(weight.dtype)
 
 
-def small_targets(seed: int = 2) -> TextTargets:
+def through(backbone: Backbone, images: Tensor, *arguments: Any, **options: Any) -> Tensor:
+    """Tokens ``(3, B, N, D)`` of images ``(3, B, 3, H, W)``; the rest as ``Backbone`` takes it."""
+    return backbone(images.flatten(0, 1), *arguments, **options).unflatten(0, images.shape[:2])
+
+
+def small_targets(seed: int = 2, dtype: torch.dtype = torch.float32) -> TextTargets:
     """Made-up features of the six fixed prompts, for persons."""
-    return TextTargets(torch.randn(6, TEXT_WIDTH, generator=seeded(seed)), torch.tensor([0, 2, 4]), 10.0)
+    features = torch.randn(6, TEXT_WIDTH, generator=seeded(seed))
+    return TextTargets(features.to(dtype), torch.tensor([0, 2, 4]), 10.0)
 
 
 def error_of(value: Tensor, reference: Tensor) -> float:
@@ -106,15 +143,14 @@ def error_of(value: Tensor, reference: Tensor) -> float:
     return float((value - reference).abs().max() / reference.abs().max().clamp(min=torch.finfo(torch.float64).tiny))
 
 
-def train_steps(network: DMPT, steps: int = 3) -> set[str]:
+def train_steps(model: Small, steps: int = 3) -> set[str]:
     """Names of the tensors that had a gradient in some step."""
-    network.train()
+    network, objective = model.network.train(), model.objective()
     trained, reached = network.trained(), set()
     optimizer = torch.optim.Adam(trained.values(), lr=1e-3)
     for step in range(steps):
         output = network(small_images(network.backbone, batch=4, seed=step))
-        heads = network.heads(output.features, output.projected)
-        terms = objective(network.config, output, heads, torch.tensor([0, 0, 2, 2]), small_targets())
+        terms = objective(output, torch.tensor([0, 0, 2, 2]))
         optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
         reached |= {name for name, p in trained.items() if p.grad is not None and p.grad.any()}

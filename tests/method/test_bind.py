@@ -8,13 +8,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dmpt.method.bind import ExternalInteraction, InteractionLayer, InternalInteraction, PromptIBind
-from dmpt.settings.config import BindConfig
+from dmpt.extensions.readings import NoExchange
+from dmpt.method.bind import (
+    ExternalInteraction,
+    InteractionLayer,
+    InternalInteraction,
+    PromptIBind,
+    interaction_layer,
+)
+from dmpt.method.modalities import Features, PerModality
 from small import redraw, seeded
 
 WIDTH, HEADS, BATCH, SEMANTIC, PATCHES = 8, 2, 3, 2, 3
 RGB, NIR, TIR = range(3)
-PRESENT = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])  # (modality, triplet)
+PRESENT = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])  # (modality, sample)
 
 
 # --- Eq. 11-16 as printed: one number after another -------------------------------------------------------------------
@@ -72,7 +79,7 @@ def literal_internal(layer: InternalInteraction, tokens: Tensor) -> Tensor:
 def literal_layer(layer: InteractionLayer, tokens: Tensor, semantic: slice, present: Tensor | None) -> Tensor:
     """F of Eq. 16."""
     tokens = tokens.clone()
-    if layer.external is not None:
+    if isinstance(layer.external, ExternalInteraction):
         tokens[:, :, semantic] = literal_external(layer.external, tokens[:, :, semantic], present)
     return torch.stack([literal_internal(layer.internal[m], tokens[m]) for m in (RGB, NIR, TIR)])
 
@@ -91,6 +98,17 @@ def redrawn(module: nn.Module, std: float = 0.3) -> Any:
     module.double()
     redraw(module, seeded(3), std)
     return module.requires_grad_(False)
+
+
+def a_layer(external: bool = True, width: int = WIDTH, attention_heads: int = HEADS) -> InteractionLayer:
+    """The paper's, or one without external interaction."""
+    if external:
+        return interaction_layer(width, attention_heads)
+    return InteractionLayer(NoExchange(), PerModality(InternalInteraction(width, attention_heads) for _ in range(3)))
+
+
+def a_bind(depth: int, external: bool = True) -> PromptIBind:
+    return PromptIBind(a_layer(external) for _ in range(depth))
 
 
 def tokens_of(modality: int = 1, registers: int = 0, seed: int = 4) -> tuple[Tensor, slice]:
@@ -123,7 +141,7 @@ masks = pytest.mark.parametrize("present", [None, PRESENT], ids=["all", "some"])
 def test_external_interaction_is_equations_11_to_14(present: Tensor | None, std: float) -> None:
     layer = redrawn(ExternalInteraction(WIDTH), std)
     tokens, semantic = tokens_of()
-    enriched = layer(tokens[:, :, semantic], present)
+    enriched = layer(Features(tokens[:, :, semantic], present))
     assert_same(enriched, literal_external(layer, tokens[:, :, semantic], present))
     assert (enriched - tokens[:, :, semantic]).abs().amin(dim=(2, 3)).gt(0).all()
 
@@ -140,9 +158,14 @@ def test_internal_interaction_is_equation_15(std: float) -> None:
 @pytest.mark.parametrize("registers", [0, 2])
 @pytest.mark.parametrize("modality", [0, 1, 2])
 def test_a_layer_is_both_interactions(modality: int, registers: int, external: bool, present: Tensor | None) -> None:
-    layer = redrawn(InteractionLayer(BindConfig(external=external), WIDTH, HEADS))
+    layer = redrawn(a_layer(external))
     tokens, semantic = tokens_of(modality, registers)
-    assert_same(layer(tokens, semantic, present), literal_layer(layer, tokens, semantic, present))
+    out, entered = layer(Features(tokens, present), semantic)
+    assert_same(out, literal_layer(layer, tokens, semantic, present))
+    enriched = tokens.clone()
+    if external:
+        enriched[:, :, semantic] = literal_external(layer.external, tokens[:, :, semantic], present)
+    assert_same(entered, enriched)
 
 
 @masks
@@ -153,21 +176,29 @@ def test_a_layer_is_both_interactions(modality: int, registers: int, external: b
 def test_k_layers_are_equation_16(
     depth: int, modality: int, registers: int, external: bool, present: Tensor | None
 ) -> None:
-    bind = redrawn(PromptIBind(BindConfig(depth, external), WIDTH, HEADS))
+    bind = redrawn(a_bind(depth, external))
     tokens, semantic = tokens_of(modality, registers)
-    assert_same(bind(tokens, semantic, present), literal_bind(bind, tokens, semantic, present))
+    cls, enriched = bind(Features(tokens, present), semantic)
+    assert_same(cls, literal_bind(bind, tokens, semantic, present))
+    for layer in bind.layers[:-1]:
+        tokens = literal_layer(layer, tokens, semantic, present)
+    last = tokens[:, :, semantic]
+    assert_same(enriched, literal_external(bind.layers[-1].external, last, present) if external else last)
 
 
 def test_internal_interaction_alone_needs_no_semantic_prompts() -> None:
-    bind = redrawn(PromptIBind(BindConfig(2, external=False), WIDTH, HEADS))
+    bind = redrawn(a_bind(2, external=False))
     tokens, _ = tokens_of()
-    assert_same(bind(tokens, slice(2, 2)), literal_bind(bind, tokens, slice(2, 2), None))
+    assert_same(bind(Features(tokens), slice(2, 2))[0], literal_bind(bind, tokens, slice(2, 2), None))
 
 
 def test_leaving_out_other_queries_does_not_change_the_class_token() -> None:
-    layer = redrawn(InteractionLayer(BindConfig(), WIDTH, HEADS))
+    layer = redrawn(a_layer())
     tokens, semantic = tokens_of()
-    assert_same(layer(tokens, semantic, cls_only=True), layer(tokens, semantic)[:, :, :1])
+    cls, entered = layer(Features(tokens), semantic, cls_only=True)
+    out, same = layer(Features(tokens), semantic)
+    assert_same(cls, out[:, :, :1])
+    assert torch.equal(entered, same)
 
 
 # --- what is exchanged ------------------------------------------------------------------------------------------------
@@ -183,8 +214,8 @@ def moved(bind: PromptIBind, part: str, source: int, present: Tensor | None = No
         "semantic": semantic,
         "patches": slice(semantic.stop, None),
     }
-    before = bind(tokens, semantic, present)
-    return (bind(shaken(tokens, source, parts[part]), semantic, present) - before).abs().amax(dim=-1)
+    before, after = (bind(Features(x, present), semantic)[0] for x in (tokens, shaken(tokens, source, parts[part])))
+    return (after - before).abs().amax(dim=-1)
 
 
 def others(modality: int) -> list[int]:
@@ -194,24 +225,24 @@ def others(modality: int) -> list[int]:
 @pytest.mark.parametrize("source", [RGB, NIR, TIR])
 @pytest.mark.parametrize("part", ["cls", "registers", "modality", "patches"])
 def test_one_layer_exchanges_nothing_but_semantic_prompts(part: str, source: int) -> None:
-    change = moved(redrawn(PromptIBind(BindConfig(1), WIDTH, HEADS)), part, source)
+    change = moved(redrawn(a_bind(1)), part, source)
     assert not change[others(source)].any()
     assert (change[source] > 1e-6).all()
 
 
 @pytest.mark.parametrize("source", [RGB, NIR, TIR])
 def test_one_layer_exchanges_semantic_prompts_of_all_modalities(source: int) -> None:
-    assert (moved(redrawn(PromptIBind(BindConfig(1), WIDTH, HEADS)), "semantic", source) > 1e-6).all()
+    assert (moved(redrawn(a_bind(1)), "semantic", source) > 1e-6).all()
 
 
 def test_a_second_layer_brings_the_other_modalities_patches() -> None:
-    assert (moved(redrawn(PromptIBind(BindConfig(2), WIDTH, HEADS)), "patches", NIR) > 1e-9).all()
+    assert (moved(redrawn(a_bind(2)), "patches", NIR) > 1e-9).all()
 
 
 @pytest.mark.parametrize("part", ["semantic", "patches"])
 @pytest.mark.parametrize("depth", [1, 3])
 def test_without_external_interaction_modalities_stay_apart(depth: int, part: str) -> None:
-    change = moved(redrawn(PromptIBind(BindConfig(depth, external=False), WIDTH, HEADS)), part, TIR)
+    change = moved(redrawn(a_bind(depth, external=False)), part, TIR)
     assert not change[others(TIR)].any()
     assert (change[TIR] > 1e-6).all()
 
@@ -219,16 +250,17 @@ def test_without_external_interaction_modalities_stay_apart(depth: int, part: st
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("source", [RGB, NIR])
 def test_an_absent_modality_tells_the_others_nothing(source: int, depth: int) -> None:
-    change = moved(redrawn(PromptIBind(BindConfig(depth), WIDTH, HEADS)), "semantic", source, PRESENT)
+    change = moved(redrawn(a_bind(depth)), "semantic", source, PRESENT)
     there = PRESENT[source]
     assert not change[others(source)][:, ~there].any()
     assert (change[others(source)][:, there] > 1e-9).all()
 
 
-def test_triplets_of_a_batch_do_not_meet() -> None:
-    bind = redrawn(PromptIBind(BindConfig(2), WIDTH, HEADS))
+def test_samples_of_a_batch_do_not_meet() -> None:
+    bind = redrawn(a_bind(2))
     tokens, semantic = tokens_of()
-    assert_same(torch.cat([bind(tokens[:, [b]], semantic) for b in range(BATCH)], dim=1), bind(tokens, semantic))
+    alone = [bind(Features(tokens[:, [b]]), semantic)[0] for b in range(BATCH)]
+    assert_same(torch.cat(alone, dim=1), bind(Features(tokens), semantic)[0])
 
 
 # --- beginning and size -----------------------------------------------------------------------------------------------
@@ -238,9 +270,8 @@ def test_triplets_of_a_batch_do_not_meet() -> None:
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_the_start_is_the_identity_on_class_tokens(depth: int, external: bool) -> None:
     tokens, semantic = tokens_of()
-    assert torch.equal(
-        PromptIBind(BindConfig(depth, external), WIDTH, HEADS).double()(tokens, semantic), tokens[:, :, 0]
-    )
+    cls, _ = a_bind(depth, external).double()(Features(tokens), semantic)
+    assert torch.equal(cls, tokens[:, :, 0])
 
 
 def count(module: nn.Module) -> int:
@@ -250,8 +281,7 @@ def count(module: nn.Module) -> int:
 @pytest.mark.parametrize("depth", [1, 2])
 def test_parameter_counts_of_vit_base(depth: int) -> None:
     with torch.device("meta"):
-        bind = PromptIBind(BindConfig(depth), 768, 12)
-        alone = PromptIBind(BindConfig(depth, external=False), 768, 12)
+        bind, alone = (PromptIBind(a_layer(external, 768, 12) for _ in range(depth)) for external in (True, False))
     for layer in bind.layers:
         assert count(layer.external) == 4_134_144
         assert sum(count(one.qkv) + count(one.proj) for one in layer.internal) == 7_087_104

@@ -1,11 +1,12 @@
 """The terms of Eq. 17 against literal transcriptions, an oracle, and what must not change them."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+import torch.nn.functional as F
+from hypothesis import given
 from hypothesis import strategies as st
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import TripletMarginLoss
@@ -13,131 +14,41 @@ from pytorch_metric_learning.miners import BatchHardMiner
 from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
+from by_hand import (
+    IDS,
+    draw,
+    labels_of,
+    literal_centre,
+    literal_contrast,
+    literal_cross_entropy,
+    literal_triplet,
+    mean,
+    near,
+    seeds,
+    some,
+    spreads,
+    widths,
+)
+from dmpt.method.heads import Seen
 from dmpt.method.losses import (
+    Batch,
+    Objective,
+    Reduction,
+    Term,
     TextTargets,
     batch_hard_triplet,
     centre,
     cross_entropy,
-    objective,
-    text_identity,
-    text_literal,
+    over_heads,
+    text_contrast,
     text_modality,
 )
+from dmpt.method.modalities import Features
 from dmpt.method.network import Output
-from small import TEXT_WIDTH, seeded, small_config, small_targets
+from small import PRESENT, TEXT_WIDTH, seeded
 
-IDS, WIDTH = 5, 7
-Reduction = Literal["mean", "sum"]
-
-
-# --- transcriptions ---------------------------------------------------------------------------------------------------
-
-
-def dot(a: Tensor, b: Tensor) -> float:
-    return sum(float(x) * float(y) for x, y in zip(a, b, strict=True))
-
-
-def cosine(a: Tensor, b: Tensor) -> float:
-    return dot(a, b) / math.sqrt(dot(a, a) * dot(b, b))
-
-
-def softmax(scores: list[float], index: int) -> float:
-    """Eq. 5's ratio: one exponential over the sum of all; the largest is taken out so that none overflows."""
-    top = max(scores)
-    return math.exp(scores[index] - top) / sum(math.exp(score - top) for score in scores)
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def literal_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> float:
-    """The target is (1 - ε) at the label and ε / C everywhere."""
-    total = []
-    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
-        target = [smoothing / len(row) + (1 - smoothing) * (c == label) for c in range(len(row))]
-        total.append(-sum(t * math.log(softmax(row, c)) for c, t in enumerate(target)))
-    return mean(total)
-
-
-def literal_triplet(features: Tensor, labels: Tensor) -> float:
-    losses = []
-    for a, anchor in enumerate(features):
-        distance = [math.sqrt(dot(anchor - other, anchor - other)) for other in features]
-        hardest = max(d for d, label in zip(distance, labels, strict=True) if label == labels[a])
-        nearest = min(d for d, label in zip(distance, labels, strict=True) if label != labels[a])
-        losses.append(math.log(1 + math.exp(hardest - nearest)))
-    return mean(losses)
-
-
-def literal_centre(features: Tensor, labels: Tensor, reduction: Reduction, normalise: bool) -> float:
-    of_modalities = []
-    for modality in features.tolist():
-        if normalise:
-            modality = [[x / math.sqrt(sum(y * y for y in row)) for x in row] for row in modality]
-        distances = []
-        for row, label in zip(modality, labels.tolist(), strict=True):
-            own = [other for other, of in zip(modality, labels.tolist(), strict=True) if of == label]
-            middle = [mean(list(column)) for column in zip(*own, strict=True)]
-            parts = [abs(x - c) for x, c in zip(row, middle, strict=True)]
-            distances.append(sum(parts) if reduction == "sum" else mean(parts))
-        of_modalities.append(mean(distances))
-    return mean(of_modalities)
-
-
-def literal_text_modality(z: Tensor, text: Tensor, positive: Tensor, scale: float) -> float:
-    """-log of Eq. 5's ratio, where the six fixed prompts are the N texts."""
-    losses = []
-    for m in range(3):
-        for image in z[m]:
-            scores = [cosine(image, one) * scale for one in text]
-            losses.append(-math.log(softmax(scores, int(positive[m]))))
-    return mean(losses)
-
-
-def literal_text_identity(z: Tensor, text: Tensor, labels: Tensor, scale: float) -> float:
-    """-log of Eq. 5's ratio, where each identity has its own text."""
-    losses = []
-    for m in range(3):
-        for image, label in zip(z[m], labels, strict=True):
-            scores = [cosine(image, one) * scale for one in text[m]]
-            losses.append(-math.log(softmax(scores, int(label))))
-    return mean(losses)
-
-
-def literal_text_literal(z: Tensor, text: Tensor, identities: int, scale: float) -> float:
-    """Eq. 5 in each modality, every t_m^i the same prompt; Eq. 6 adds them."""
-    total = 0.0
-    for m in range(3):
-        for image in z[m]:
-            scores = [cosine(image, text[m]) * scale for _ in range(identities)]
-            total += softmax(scores, 0)
-    return total
-
-
-# --- helpers ----------------------------------------------------------------------------------------------------------
-
-
-def draw(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
-    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64) * scale
-
-
-@st.composite
-def labels_of(draw_from: st.DrawFn, least: int = 1) -> Tensor:
-    """Labels in any order, at least two identities, each at least so many times."""
-    counts = draw_from(st.lists(st.integers(least, 3), min_size=2, max_size=IDS))
-    labels = [label for label, count in enumerate(counts) for _ in range(count)]
-    return torch.tensor(draw_from(st.permutations(labels)))
-
-
-seeds = st.integers(0, 2**31)
-widths = st.integers(1, 6)
-spreads = st.sampled_from([0.01, 1.0, 5.0])
-some = settings(max_examples=30, deadline=None, derandomize=True)
-
-
-def near(value: Any) -> Any:
-    return pytest.approx(value, rel=1e-10, abs=1e-12)
+WIDTH = 7
+LABELS = torch.tensor([0, 0, 2, 2, 1, 1])
 
 
 # --- each term --------------------------------------------------------------------------------------------------------
@@ -177,7 +88,7 @@ def test_centre_is_the_transcription(
 ) -> None:
     features = draw(3, len(labels), width, seed=seed)
     expected = literal_centre(features, labels, reduction, normalise)
-    assert centre(features, labels, reduction, normalise).item() == near(expected)
+    assert centre(Features(features), labels, reduction, normalise).item() == near(expected)
 
 
 @some
@@ -185,27 +96,10 @@ def test_centre_is_the_transcription(
 def test_text_loss_of_modalities_is_the_transcription(seed: int, batch: int, width: int, scale: float) -> None:
     z, text = draw(3, batch, width, seed=seed), draw(6, width, seed=seed + 1)
     positive = torch.randint(6, (3,), generator=seeded(seed))
-    expected = literal_text_modality(z, text, positive, scale)
-    assert text_modality(z, text, positive, scale).item() == near(expected)
-
-
-@some
-@given(labels_of(), seeds, widths, st.sampled_from([1.0, 14.3, 100.0]))
-def test_text_loss_of_identities_is_the_transcription(labels: Tensor, seed: int, width: int, scale: float) -> None:
-    z, text = draw(3, len(labels), width, seed=seed), draw(3, IDS, width, seed=seed + 1)
-    expected = literal_text_identity(z, text, labels, scale)
-    assert text_identity(z, text, labels, scale).item() == near(expected)
-
-
-@some
-@given(seeds, st.integers(1, 6), st.integers(1, 200), widths, st.sampled_from([1.0, 100.0]))
-def test_equation_5_as_printed_is_a_constant(seed: int, batch: int, ids: int, width: int, scale: float) -> None:
-    z, text = draw(3, batch, width, seed=seed).requires_grad_(), draw(3, width, seed=seed + 1).requires_grad_()
-    value = text_literal(z, text, ids, scale)
-    assert value.item() == near(3 * batch / ids)
-    assert value.item() == near(literal_text_literal(z.detach(), text.detach(), ids, scale))
-    for gradient in torch.autograd.grad(value, (z, text)):
-        assert gradient.abs().max() < 1e-10
+    targets = TextTargets(text, positive, scale)
+    losses = [[literal_contrast(image, text, int(positive[m]), scale) for image in z[m]] for m in range(3)]
+    assert text_modality(Features(z), targets).item() == near(mean([mean(own) for own in losses]))
+    assert text_modality(Features(z), targets, "sum").item() == near(sum(mean(own) for own in losses))  # Eq. 6
 
 
 # --- special values ---------------------------------------------------------------------------------------------------
@@ -250,7 +144,7 @@ def test_far_apart_features_do_not_overflow() -> None:
 
 
 def test_one_sample_per_identity_is_its_own_centre() -> None:
-    assert centre(draw(3, 4, WIDTH), torch.arange(4)).item() == 0
+    assert centre(Features(draw(3, 4, WIDTH)), torch.arange(4)).item() == 0
 
 
 # --- what must not change them ----------------------------------------------------------------------------------------
@@ -262,19 +156,17 @@ def test_the_order_of_the_batch_changes_nothing(labels: Tensor, seed: int, data:
     order = torch.tensor(data.draw(st.permutations(range(len(labels)))))
     count = len(labels)
     features, z = draw(3, count, WIDTH, seed=seed), draw(3, count, TEXT_WIDTH, seed=seed + 1)
-    logits, texts = draw(count, IDS, seed=seed + 2), draw(3, IDS, TEXT_WIDTH, seed=seed + 3)
-    fixed, positive = texts[:2].flatten(0, 1)[:6], torch.tensor([0, 2, 4])
+    logits = draw(count, IDS, seed=seed + 2)
+    targets = TextTargets(draw(6, TEXT_WIDTH, seed=seed + 3), torch.tensor([0, 2, 4]), 10)
 
     def terms(index: Tensor) -> list[float]:
-        f, own = features[:, index], labels[index]
+        f, own = Features(features[:, index]), labels[index]
         values = [
             cross_entropy(logits[index], own),
-            batch_hard_triplet(f[0], own),
+            batch_hard_triplet(f.x[0], own),
             centre(f, own),
             centre(f, own, "sum", True),
-            text_modality(z[:, index], fixed, positive, 10),
-            text_identity(z[:, index], texts, own, 10),
-            text_literal(z[:, index], texts[:, 0], IDS, 10),
+            text_modality(Features(z[:, index]), targets),
         ]
         return [value.item() for value in values]
 
@@ -282,101 +174,106 @@ def test_the_order_of_the_batch_changes_nothing(labels: Tensor, seed: int, data:
 
 
 @some
-@given(seeds, st.sampled_from([1e-3, 0.5, 7.0, 1e4]))
-def test_text_losses_take_the_direction_alone(seed: int, factor: float) -> None:
-    z, labels = draw(3, 4, TEXT_WIDTH, seed=seed), torch.tensor([0, 0, 1, 3])
-    fixed, texts = draw(6, TEXT_WIDTH, seed=seed + 1), draw(3, IDS, TEXT_WIDTH, seed=seed + 2)
-    positive = torch.tensor([1, 3, 5])
-    for loss, text, target in ((text_modality, fixed, positive), (text_identity, texts, labels)):
-        expected = loss(z, text, target, 20.0).item()
-        assert loss(z * factor, text, target, 20.0).item() == near(expected)
-        assert loss(z, text * factor, target, 20.0).item() == near(expected)
+@given(seeds, st.sampled_from([1e-3, 0.5, 7.0, 1e4]), st.booleans())
+def test_text_losses_take_the_direction_alone(seed: int, factor: float, own: bool) -> None:
+    """Texts of all modalities, and of each its own."""
+    z, text = draw(3, 4, TEXT_WIDTH, seed=seed), draw(3, 6, TEXT_WIDTH, seed=seed + 1)
+    text, positive = text if own else text[0], torch.tensor([1, 3, 5])[:, None].expand(3, 4)
+    expected = text_contrast(Features(z), text, positive, 20.0).item()
+    assert text_contrast(Features(z * factor), text, positive, 20.0).item() == near(expected)
+    assert text_contrast(Features(z), text * factor, positive, 20.0).item() == near(expected)
 
 
 def test_renaming_identities_changes_neither_triplet_nor_centre() -> None:
     labels, renamed = torch.tensor([0, 1, 0, 2, 1, 2]), torch.tensor([9, 4, 9, 0, 4, 0])
-    features = draw(3, 6, WIDTH)
-    assert torch.equal(batch_hard_triplet(features[0], labels), batch_hard_triplet(features[0], renamed))
+    features = Features(draw(3, 6, WIDTH))
+    assert torch.equal(batch_hard_triplet(features.x[0], labels), batch_hard_triplet(features.x[0], renamed))
     assert torch.equal(centre(features, labels), centre(features, renamed))
 
 
 def test_centre_with_normalisation_takes_the_direction_alone() -> None:
     features, labels = draw(3, 6, WIDTH), torch.tensor([0, 0, 0, 1, 1, 1])
     scaled = features * torch.rand(3, 6, 1, generator=seeded()).double().add(0.1)
-    assert centre(scaled, labels, normalise=True).item() == near(centre(features, labels, normalise=True).item())
+    one, other = (centre(Features(x), labels, normalise=True).item() for x in (scaled, features))
+    assert one == near(other)
+
+
+# --- samples that lack modalities -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_centre_loss_is_of_the_modalities_there_are(reduction: Reduction, normalise: bool) -> None:
+    features = draw(3, 6, WIDTH, seed=3)
+    poisoned = features.masked_fill(~PRESENT[..., None], torch.nan)
+    total = count = 0.0
+    for m in range(3):  # one modality's own rows, as if it were the only one
+        own = PRESENT[m]
+        total += float(centre(Features(features[m, own][None]), LABELS[own], reduction, normalise)) * int(own.sum())
+        count += int(own.sum())
+    got = centre(Features(poisoned, PRESENT), LABELS, reduction, normalise)
+    assert got.item() == pytest.approx(total / count)
+
+
+def test_the_text_loss_is_of_the_modalities_there_are() -> None:
+    z = draw(3, 6, TEXT_WIDTH, seed=3).requires_grad_()
+    targets = TextTargets(draw(6, TEXT_WIDTH, seed=4), torch.tensor([0, 2, 4]), 10)
+    losses: list[list[Tensor]] = [[], [], []]
+    for m, b in PRESENT.nonzero().tolist():
+        logits = 10 * F.cosine_similarity(z[m, b], targets.features, dim=-1)
+        losses[m].append(F.cross_entropy(logits, targets.positive[m]))
+    loss = text_modality(Features(z, PRESENT), targets)
+    assert loss.item() == pytest.approx(torch.stack([one for own in losses for one in own]).mean().item())
+    summed = text_modality(Features(z, PRESENT), targets, "sum")
+    assert summed.item() == pytest.approx(sum(torch.stack(own).mean().item() for own in losses))
+    for value in (loss, summed):
+        (gradient,) = torch.autograd.grad(value, z, retain_graph=True)
+        assert not gradient[~PRESENT].any()
+        assert gradient[PRESENT].any(dim=-1).all()
 
 
 # --- Eq. 17 -----------------------------------------------------------------------------------------------------------
 
-LABELS = torch.tensor([0, 0, 1, 1, 4, 4])
 HEAD_WIDTHS = {"concat": 3 * WIDTH, "rgb": WIDTH, "nir": WIDTH}
 
 
-def material() -> tuple[Output, dict[str, tuple[Tensor, Tensor]], TextTargets, Tensor]:
-    """What the network, its heads and the text tower might say."""
-    count = len(LABELS)
-    output = Output(draw(3, count, WIDTH, seed=1), z=draw(3, count, TEXT_WIDTH, seed=2))
-    heads = {
-        name: (draw(count, width, seed=10 + i), draw(count, IDS, seed=20 + i))
-        for i, (name, width) in enumerate(HEAD_WIDTHS.items())
-    }
-    targets = small_targets()
-    targets = TextTargets(targets.features.double(), targets.positive, targets.scale)
-    return output, heads, targets, draw(3, IDS, TEXT_WIDTH, seed=3)
+def seen_by_heads() -> dict[str, Seen]:
+    """What heads might see and say; one sees but some samples, one none."""
+    found = {}
+    for i, (name, width) in enumerate(HEAD_WIDTHS.items()):
+        rows = slice(None) if name != "nir" else slice(1, 5)
+        found[name] = Seen(draw(6, width, seed=10 + i)[rows], draw(6, IDS, seed=20 + i)[rows], LABELS[rows])
+    return found | {"tir": Seen(draw(0, WIDTH), draw(0, IDS).requires_grad_(), LABELS[:0])}
 
 
-def terms_of(**sections: Any) -> dict[str, float]:
-    output, heads, targets, texts = material()
-    terms = objective(small_config(**sections), output, heads, LABELS, targets, texts)
-    return {name: term.item() for name, term in terms.items()}
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_loss_over_heads_counts_each_head_once(reduction: Reduction) -> None:
+    """However many samples it sees; one that sees none adds 0, with a gradient."""
+    heads = seen_by_heads()
+    batch = Batch(Output(Features(draw(3, 6, WIDTH))), heads, LABELS)
+    ce = over_heads(lambda seen: cross_entropy(seen.logits, seen.labels), reduction)(batch)
+    expected = [literal_cross_entropy(seen.logits, seen.labels, 0.1) for seen in heads.values() if len(seen.labels)]
+    assert len(expected) == 3
+    assert ce.item() == near(sum(expected) / (4 if reduction == "mean" else 1))
+    (gradient,) = torch.autograd.grad(ce, heads["tir"].logits)
+    assert gradient.shape == (0, IDS)
 
 
-def literal_terms(text: str) -> dict[str, float]:
-    """All weights 1."""
-    output, heads, targets, texts = material()
-    assert output.z is not None
-    text_terms = {
-        "modality": literal_text_modality(output.z, targets.features, targets.positive, targets.scale),
-        "identity": literal_text_identity(output.z, texts, LABELS, targets.scale),
-        "literal": 3 * len(LABELS) / IDS,
-    }
-    return {
-        "ce": mean([literal_cross_entropy(logits, LABELS, 0.1) for _, logits in heads.values()]),
-        "triplet": mean([literal_triplet(feature, LABELS) for feature, _ in heads.values()]),
-        "centre": literal_centre(output.features, LABELS, "mean", False),
-        "text": text_terms[text],
-    }
+def test_the_objective_is_its_weighted_terms_by_name() -> None:
+    heads, output = seen_by_heads(), Output(Features(draw(3, 6, WIDTH, seed=1)))
+    asked = []
 
+    def look(*given: Any) -> dict[str, Seen]:
+        asked.append(given)
+        return heads
 
-@pytest.mark.parametrize("text", ["modality", "identity", "literal"])
-def test_the_objective_is_equation_17(text: str) -> None:
-    terms, expected = terms_of(text={"loss": text}), literal_terms(text)
-    assert terms == near(expected)
-    assert sum(terms.values()) == near(sum(expected.values()))
-
-
-@pytest.mark.parametrize("name", ["ce", "triplet", "centre", "text"])
-def test_each_weight_scales_its_own_term(name: str) -> None:
-    expected = literal_terms("modality")
-    expected[name] *= 2.5
-    assert terms_of(loss={name: 2.5}) == near(expected)
-
-
-@pytest.mark.parametrize("name", ["ce", "triplet", "centre", "text"])
-def test_a_term_of_weight_0_is_absent(name: str) -> None:
-    expected = {term: value for term, value in literal_terms("modality").items() if term != name}
-    assert terms_of(loss={name: 0}) == near(expected)
-
-
-def test_the_text_term_is_absent_when_off() -> None:
-    output, heads, _, _ = material()
-    terms = objective(small_config(text={"loss": "off"}), Output(output.features), heads, LABELS)
-    assert list(terms) == ["ce", "triplet", "centre"]
-
-
-@pytest.mark.parametrize(("reduction", "normalise"), [("sum", False), ("mean", True), ("sum", True)])
-def test_forms_of_terms_reach_the_objective(reduction: Reduction, normalise: bool) -> None:
-    output, heads, _, _ = material()
-    terms = terms_of(loss={"centre_reduction": reduction, "centre_normalise": normalise, "smoothing": 0.3})
-    assert terms["centre"] == near(literal_centre(output.features, LABELS, reduction, normalise))
-    assert terms["ce"] == near(mean([literal_cross_entropy(logits, LABELS, 0.3) for _, logits in heads.values()]))
+    terms = [
+        Term("triplet", 0.5, over_heads(lambda seen: batch_hard_triplet(seen.feature, seen.labels))),
+        Term("centre", 3.0, lambda batch: centre(batch.output.features, batch.labels)),
+    ]
+    found = Objective(look, terms)(output, LABELS)  # type: ignore[arg-type]
+    assert asked == [(output, LABELS)]  # the heads look once, whatever the number of terms
+    assert list(found) == ["triplet", "centre"]
+    expected = [literal_triplet(seen.feature, seen.labels) for seen in heads.values() if len(seen.labels)]
+    assert found["triplet"].item() == near(0.5 * sum(expected) / 4)
+    assert found["centre"].item() == near(3 * literal_centre(output.features.x, LABELS, "mean", False))

@@ -1,36 +1,39 @@
-"""The whole network: the tower's own features without prompts, the order of its parts, and what exists in it."""
+"""The whole network: the tower's own features without prompts, the order of its parts, and its state."""
 
-from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 
 import clip_files
 from dmpt.base.errors import UserError
+from dmpt.extensions.assemble import build_network
 from dmpt.method.backbone import Backbone
-from dmpt.method.bind import PromptIBind
-from dmpt.method.heads import concatenate
-from dmpt.method.losses import objective
-from dmpt.method.network import DMPT
-from dmpt.settings.config import BackboneConfig
+from dmpt.method.bind import PromptIBind, interaction_layer
+from dmpt.method.modalities import Features
+from dmpt.method.network import DMPT, Output
+from dmpt.method.prompts import Prompts, SemanticPrompts
 from dmpt.towers.image import build_vit
 from small import (
     KINDS,
-    TEXT_WIDTH,
+    PRESENT,
     WORD_WIDTH,
+    Small,
     error_of,
     redraw,
     seeded,
     small_backbone,
     small_config,
     small_images,
+    small_model,
     small_network,
-    small_targets,
+    through,
+    train_steps,
 )
 
 WIDTH, IDS = 32, 4
@@ -70,9 +73,9 @@ def test_without_prompts_and_interaction_features_are_the_towers_own(kind: str, 
     assert output.z is not None
     for modality, stream in enumerate(images):
         own = network.backbone.vit.forward_features(stream)[:, 0]
-        assert error_of(output.features[modality], own) < 1e-13
-        assert error_of(output.projected[modality], own @ network.projection.weight.T) < 1e-13
-        assert error_of(output.z[modality], own @ network.projection.weight.T) < 1e-13
+        assert error_of(output.features.x[modality], own) < 1e-13
+        assert error_of(output.projected.x[modality], own @ network.projection.weight.T) < 1e-13
+        assert error_of(output.z.x[modality], own @ network.projection.weight.T) < 1e-13
 
 
 @torch.no_grad()
@@ -80,18 +83,18 @@ def test_without_prompts_and_interaction_projections_are_open_clips(tmp_path: Pa
     model = clip_files.clip()
     path = clip_files.save(model, tmp_path, "pt")
     vit, info = build_vit(clip_files.backbone(path), clip_files.SIZE)
-    network = DMPT(small_config(heads="paper", **PLAIN), Backbone(vit, info), IDS, None)
+    network, _ = build_network(small_config(heads="paper", **PLAIN), Backbone(vit), info, IDS, None)
     images = torch.randn(3, 2, 3, *clip_files.SIZE, generator=seeded())
     output = network(images)
     assert output.projected is not None
     for modality, stream in enumerate(images):
-        assert error_of(output.projected[modality], model.encode_image(stream)) < 1e-5
+        assert error_of(output.projected.x[modality], model.encode_image(stream)) < 1e-5
 
 
 def test_prompts_alone_change_the_features() -> None:
     plain, prompted = redrawn(**PLAIN), redrawn(bind={"depth": 0})
     images = small_images(plain.backbone)
-    assert error_of(prompted(images).features, plain(images).features) > 1e-3
+    assert error_of(prompted(images).features.x, plain(images).features.x) > 1e-3
 
 
 # --- order ------------------------------------------------------------------------------------------------------------
@@ -108,19 +111,19 @@ def test_the_order_is_blocks_then_bind_then_norm(kind: str, k: int, z: str) -> N
         redraw(network.bind, seeded(7), std=0.3)
     assert network.prompts is not None
     assert network.projection is not None
-    tokens = backbone(images, network.prompts(), "token", keep_prompts=True)
+    tokens = through(backbone, images, network.prompts(), "token", keep_prompts=True)
     before = after = tokens[:, :, 0]
     if network.bind is not None:
         start = {"clip": 1, "registers": 5}[kind] + 2
-        after = network.bind(tokens, slice(start, start + 5))
+        after, _ = network.bind(Features(tokens), slice(start, start + 5))
         assert error_of(after, before) > 1e-3
     output = network(images)
     assert output.projected is not None
     assert output.z is not None
-    assert error_of(output.features, backbone.vit.norm(after)) < 1e-12
-    assert error_of(output.projected, network.projection(backbone.vit.norm(after))) < 1e-12
+    assert error_of(output.features.x, backbone.vit.norm(after)) < 1e-12
+    assert error_of(output.projected.x, network.projection(backbone.vit.norm(after))) < 1e-12
     expected = network.projection(backbone.vit.norm(before if z == "before" else after))
-    assert error_of(output.z, expected) < 1e-12
+    assert error_of(output.z.x, expected) < 1e-12
 
 
 @torch.no_grad()
@@ -132,138 +135,168 @@ def test_an_absent_modality_changes_nothing_of_the_others() -> None:
     present = torch.tensor([[True, True], [True, True], [True, False]])
     other = images.clone()
     other[2, 1] = 0
-    one, two = network(images, present).features, network(other, present).features
+    one, two = network(images, present).features.x, network(other, present).features.x
     assert torch.equal(one[:2], two[:2])
-    assert not torch.equal(network(images).features[:2, 1], one[:2, 1])
-    assert error_of(network(images).features[:, 0], one[:, 0]) < 1e-12
+    whole = network(images).features.x
+    assert not torch.equal(whole[:2, 1], one[:2, 1])
+    assert error_of(whole[:, 0], one[:, 0]) < 1e-12
 
 
 @torch.no_grad()
 def test_the_test_feature_is_the_normalised_concatenation_before_bn() -> None:
     network = redrawn().eval()
     images = small_images(network.backbone)
-    features, embedded = network(images).features, network.embed(images)
+    features, embedded = network(images).features.x, network.embed(images)
     assert embedded.shape == (2, 3 * WIDTH)
     for b in range(2):
         joined = torch.cat([features[0, b], features[1, b], features[2, b]])
         assert error_of(embedded[b], joined / joined.square().sum().sqrt()) < 1e-14
-    assert torch.equal(embedded, F.normalize(concatenate(features), dim=-1))
+    assert torch.equal(embedded, F.normalize(features.transpose(0, 1).flatten(1), dim=-1))
 
 
-# --- heads ------------------------------------------------------------------------------------------------------------
+# --- samples that lack modalities -------------------------------------------------------------------------------------
 
-SINGLE = {"rgb": WIDTH, "nir": WIDTH, "tir": WIDTH}
-CONCAT = {"concat": 3 * WIDTH}
-NECKS = {
-    "concat": CONCAT,
-    "modality": SINGLE,
-    "concat+modality": CONCAT | SINGLE,
-    "paper": CONCAT | SINGLE | {"projected": 3 * TEXT_WIDTH},
-}
+LABELS = torch.tensor([0, 0, 2, 2, 1, 1])
+Stepped = tuple[Output, dict[str, Tensor], dict[str, Tensor]]
 
 
-@pytest.mark.parametrize("setting", NECKS)
-def test_heads_are_those_of_the_setting(setting: str) -> None:
-    network = redrawn(heads=setting).train()
-    assert {name: neck.norm.num_features for name, neck in network.heads.necks.items()} == NECKS[setting]
-    output = network(small_images(network.backbone, batch=5))
-    answers = network.heads(output.features, output.projected)
-    features = dict(zip(SINGLE, output.features, strict=True)) | {"concat": torch.cat(list(output.features), dim=-1)}
-    if setting == "paper":
-        assert output.projected is not None
-        features["projected"] = torch.cat(list(output.projected), dim=-1)
-    else:
-        assert output.projected is None
-    assert set(answers) == set(NECKS[setting])
-    for name, (feature, logits) in answers.items():
-        assert torch.equal(feature, features[name])  # the triplet loss sees it before batch normalisation
-        neck: Any = network.heads.necks[name]
-        deviation = feature.var(dim=0, unbiased=False).add(neck.norm.eps).sqrt()
-        normed = (feature - feature.mean(dim=0)) / deviation * neck.norm.weight
-        assert error_of(logits, normed @ neck.classifier.weight.T) < 1e-12
-        assert logits.shape == (5, IDS)
+def stretched(**sections: Any) -> Small:
+    model = small_model(ids=IDS, **{"missing": {"dropout": 0.4}, **sections})
+    redraw(model.network.double(), seeded(5), std=0.2)
+    return model
 
 
-def test_batch_norms_bias_is_frozen_at_zero_and_classifiers_have_none() -> None:
-    network = small_network(heads="paper")
-    for name, neck in network.heads.necks.items():
-        assert not neck.norm.bias.requires_grad
-        assert not neck.norm.bias.any()
-        assert neck.classifier.bias is None
-        assert f"heads.necks.{name}.norm.weight" in network.trained()
-        assert f"heads.necks.{name}.norm.bias" not in network.trained()
+def step(model: Small, images: Tensor, present: Tensor | None) -> Stepped:
+    """Output, losses and gradients of one training step."""
+    network = model.network.train()
+    network.zero_grad()
+    output = network(images, present)
+    terms = model.objective()(output, LABELS)
+    torch.stack(list(terms.values())).sum().backward()
+    return output, terms, {n: p.grad.clone() for n, p in network.trained().items() if p.grad is not None}
 
 
-# --- what exists ------------------------------------------------------------------------------------------------------
-
-EXIST: list[tuple[dict[str, Any], set[str]]] = [
-    ({}, {"prompts.semantic", "prompts.modality", "bind", "projection", "heads"}),
-    ({"semantic": {"length": 0}, "bind": {"depth": 0}}, {"prompts.modality", "projection", "heads"}),
-    ({"modality": {"length": 0}}, {"prompts.semantic", "bind", "projection", "heads"}),
-    ({"bind": {"depth": 0}}, {"prompts.semantic", "prompts.modality", "projection", "heads"}),
-    (NO_TEXT, {"prompts.semantic", "prompts.modality", "bind", "heads"}),
-    (NO_TEXT | {"heads": "paper"}, {"prompts.semantic", "prompts.modality", "bind", "projection", "heads"}),
-    (PLAIN, {"projection", "heads"}),
-    (PLAIN | NO_TEXT, {"heads"}),
-    (PLAIN | NO_TEXT | {"bind": {"depth": 1, "external": False}}, {"bind", "heads"}),
-]
-
-
-@pytest.mark.parametrize(("settings", "expected"), EXIST, ids=label)
-@pytest.mark.parametrize("kind", ["clip", "imagenet"])
-def test_what_is_switched_off_does_not_exist(kind: str, settings: dict[str, Any], expected: set[str]) -> None:
-    network = small_network(kind, **settings)
-    parts = {".".join(name.split(".")[: 2 if name.startswith("prompts") else 1]) for name in names(network)}
-    assert parts == expected
-    trained = expected - {"projection"} if kind == "clip" else expected  # CLIP's own projection is frozen
-    assert {part for part in expected if any(n.startswith(part + ".") for n in network.trained())} == trained
-    output = network(small_images(network.backbone))
-    assert (output.z is not None) is (network.config.text.loss != "off")
+@pytest.mark.parametrize("form", ["prefix", "token"])
+@pytest.mark.parametrize("sections", [{}, {"heads": "paper", "text": {"z": "after"}}, {"bind": {"depth": 0}}])
+def test_nothing_reads_an_absent_image(form: str, sections: dict[str, Any]) -> None:
+    model = stretched(prompts=form, **sections)
+    network = model.network
+    images = small_images(network.backbone, batch=6)
+    poisoned = images.masked_fill(~PRESENT[..., None, None, None], torch.nan)
+    (one, terms, gradients), (two, other, poisoned_gradients) = (
+        step(model, given, PRESENT) for given in (images, poisoned)
+    )
+    assert set(terms) == {"ce", "triplet", "centre", "text", "shared"}
+    assert torch.equal(one.features.x, two.features.x)
+    assert torch.equal(one.also["shared"], two.also["shared"])
+    assert terms == other
+    assert gradients.keys() == poisoned_gradients.keys() == network.trained().keys()
+    assert all(torch.equal(gradients[n], poisoned_gradients[n]) for n in gradients)
+    assert all(g.isfinite().all() for g in gradients.values())
+    with torch.no_grad():
+        network.eval().bake()
+        embedded = network.embed(poisoned, PRESENT)
+    assert embedded.isfinite().all()
+    assert not embedded.view(6, 3, -1)[~PRESENT.T].any()
+    torch.testing.assert_close(embedded.square().sum(dim=1), torch.ones(6, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("depth", [1, 2])
-def test_external_interaction_exists_only_when_on(depth: int) -> None:
-    on, off = (small_network(bind={"depth": depth, "external": external}) for external in (True, False))
-    assert names(off) < names(on)
-    assert all(".external." in name for name in names(on) - names(off))
-    assert {name.split(".")[2] for name in names(on) if name.startswith("bind.layers.")} == {
-        str(i) for i in range(depth)
-    }
+def test_all_present_is_no_mask_and_a_sample_does_not_depend_on_its_batch() -> None:
+    model = stretched()
+    network = model.network
+    images = small_images(network.backbone, batch=6)
+    one, terms, gradients = step(model, images, None)
+    two, other, masked_gradients = step(model, images, torch.ones(3, 6, dtype=torch.bool))
+    assert error_of(two.features.x, one.features.x) < 1e-12
+    assert error_of(two.also["shared"], one.also["shared"]) < 1e-12
+    assert {n: t.item() for n, t in terms.items()} == pytest.approx({n: t.item() for n, t in other.items()})
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(masked_gradients[name], gradient, rtol=1e-8, atol=1e-10, msg=name)
+    with torch.no_grad():
+        whole = network.eval()(images, PRESENT)
+        for b in range(6):
+            alone = network(images[:, b : b + 1], PRESENT[:, b : b + 1])
+            assert error_of(alone.features.x[:, 0], whole.features.x[:, b]) < 1e-12
+            assert error_of(alone.also["shared"][0], whole.also["shared"][b]) < 1e-12
 
 
-def test_names_of_the_shipped_layout() -> None:
-    """They are the adapter's file format."""
-    linear, single = ("weight", "bias"), ("0", "1", "2")
-    expected = {"prompts.semantic.tokens", "prompts.modality.words", "projection.weight"}
-    expected |= {f"prompts.modality.map.{layer}.{part}" for layer, part in product(range(2), linear)}
-    expected |= {
-        f"bind.layers.0.external.{name}.{m}.{part}" for name, m, part in product(("to_bind", "query"), single, linear)
-    }
-    expected |= {f"bind.layers.0.external.key.{part}" for part in linear}
-    expected |= {
-        f"bind.layers.0.internal.{m}.{name}.{part}"
-        for m, name, part in product(single, ("norm", "qkv", "proj"), linear)
-    }
-    for neck in ("concat", "rgb", "nir", "tir"):
-        expected |= {f"heads.necks.{neck}.classifier.weight"}
-        expected |= {f"heads.necks.{neck}.norm.{part}" for part in ("weight", "bias", "running_mean", "running_var")}
-        expected |= {f"heads.necks.{neck}.norm.num_batches_tracked"}
-    assert names(small_network()) == expected
+def test_absent_images_are_not_computed() -> None:
+    network = stretched().network
+    seen: list[int] = []
+    network.backbone.vit.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    network(small_images(network.backbone, batch=6), PRESENT)
+    assert seen == PRESENT.sum(dim=1).tolist()
+    seen.clear()
+    lone = PRESENT.clone()
+    lone[2] = False
+    network(small_images(network.backbone, batch=6), lone)
+    assert len(seen) == 2
 
 
 @pytest.mark.parametrize(
-    ("settings", "text"), [({"heads": "paper"}, "off"), ({}, "modality"), ({}, "literal")], ids=str
+    "sections", [{}, {"missing": {"dropout": 0.4, "absent": "learned"}}, {"bind": {"depth": 2}}], ids=str
 )
-def test_a_tower_without_projection_is_refused_where_one_is_needed(settings: dict[str, Any], text: str) -> None:
-    with pytest.raises(UserError, match=r"vit_base_patch16_224\.augreg_in21k has no image projection.*set backbone"):
-        small_network("imagenet", text={"loss": text}, backbone={"projection": "tower"}, **settings)
-    small_network("imagenet", text={"loss": "off"}, backbone={"projection": "tower"})
+def test_whole_and_subset_from_one_pass_are_those_of_two(sections: dict[str, Any]) -> None:
+    network = stretched(**sections).network.eval()
+    images = small_images(network.backbone, batch=6)
+    passes: list[int] = []
+    network.backbone.vit.patch_embed.register_forward_pre_hook(lambda *_: passes.append(1))
+    with torch.no_grad():
+        tokens = network.tokens(images)
+        whole, subset = network.read(tokens), network.read(tokens, PRESENT)
+        assert passes == [1]
+        alone, left = network(images), network(images, PRESENT)
+    assert subset.features.present is PRESENT
+    for one, other in ((whole, alone), (subset, left)):
+        assert one.z is not None
+        assert other.z is not None
+        assert error_of(one.features.x, other.features.x) < 1e-12
+        assert error_of(one.z.existing(one.z.x), other.z.existing(other.z.x)) < 1e-12
+        assert error_of(one.also["shared"], other.also["shared"]) < 1e-12
+
+
+@pytest.mark.parametrize(
+    "sections", [{}, {"missing": {"dropout": 0.4, "absent": "learned"}}, {"missing": {"dropout": 0.4}}], ids=str
+)
+def test_what_is_present_may_be_said_on_the_cpu_wherever_the_network_is(sections: dict[str, Any]) -> None:
+    """The loader's masks stay there. Tensors without content stand for those on a GPU."""
+    config = {"bind": {"depth": 1, "layers": [0]}, "modality": {"source": "learned"}, "text": {"loss": "off"}}
+    network = small_network(**config, **sections).eval()
+    shapes = {n: t.shape for n, t in (*network.named_parameters(), *network.named_buffers()) if t.is_floating_point()}
+    shape = small_images(network.backbone, batch=PRESENT.shape[1]).shape
+    with FakeTensorMode():
+        tensors = {name: torch.empty(shape, device="cuda") for name, shape in shapes.items()}
+        images, present = torch.empty(shape, device="cuda"), torch.ones(PRESENT.shape, dtype=torch.bool)
+        found = functional_call(network, tensors, (images, present))
+        assert found.features.x.device.type == "cuda"
+
+
+@pytest.mark.parametrize("form", ["prefix", "token"])
+@torch.no_grad()
+def test_the_dense_form_gives_the_same_features(form: str) -> None:
+    network = stretched(prompts=form).network.eval()
+    images = small_images(network.backbone, batch=6).masked_fill(~PRESENT[..., None, None, None], torch.nan)
+    sparse = network(images, PRESENT)
+    passes: list[int] = []
+    network.backbone.vit.patch_embed.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    network.dense = True
+    dense = network(images, PRESENT)
+    assert passes == [3 * 6]  # absent images too, as black ones
+    assert dense.features.x.isfinite().all()
+    assert error_of(dense.features.x, sparse.features.x) < 1e-12
+    assert error_of(dense.also["shared"], sparse.also["shared"]) < 1e-12
+    network.bake()
+    assert error_of(network(images, PRESENT).features.x, sparse.features.x) < 1e-12
+
+
+# --- one tower --------------------------------------------------------------------------------------------------------
 
 
 def test_one_copy_of_the_tower_serves_three_streams() -> None:
     backbone = small_backbone()
     own = {id(p) for p in backbone.parameters()}
-    network = DMPT(small_config(modality={"length": 0}), backbone, IDS, None)
+    prompts, bind = Prompts(SemanticPrompts(2, 5, WIDTH, 16), None, 2), PromptIBind([interaction_layer(WIDTH, 4)])
+    network = DMPT(backbone, prompts, bind, semantic=slice(1, 6))
     assert network.backbone is backbone
     assert {id(p) for n, p in network.named_parameters() if n.startswith("backbone.")} == own
     assert not own & {id(p) for n, p in network.named_parameters() if not n.startswith("backbone.")}
@@ -279,49 +312,34 @@ def test_one_copy_of_the_tower_serves_three_streams() -> None:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def train_steps(network: DMPT, steps: int) -> set[str]:
-    """Names of the tensors that had a gradient in some step."""
-    network.train()
-    trained = network.trained()
-    optimizer = torch.optim.Adam(trained.values(), lr=1e-3, weight_decay=1e-4)
-    labels, targets, reached = torch.tensor([0, 0, 2, 2]), small_targets(), set()
-    for step in range(steps):
-        output = network(small_images(network.backbone, batch=4, seed=step))
-        heads = network.heads(output.features, output.projected)
-        terms = objective(network.config, output, heads, labels, targets)
-        assert list(terms) == ["ce", "triplet", "centre", "text"]
-        optimizer.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()
-        reached |= {name for name, p in trained.items() if p.grad is not None and p.grad.any()}
-        optimizer.step()
-    return reached
-
-
 @pytest.mark.parametrize("form", ["prefix", "token"])
 @pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("kind", ["clip", "imagenet", "registers"])
 def test_every_trained_tensor_learns_within_three_steps(kind: str, k: int, form: str) -> None:
     """From the real initial values: a zero-initialised layer must not cut off what stands before it for good."""
-    network = small_network(kind, bind={"depth": k}, heads="paper", prompts=form)
+    model = small_model(kind, bind={"depth": k}, heads="paper", prompts=form)
+    network = model.network
+    assert [term.name for term in model.objective().terms] == ["ce", "triplet", "centre", "text"]
     assert ("projection.weight" in network.trained()) is (kind != "clip")
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    assert train_steps(network, 3) == set(network.trained())
+    assert train_steps(model) == set(network.trained())
     for name, value in network.state_dict().items():
         moved = name in network.trained() or "running" in name or "num_batches" in name
         assert torch.equal(value, before[name]) is not moved, name
 
 
 def test_the_first_step_already_reaches_all_but_what_stands_before_the_zero_start() -> None:
-    network = small_network(heads="paper")
-    late = set(network.trained()) - train_steps(network, 1)
+    model = small_model(heads="paper")
+    late = set(model.network.trained()) - train_steps(model, 1)
     assert all(name.startswith("bind.") and ".proj." not in name for name in late)
 
 
 def test_shared_and_learned_controls_learn_too() -> None:
-    network = small_network(semantic={"share": True}, modality={"length": 3, "source": "learned"}, heads="paper")
+    model = small_model(semantic={"share": True}, modality={"length": 3, "source": "learned"}, heads="paper")
+    network = model.network
     assert network.get_parameter("prompts.semantic.tokens").shape == (2, 1, 5, WIDTH)
     assert network.get_parameter("prompts.modality.words").shape == (3, 3, WORD_WIDTH)
-    assert train_steps(network, 3) == set(network.trained())
+    assert train_steps(model) == set(network.trained())
 
 
 # --- state ------------------------------------------------------------------------------------------------------------
@@ -343,7 +361,7 @@ def test_own_state_restores_the_network() -> None:
     one, other = redrawn(), small_network().double()
     images = small_images(one.backbone)
     output = one.train()(images)
-    one.heads(output.features, output.projected)  # moves batch norm's statistics
+    one.heads(output, torch.tensor([0, 1]))  # moves batch norm's statistics
     assert one.get_buffer("heads.necks.rgb.norm.running_mean").any()
     other.load_own_state(one.own_state(), "here")
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
@@ -389,25 +407,39 @@ def test_an_adapter_of_other_settings_is_refused(changes: dict[str, Any]) -> Non
         small_network().load_own_state(small_network(**changes).own_state(), "the-file")
 
 
-# --- size -------------------------------------------------------------------------------------------------------------
+# --- baked prefixes ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("heads", "trained"), [("concat+modality", 17_630_976), ("paper", 17_895_168)])
-def test_trained_parameters_of_the_papers_setting(heads: Any, trained: int) -> None:
-    config = replace(small_config(heads=heads), semantic=small_config(semantic={"length": 32}).semantic)
-    vit, info = build_vit(BackboneConfig(), (256, 128), load=False)
-    with torch.device("meta"):
-        network = DMPT(config, Backbone(vit, info), 171, torch.empty(3, 1, 512))
+@pytest.mark.parametrize("k", [0, 1])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_baking_changes_nothing_and_training_forgets_it(kind: str, k: int) -> None:
+    network = redrawn(kind, bind={"depth": k}).eval()
+    images = small_images(network.backbone)
+    expected = network(images).features.x
+    network.bake()
+    assert torch.equal(network(images).features.x, expected)
+    network.train()
+    redraw(network, seeded(8))
+    network.eval()
+    assert not torch.equal(network(images).features.x, expected)
 
-    def count(module: nn.Module | None) -> int:
-        assert module is not None
-        return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
-    assert count(network) == sum(p.numel() for p in network.trained().values()) == trained
-    assert network.prompts is not None
-    assert count(network.prompts.semantic) == 884_736
-    assert count(network.prompts.modality) == 4_727_808
-    assert isinstance(network.bind, PromptIBind)
-    assert count(network.bind) == 4_134_144 + 7_087_104 + 4_608
-    three_towers = 3 * (sum(p.numel() for p in network.backbone.parameters()) + info.projection.numel())
-    assert heads != "paper" or round(100 * trained / (three_towers + trained), 2) == 6.48
+def test_loading_forgets_what_was_baked() -> None:
+    one, other = redrawn().eval(), small_network().double().eval()
+    images = small_images(one.backbone)
+    other.bake()
+    other.load_own_state(one.own_state(), "adapter")
+    assert torch.equal(other(images).features.x, one(images).features.x)
+
+
+@torch.no_grad()
+def test_another_precision_forgets_what_was_baked() -> None:
+    network = small_network(text={"loss": "off"}).eval()
+    redraw(network, seeded(6), 0.2)
+    network.bake()
+    network.double()
+    images = small_images(network.backbone)
+    features = network(images).features.x
+    network.bake()
+    assert error_of(features, network(images).features.x) < 1e-12
