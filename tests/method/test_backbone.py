@@ -1,17 +1,35 @@
 """The tower: a literal transcription of Eq. 7-10, the two forms of prompts, and what may stand in a map's place."""
 
+import copy
+from functools import partial
 from itertools import product
 from typing import Any
 
 import pytest
 import torch
+from timm.layers.pos_embed_sincos import apply_rot_embed_cat
+from timm.models.eva import Eva
 from torch import Tensor, nn
 
-from dmpt.method.backbone import Backbone
+from dmpt.method.backbone import MAPS, Backbone, Grouped
+from dmpt.method.bind import PromptIBind, interaction_layer
 from dmpt.method.network import DMPT
-from small import KINDS, WORD_WIDTH, error_of, redraw, seeded, small_backbone, small_images, small_network, through
+from dmpt.method.prompts import Prompts, SemanticPrompts
+from small import (
+    KINDS,
+    PRESENT,
+    WORD_WIDTH,
+    error_of,
+    redraw,
+    seeded,
+    small_backbone,
+    small_images,
+    small_network,
+    through,
+)
 
 FORMS = ("prefix", "token")
+WIDTH = 32
 OFF: dict[str, Any] = {"bind": {"depth": 0}, "heads": "paper"}
 
 
@@ -259,3 +277,276 @@ def test_a_full_tower_trains(kind: str) -> None:
         assert parameter.grad.any(), name
     backbone.keep_in(torch.bfloat16)  # trained tensors stay in float32
     assert {p.dtype for p in backbone.parameters()} == {torch.float32}
+
+
+# --- prompts of each image --------------------------------------------------------------------------------------------
+
+
+def drawn_prompts(groups: int, depth: int = 2, length: int = 3, seed: int = 11) -> list[Tensor]:
+    generator = seeded(seed)
+    return [torch.randn(groups, length, WIDTH, generator=generator, dtype=torch.float64) for _ in range(depth)]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["clip", "registers"])
+@torch.no_grad()
+def test_each_image_may_have_prompts_of_its_own(kind: str, form: Any, keep: bool) -> None:
+    backbone = small_backbone(kind).double()
+    images, prompts = small_images(backbone).flatten(0, 1), drawn_prompts(6)
+    together = backbone(images, prompts, form, keep)
+    alone = [backbone(images[i : i + 1], [own[i : i + 1] for own in prompts], form, keep) for i in range(6)]
+    assert error_of(together, torch.cat(alone)) < 1e-10
+    shared = backbone(images, [own[::2] for own in prompts], form, keep)  # of two images each
+    assert error_of(shared[::2], together[::2]) < 1e-10
+    assert (shared - together)[1::2, 0].abs().amax(dim=-1).gt(1e-3).all()
+    baked = backbone(images, prompts, "prefix", keep, backbone.prefixes(prompts))
+    assert error_of(baked, together) < 1e-10
+
+
+# --- maps that are replaced -------------------------------------------------------------------------------------------
+
+
+class Updated(nn.Module):
+    """W x + B A x."""
+
+    def __init__(self, linear: nn.Linear, generator: torch.Generator):
+        super().__init__()
+        self.linear = linear
+        self.down = nn.Parameter(torch.randn(2, linear.in_features, generator=generator) * 0.3)
+        self.up = nn.Parameter(torch.randn(linear.out_features, 2, generator=generator) * 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + x @ self.down.T @ self.up.T
+
+    def merged(self) -> nn.Linear:
+        """(W + B A) x."""
+        linear = copy.deepcopy(self.linear)
+        linear.weight += self.up @ self.down
+        return linear
+
+
+class UpdatedPerModality(Grouped):
+    """Another update for each modality."""
+
+    def __init__(self, linear: nn.Linear, generator: torch.Generator):
+        super().__init__()
+        self.own = nn.ModuleList(Updated(linear, generator) for _ in range(3))
+
+    def forward(self, x: Tensor, modalities: tuple[int, ...]) -> Tensor:
+        groups = x.unflatten(0, (len(modalities), -1))
+        return torch.cat([self.own[m](group) for m, group in zip(modalities, groups, strict=True)])
+
+
+def wrapped(kind: str, name: str, by: Any, first_layer: int = 0) -> Backbone:
+    backbone = small_backbone(kind).double()
+    generator = seeded(5)
+    backbone.wrap(name, lambda linear: by(linear, generator).double(), first_layer)
+    return backbone
+
+
+def merged(backbone: Backbone, name: str, modality: int | None = None) -> Backbone:
+    """A plain tower with the updates in its weights."""
+    plain = copy.deepcopy(backbone)
+    for block in plain.vit.blocks:
+        place = getattr(block, MAPS[name])
+        found = getattr(place, name)
+        if not isinstance(found, nn.Linear):
+            setattr(place, name, (found if modality is None else found.own[modality]).merged())
+    assert not [m for m in plain.modules() if isinstance(m, Updated | UpdatedPerModality)]
+    return plain
+
+
+maps = pytest.mark.parametrize("name", MAPS)
+
+
+@maps
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["clip", "registers", "qk_norm"])
+@torch.no_grad()
+def test_an_updated_map_is_the_merged_one(kind: str, form: Any, keep: bool, name: str) -> None:
+    backbone = wrapped(kind, name, Updated)
+    images, prompts = small_images(backbone), drawn_prompts(3)
+    for own in (None, prompts):
+        found = through(backbone, images, own, form, keep)
+        assert error_of(found, through(merged(backbone, name), images, own, form, keep)) < 1e-12
+        assert error_of(found, through(small_backbone(kind).double(), images, own, form, keep)) > 1e-3
+
+
+@maps
+@torch.no_grad()
+def test_maps_are_replaced_from_a_layer_on(name: str) -> None:
+    whole, late, none = (wrapped("clip", name, Updated, first) for first in (0, 1, 2))
+    plain = small_backbone().double()
+    images = small_images(plain).flatten(0, 1)
+    assert [isinstance(getattr(getattr(b, MAPS[name]), name), Updated) for b in late.vit.blocks] == [False, True]
+    entering = [list(backbone.entering(images)) for backbone in (whole, late, plain)]
+    assert torch.equal(entering[1][1], entering[2][1])
+    assert error_of(entering[0][1], entering[2][1]) > 1e-3
+    assert error_of(late(images), merged(late, name)(images)) < 1e-12
+    assert error_of(late(images), plain(images)) > 1e-3
+    assert torch.equal(none(images), plain(images))
+
+
+@maps
+def test_only_the_update_of_a_frozen_tower_is_trained(name: str) -> None:
+    backbone = wrapped("clip", name, Updated)
+    trained = {own for own, p in backbone.named_parameters() if p.requires_grad}
+    places = [f"vit.blocks.{layer}.{MAPS[name]}.{name}" for layer in range(2)]
+    assert trained == {f"{place}.{part}" for place in places for part in ("down", "up")}
+    assert not backbone.mixed
+    backbone.keep_in(torch.bfloat16)
+    kept = {own: p.dtype for own, p in backbone.named_parameters() if own in trained}
+    assert set(kept.values()) == {torch.float64}
+    assert backbone.mixed
+
+
+@maps
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+@torch.no_grad()
+def test_a_map_of_each_modality_is_three_towers(form: Any, keep: bool, name: str) -> None:
+    backbone = wrapped("registers", name, UpdatedPerModality)
+    towers = [merged(backbone, name, m) for m in range(3)]
+    images = small_images(backbone)
+    for prompts in (None, drawn_prompts(3), drawn_prompts(6)):  # none, of a modality, of each image
+        share = len(prompts[0]) // 3 if prompts else 0
+        expected = torch.stack(
+            [
+                tower(images[m], prompts and [own[m * share : (m + 1) * share] for own in prompts], form, keep)
+                for m, tower in enumerate(towers)
+            ]
+        )
+        assert error_of(through(backbone, images, prompts, form, keep), expected) < 1e-12
+        if prompts:
+            prefixes = backbone.prefixes(prompts)
+            baked = through(backbone, images, prompts, "prefix", keep, prefixes)
+            assert error_of(baked, expected) < 1e-12
+    assert error_of(expected[0], towers[1](images[0], [own[:2] for own in prompts], form, keep)) > 1e-3
+
+
+@maps
+@pytest.mark.parametrize("form", FORMS)
+@torch.no_grad()
+def test_a_map_of_each_modality_where_samples_lack_some(form: Any, name: str) -> None:
+    backbone = wrapped("registers", name, UpdatedPerModality)
+    torch.manual_seed(3)
+    prompts = Prompts(SemanticPrompts(2, 3, WIDTH, 14), None, 2)
+    redraw(prompts, seeded(4), 0.5)
+    network = DMPT(backbone, prompts.double(), PromptIBind([interaction_layer(WIDTH, 4)]), form=form).eval()
+    images = small_images(backbone, batch=6).masked_fill(~PRESENT[..., None, None, None], torch.nan)
+    sparse = network.tokens(images, PRESENT)
+    for m in range(3):
+        own = [p[m : m + 1] for p in prompts()]
+        expected = merged(backbone, name, m)(images[m, PRESENT[m]], own, form, True)
+        assert error_of(sparse[m, PRESENT[m]], expected) < 1e-12
+    network.dense = True
+    assert error_of(network.tokens(images, PRESENT)[PRESENT], sparse[PRESENT]) < 1e-12
+    network.bake()
+    assert error_of(network.tokens(images, PRESENT)[PRESENT], sparse[PRESENT]) < 1e-12
+    network.dense = False
+    assert error_of(network.tokens(images, PRESENT)[PRESENT], sparse[PRESENT]) < 1e-12
+    lone = torch.tensor([[False], [False], [True]])  # of one modality alone there is no group of another
+    assert error_of(network.tokens(images[:, 3:4], lone)[2], sparse[2, 3:4]) < 1e-12
+
+
+# --- activations computed again ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tune", ["frozen", "full"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["clip", "registers"])
+def test_checkpointing_changes_no_bit_and_saves_memory(kind: str, form: Any, tune: str) -> None:
+    saved, found = [], []
+    for checkpoint in (False, True):
+        tower = small_backbone(kind, depth=3, tune=tune)
+        backbone = Backbone(tower.vit, tower.frozen, checkpoint).train()
+        images = small_images(backbone, batch=4).flatten(0, 1)
+        prompts = [p.float().requires_grad_() for p in drawn_prompts(3, depth=3)]
+        kept = dict[int, int]()
+
+        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            tokens = backbone(images, prompts, form, True)
+            loss = tokens.square().sum()
+        # What is computed again needs the tokens that enter each block, which no hook sees.
+        saved.append(sum(kept.values()) + checkpoint * 3 * tokens.nbytes)
+        loss.backward()
+        gradients = [p.grad for p in (*prompts, *backbone.parameters()) if p.requires_grad]
+        assert len(gradients) == 3 + (len(list(backbone.vit.parameters())) if tune == "full" else 0)
+        found.append([tokens.detach(), *gradients])
+    for one, other in zip(*found, strict=True):
+        assert (one is None) == (other is None)  # the final norm, which is not run here, has none
+        assert one is None or torch.equal(one, other)
+    assert saved[1] < saved[0] / 2
+
+
+# --- rotary positions -------------------------------------------------------------------------------------------------
+
+
+class Scale(nn.Module):
+    """Eva's gamma as timm's vision transformer has it."""
+
+    def __init__(self, gamma: Tensor):
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+def eva(rope: str, half: bool) -> Any:
+    """A small tower like DINOv3's."""
+    torch.manual_seed(0)
+    shape = {"img_size": (48, 32), "patch_size": 16, "embed_dim": WIDTH, "depth": 2, "num_heads": 4, "num_classes": 0}
+    positions = {"use_abs_pos_emb": False, "use_rot_pos_emb": True, "rope_type": rope, "rope_rotate_half": half}
+    tower = Eva(**shape, **positions, num_reg_tokens=2, qkv_bias=False, init_values=1.0, global_pool="token")
+    generator = seeded(3)
+    with torch.no_grad():
+        for value in tower.parameters():
+            value.add_(torch.randn(value.shape, generator=generator) * (0.3 if value.ndim > 1 else 0.1))
+    return tower.double().eval()
+
+
+def as_vit(tower: Any) -> Any:
+    """The same under the names that ``Backbone`` reads."""
+    vit = copy.deepcopy(tower)
+    embed = vit._pos_embed
+    vit._pos_embed = lambda x: embed(x)[0]
+    for block in vit.blocks:
+        block.ls1, block.ls2 = Scale(block.gamma_1), Scale(block.gamma_2)
+    return vit
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize(("rope", "half"), [("dinov3", True), ("cat", False)])
+@torch.no_grad()
+def test_rotary_positions_turn_patches_and_nothing_else(rope: str, half: bool, keep: bool) -> None:
+    own = eva(rope, half)
+    angles = own.rope.get_embed()
+    backbone = Backbone(as_vit(own), rotate=partial(apply_rot_embed_cat, emb=angles, half=half))
+    images, prompts = small_images(backbone).flatten(0, 1), drawn_prompts(3)
+    assert (backbone.leading, backbone.depth, backbone.width, backbone.attention_heads) == (3, 2, WIDTH, 4)
+
+    expected = own.norm_pre(own._pos_embed(own.patch_embed(images))[0])
+    for layer, block in enumerate(own.blocks):
+        inserted = prompts[layer].repeat_interleave(2, dim=0)
+        block.attn.num_prefix_tokens = 3 + 3  # which Eva does not turn
+        expected = block(torch.cat([expected[:, :3], inserted, expected[:, 3:]], dim=1), rope=angles)
+        if layer < 1 or not keep:
+            expected = torch.cat([expected[:, :3], expected[:, 6:]], dim=1)
+        block.attn.num_prefix_tokens = 3
+    for form in FORMS:
+        assert error_of(backbone(images, prompts, form, keep), expected) < 1e-12
+    assert error_of(backbone(images, prompts, "prefix", keep, backbone.prefixes(prompts)), expected) < 1e-12
+
+    norm, own.norm = own.norm, nn.Identity()
+    assert not isinstance(norm, nn.Identity)
+    plain = own.forward_features(images)
+    assert error_of(backbone(images), plain) < 1e-12
+    assert error_of(backbone.norm(backbone(images)), norm(plain)) < 1e-12
+    assert error_of(Backbone(as_vit(own))(images), plain) > 1e-2  # without positions
