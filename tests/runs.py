@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from dmpt.settings.config import (
@@ -60,6 +61,19 @@ def fit(config: Config, out: Path, **options: Any) -> Trainer:
     return trainer
 
 
+def dying(trainer: Trainer, steps: int) -> Trainer:
+    """A trainer that is killed after so many steps."""
+    step, left = trainer._step, iter(range(steps))
+
+    def one(*arguments: Any) -> Any:
+        if next(left, None) is None:
+            raise RuntimeError("killed")
+        return step(*arguments)
+
+    trainer._step = one  # type: ignore[method-assign]
+    return trainer
+
+
 def flags(config: Config) -> list[str]:
     """The command line of a configuration."""
     from dataclasses import asdict
@@ -78,14 +92,25 @@ def dmpt(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
 
 
+def torchrun(*arguments: str | Path, processes: int = 2, restarts: int = 0) -> list[str]:
+    """The command that starts ``dmpt`` in several processes; accelerate's launcher starts one on a CPU, unnoticed."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*launch, f"--max-restarts={restarts}", "-m", "dmpt.cli", *map(str, arguments)]
+
+
+def processes_of(run: Path) -> int:
+    """How many processes a run's saved state says that it had."""
+    with safe_open(run / "state.safetensors", framework="pt") as file:
+        return int(json.loads(file.metadata()["identity"])["number of processes"])
+
+
 def same_in_two_processes(config: Config, folder: Path, *, rtol: float, atol: float) -> None:
-    """Train in this process and in two of accelerate's; compare what was trained and every loss."""
+    """Train in this process and in two of torchrun's; compare what was trained and every loss."""
     fit(config, folder / "one")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-    launch += ["--mixed_precision=no", "--dynamo_backend=no", "-m", "dmpt.cli"]
-    command = [*launch, "train", *flags(config), f"--out={folder / 'two'}"]
+    command = torchrun("train", *flags(config), f"--out={folder / 'two'}")
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert finished.returncode == 0, finished.stderr
+    assert [processes_of(folder / name) for name in ("one", "two")] == [1, 2]
     one, two = (load_file(folder / name / "last" / "adapter.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name in one:

@@ -77,8 +77,8 @@ def extract(
     device = next(network.parameters()).device
     cast = partial(torch.autocast, device.type, precision, enabled=precision != torch.float32)
     # In the tower's precision, without autocast: norms in it, where training has them in float32, so the last digits
-    # differ. What is trained in the tower stays in float32, and only autocast lets a tower in bf16 meet it.
-    with cast() if network.backbone.mixed else nullcontext():
+    # differ. Maps wrapped around the tower's stay in float32, and only autocast lets a tower in bf16 meet them.
+    with cast() if network.backbone.wrapped else nullcontext():
         network.bake()
     batches = test_batches(test_set(records, data), batch_size, workers=data.workers)
     part = shared_part(network)

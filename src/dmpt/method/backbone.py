@@ -69,6 +69,7 @@ class Backbone(nn.Module):
         self.frozen = frozen
         self.checkpoint = checkpoint
         self.rotate = rotate
+        self.wrapped = False
         self.requires_grad_(not frozen)
         self.train(False)
 
@@ -91,11 +92,6 @@ class Backbone(nn.Module):
     def leading(self) -> int:
         """Class token and registers; prompts enter directly behind them."""
         return int(self.vit.num_prefix_tokens)
-
-    @property
-    def mixed(self) -> bool:
-        """Whether its blocks hold tensors of several precisions, which only autocast lets meet."""
-        return len({p.dtype for p in self.vit.blocks.parameters()}) > 1
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in evaluation mode when frozen, whatever the caller asks."""
@@ -122,6 +118,7 @@ class Backbone(nn.Module):
             by: from the block's own map to what replaces it: called with ``(..., inputs)``, or as ``Grouped`` is.
             first_layer: counted from 0.
         """
+        self.wrapped = True
         for block in self.vit.blocks[first_layer:]:
             place = getattr(block, MAPS[name])
             setattr(place, name, by(getattr(place, name)))

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from dmpt.pages.charts import Axis, Series, axis, lines
 from dmpt.report.measured import Measured
-from dmpt.training.folder import read_log
+from dmpt.training.log import read_log
 
 RANKS = 20
 POINTS = 150

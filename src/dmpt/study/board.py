@@ -18,7 +18,7 @@ from rich.progress import TaskID
 from dmpt.base.terminal import bar, console
 from dmpt.study.one_run import Task
 from dmpt.study.results import read
-from dmpt.training.folder import LOG
+from dmpt.training.log import LOG
 
 POLL = 0.5
 TAIL = 4096

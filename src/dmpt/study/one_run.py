@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dmpt.base.errors import Diverged, UserError
 from dmpt.settings.config import Config
 from dmpt.settings.values import from_dict
-from dmpt.training.folder import read_log
+from dmpt.training.log import read_log
 
 if TYPE_CHECKING:
     from dmpt.training.trainer import Trainer
@@ -104,7 +104,7 @@ def work(task: Task) -> None:
         "peak_memory_bytes": max((line["peak_memory_bytes"] for line in log if "epoch_seconds" in line), default=None),
         "jobs": task.jobs,
         "data_fingerprint": task.fingerprint,
-        "backbone_sha256": trainer.tower.sha256,
+        "backbone_sha256": trainer.model.tower.sha256,
     }
     private = ("adapter", "command")  # paths of this machine
     where = {key: value for key, value in where.items() if key not in private}

@@ -26,7 +26,8 @@ from dmpt.settings.config import Config
 from dmpt.settings.values import dotted, nest
 from dmpt.study.definition import EQUAL, RANK
 from dmpt.study.reading import KNOWN
-from dmpt.training.folder import CONFIG, HARMLESS, read_settings, unread
+from dmpt.training.folder import CONFIG, read_settings
+from dmpt.training.state import HARMLESS, unread
 
 METRICS, QUERIES = "metrics.json", "queries.csv"
 NEEDED = (

@@ -4,15 +4,74 @@ Features are gathered with their gradients, and every process computes heads, ba
 global batch. Gradients are averaged at the end. So two processes do what one does.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-import torch.distributed.nn.functional as distributed
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
+from dmpt.base.errors import UserError
 from dmpt.method.modalities import Features
 from dmpt.method.network import Output
+
+
+def join_processes(mixed_precision: str) -> Accelerator:
+    """The processes that torchrun started, or this one alone.
+
+    Args:
+        mixed_precision: ``no``, ``bf16`` or ``fp16``.
+    """
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and not dist.is_initialized():
+        # torchrun's store still holds the addresses of the processes that it restarts: look under another name.
+        store, rank, world = next(rendezvous("env://"))  # type: ignore[no-untyped-call]
+        store = PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    # Unless told that it runs on the CPU, accelerate does not look for other processes there: each would run alone.
+    return Accelerator(mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available())
+
+
+@contextmanager
+def partners(accelerator: Accelerator) -> Iterator[None]:
+    """Inside, processes wait for each other.
+
+    Raises:
+        UserError: another one has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).lower()
+        lost = any(word in said for word in ("gloo", "nccl", "closed by peer", "reset by peer"))
+        if accelerator.num_processes == 1 or not lost:
+            raise
+        raise UserError(
+            f"another of the {accelerator.num_processes} processes of this run has ended, see what it said; "
+            "what was saved is intact: go on with the same command and --resume"
+        ) from error
+
+
+class _Gather(torch.autograd.Function):
+    """Every process's part, in the order of the processes; a gradient is the sum of what all make of it."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, dim: int) -> Tensor:
+        ctx.dim = dim
+        parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, part.contiguous())
+        return torch.cat(parts, dim=dim)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        whole = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(whole)
+        return whole.chunk(dist.get_world_size(), dim=ctx.dim)[dist.get_rank()], None
 
 
 def gather(output: Output, present: Tensor, accelerator: Accelerator) -> Output:
@@ -32,7 +91,8 @@ def gather(output: Output, present: Tensor, accelerator: Accelerator) -> Output:
     everywhere = None if mask.all() else mask
 
     def whole(part: Tensor, dim: int) -> Tensor:
-        return torch.cat(distributed.all_gather(part.contiguous()), dim=dim)  # type: ignore[no-untyped-call]
+        gathered: Tensor = _Gather.apply(part.contiguous(), dim)
+        return gathered
 
     def features(part: Features | None) -> Features | None:
         return None if part is None else Features(whole(part.x, 1), everywhere)

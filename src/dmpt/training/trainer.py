@@ -9,20 +9,18 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from dmpt.adapter import folder as adapter
+from dmpt.adapter.folder import save_card, save_tensors
 from dmpt.base.errors import Diverged, UserError, one_line
 from dmpt.base.terminal import bar, console
-from dmpt.data.layouts import DATASETS
 from dmpt.data.loader import Batch
 from dmpt.data.records import fingerprint
 from dmpt.data.sampler import shard
@@ -36,10 +34,13 @@ from dmpt.method.network import Output
 from dmpt.retrieval.metrics import Metrics
 from dmpt.settings.config import Config
 from dmpt.settings.rules import check
-from dmpt.training import folder as run
+from dmpt.training import announce, folder
 from dmpt.training.data import read
-from dmpt.training.distributed import average_gradients, gather
+from dmpt.training.distributed import average_gradients, gather, join_processes, partners
+from dmpt.training.log import Log, cut_log, summary_writer
 from dmpt.training.schedule import learning_rate
+from dmpt.training.state import STATE, Progress, fixed_settings, load_state, save_state
+from dmpt.training.stopping import Stopped, interrupts
 
 SATURATED = 0.01
 """The text loss counts as saturated when it first falls below this."""
@@ -60,133 +61,104 @@ class Trainer:
 
     def __init__(self, config: Config, out: Path, resume: bool = False, skip_broken: bool = False):
         check(config)
-        run.check_folder(out, resume)
+        folder.check_folder(out, resume)
         if config.train.tensorboard:
-            run.summary_writer()
+            summary_writer()
         self.precision = PRECISIONS[config.train.precision]
         if config.train.precision == "fp16" and not torch.cuda.is_available():
             raise UserError("train.precision fp16 needs a GPU: its gradients overflow on a CPU; set bf16 or fp32")
         AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
         mixed = "no" if config.train.precision == "fp32" else config.train.precision
-        self.accelerator = Accelerator(mixed_precision=mixed)
+        self.accelerator = join_processes(mixed)
         self.out, self.main = out, self.accelerator.is_main_process
         console.quiet = not self.main
         shard(range(config.train.ids * config.train.instances), 0, self.accelerator.num_processes)  # it must divide
         self.data = read(config, skip_broken)
         self._build(config)
-        self.progress = run.Progress()
+        self.progress = Progress()
         self.validated: Metrics | None = None  # what validation found last
-        going_on = self._open()
-        self._say(resume, going_on)
+        self._claim = ExitStack()  # holds the folder from here to the end of ``fit``
+        try:
+            going_on = self._open(resume)
+        except BaseException:
+            self.close()
+            raise
+        said = announce.lines(self.config, self.data, self.model)
+        if resume:
+            said.append(f"going on after step {self.progress.step}" if going_on else "nothing saved yet: starting anew")
+        console.print("\n".join(map(one_line, said)))
 
     def _build(self, config: Config) -> None:
         """Network and optimiser, on the device and in the precision of the run."""
-        model = assemble(config, len(self.data.labels), self.data.dataset.object)
-        self.network, self.objective, tower = model.network, model.objective, model.tower
-        self.tower = tower
+        self.model = assemble(config, len(self.data.labels), self.data.dataset.object)
+        self.network, self.objective, tower = self.model.network, self.model.objective, self.model.tower
         data = replace(config.data, mean=config.data.mean or tower.mean, std=config.data.std or tower.std)
         self.config = replace(config, data=data)
         self.network.to(self.accelerator.device).train()
         if self.precision != torch.float32:
             self.network.backbone.keep_in(self.precision)
-        if self.config.semantic.init == "data" and not (self.out / run.STATE).exists():
+        if self.config.semantic.init == "data" and not (self.out / STATE).exists():
             with self.accelerator.autocast():
                 start_prompts(self.network, self.data.records, self.config)
         self.trained = self.network.trained()
         self.average = Average(self.network, config.train.average) if config.train.average else None
         adam = torch.optim.Adam(self.trained.values(), lr=config.train.lr, weight_decay=config.train.weight_decay)
         self.optimizer = self.accelerator.prepare(adam)
-        print_of_data = fingerprint(self.data.records)
+        self.card = announce.card_of(self.config, self.data, self.model)
         self.who = {
-            "settings": run.fixed_settings(self.config),
-            "training data": print_of_data,
+            "settings": fixed_settings(self.config),
+            "training data": self.card.data["fingerprint"],
             "evaluated data": None if self.data.evaluated is None else fingerprint([*chain(*self.data.evaluated)]),
             "number of identities": len(self.data.labels),
             "number of processes": self.accelerator.num_processes,
             "sha256 of the backbone's weights": tower.sha256,
-            "sha256 of the text tower's weights": model.text_sha256,
+            "sha256 of the text tower's weights": self.model.text_sha256,
         }
-        self.card = adapter.Card(
-            config=self.config,
-            ids=len(self.data.labels),
-            backbone_sha256=tower.sha256,
-            object=self.data.dataset.object,
-            data={
-                "name": self.data.dataset.name,
-                "fingerprint": print_of_data,
-                "triplets": len(self.data.records),
-                "skipped": self.data.skipped,
-            },
-            backbone_unused=tower.unused,
-            licence=f"backbone weights: {tower.licence}; data: {DATASETS[config.data.layout].licence}",
-        )
 
-    def _open(self) -> bool:
+    def _open(self, resume: bool) -> bool:
         """The run folder, made last: what fails before leaves none behind. Returns whether there was a state in it."""
         self.accelerator.wait_for_everyone()  # all have seen that the folder is free
-        with self._alone():
+        if self.main:
+            self._claim.callback(folder.claim(self.out).release)
+            folder.check_folder(self.out, resume)  # again: another run may have begun, and ended, since
+            folder.sweep(self.out)
+            folder.begin(self.out, self.config)
+        self.accelerator.wait_for_everyone()
+        going_on = (self.out / STATE).exists()
+        if going_on:
+            self.progress = load_state(self.out, self.network, self.optimizer.optimizer, self.who, self.average)
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(self.progress.scaler)
             if self.main:
-                run.sweep(self.out)
-                run.begin(self.out, self.config)
-            self.accelerator.wait_for_everyone()
-            going_on = (self.out / run.STATE).exists()
-            if going_on:
-                state = self.network, self.optimizer.optimizer, self.who, self.average
-                self.progress = run.load_state(self.out, *state)
-                if self.accelerator.scaler is not None:
-                    self.accelerator.scaler.load_state_dict(self.progress.scaler)
-                if self.main:
-                    run.cut_log(self.out, self.progress.step)
-            self.accelerator.wait_for_everyone()
+                cut_log(self.out, self.progress.step)
+        self.accelerator.wait_for_everyone()
+        self._holding = True
         return going_on
 
-    def _alone(self) -> AbstractContextManager[None]:
-        """Inside, no other run writes into the folder."""
-        return run.alone(self.out) if self.main else nullcontext()
-
-    def _say(self, resume: bool, going_on: bool) -> None:
-        """What this run is, before it starts."""
-        config, count = self.config, self.network.trained_count
-        lines = [
-            *self.data.lines(config.train.select),
-            f"{self.tower.name}, {config.backbone.tune}; {count:,} trained parameters",
-        ]
-        if config.modality.length:
-            lines.append(f"modality prompts from {config.modality.source}")
-        projection = f", {config.backbone.projection} projection" if config.text.loss != "off" else ""
-        lines.append(f"text loss {config.text.loss}{projection}")
-        if config.missing.dropout or config.missing.with_shared:
-            part = "with" if config.missing.with_shared else "without"
-            lines.append(f"modality dropout {config.missing.dropout}, {part} a shared part")
-        if unused := self.tower.unused:
-            lines.append(f"not used of the weights file: {', '.join(unused)}")
-        if config.train.accumulate > 1:
-            lines.append(
-                f"train.accumulate {config.train.accumulate}: the optimiser sees more triplets per step, "
-                f"but triplet and centre loss still see {config.train.ids} x {config.train.instances} at a time"
-            )
-        if resume:
-            lines.append(
-                f"going on after step {self.progress.step}" if going_on else "nothing saved yet: starting anew"
-            )
-        console.print("\n".join(map(one_line, lines)))
+    def close(self) -> None:
+        """Let others train in the folder; ``fit`` does so at its end."""
+        self._holding = False
+        self._claim.close()
 
     def fit(self) -> None:
         """Train to the end, or to Ctrl-C, which saves and leaves.
 
         Raises:
             Diverged: a loss or a gradient is not finite.
-            UserError: a file cannot be written, or another process trains in the folder.
-            run.Stopped: the user stopped the run; its state is saved.
+            UserError: a file cannot be written, or this trainer has ended.
+            Stopped: the user stopped the run; its state is saved.
         """
+        if not self._holding:
+            raise UserError(f"this trainer of {self.out} has ended; open another one with resume")
         recipe, progress = self.config.train, self.progress
         counts = [len(self.data.sampler.epoch(e)) for e in range(recipe.epochs)]  # they differ
         share = self.accelerator.process_index, self.accelerator.num_processes
         with (
-            self._alone(),
-            run.Log(self.out, recipe.tensorboard, self.main, progress.step) as log,
+            closing(self),
+            partners(self.accelerator),
+            Log(self.out, recipe.tensorboard, self.main, progress.step) as log,
             bar() as display,
-            run.interrupts() as stopping,
+            interrupts() as stopping,
         ):
             task = display.add_task("training", total=sum(counts), completed=progress.step, note="")
             saved = progress.step
@@ -215,7 +187,7 @@ class Trainer:
                         self._save()
                         saved = progress.step
                     if stop:
-                        raise run.Stopped
+                        raise Stopped
                     began = time.perf_counter()
             self._save()
 
@@ -300,7 +272,7 @@ class Trainer:
             "peak_memory_bytes": peak,
         }
 
-    def _select(self, log: run.Log) -> None:
+    def _select(self, log: Log) -> None:
         """At the end of an epoch: evaluate where asked to, and keep the best."""
         recipe, progress = self.config.train, self.progress
         last = progress.epoch + 1 == recipe.epochs
@@ -336,7 +308,7 @@ class Trainer:
         if self.main:
             if self.accelerator.scaler is not None:
                 self.progress.scaler = self.accelerator.scaler.state_dict()
-            run.save_state(self.out, self.network, self.optimizer.optimizer, self.progress, self.who, self.average)
+            save_state(self.out, self.network, self.optimizer.optimizer, self.progress, self.who, self.average)
             self._save_adapter("last")
         self.accelerator.wait_for_everyone()
 
@@ -346,5 +318,5 @@ class Trainer:
         if progress.best is not None:
             metrics |= {f"best_{self.config.train.select}_mAP": progress.best, "best_step": progress.best_step}
         with self._as_saved():
-            adapter.save_tensors(self.out / which, self.network, progress.step)
-        adapter.save_card(self.out / which, replace(self.card, metrics=metrics))
+            save_tensors(self.out / which, self.network, progress.step)
+        save_card(self.out / which, replace(self.card, metrics=metrics))

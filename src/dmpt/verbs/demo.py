@@ -19,7 +19,7 @@ def add(parser: Parser) -> None:
 def run(arguments: Namespace) -> None:
     """Run the verb ``demo``."""
     from dmpt.demo.demo import demo
-    from dmpt.training.folder import Stopped
+    from dmpt.training.stopping import Stopped
 
     try:
         demo(Path(arguments.out), arguments.quick, arguments.seed)

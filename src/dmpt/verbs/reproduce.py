@@ -42,7 +42,7 @@ def run(arguments: Namespace) -> None:
     if arguments.out is None:
         raise UserError("give --out, the run folder to write")
     from dmpt.paper.reproduce import compare
-    from dmpt.training.folder import is_finished
+    from dmpt.training.state import is_finished
     from dmpt.training.trainer import Trainer
     from dmpt.verbs.train import fit
 

@@ -33,7 +33,7 @@ def run(arguments: Namespace) -> None:
 
 def fit(trainer: "Trainer") -> None:
     """Train; when the user stops it, say how to go on."""
-    from dmpt.training.folder import Stopped
+    from dmpt.training.stopping import Stopped
 
     try:
         trainer.fit()

@@ -1,0 +1,56 @@
+"""What a run says of itself before it starts, and what its adapters say of it."""
+
+from dmpt.adapter.folder import Card
+from dmpt.data.layouts import DATASETS
+from dmpt.data.records import fingerprint
+from dmpt.extensions.assemble import Model
+from dmpt.settings.config import Config
+from dmpt.training.data import TrainingData
+
+
+def lines(config: Config, data: TrainingData, model: Model) -> list[str]:
+    """A line for each thing that a user should know before hours are spent."""
+    recipe = config.train
+    found = [
+        *data.lines(recipe.select),
+        f"{model.tower.name}, {config.backbone.tune}; {model.network.trained_count:,} trained parameters",
+    ]
+    if config.modality.length:
+        found.append(f"modality prompts from {config.modality.source}")
+    projection = f", {config.backbone.projection} projection" if config.text.loss != "off" else ""
+    found.append(f"text loss {config.text.loss}{projection}")
+    if config.missing.dropout or config.missing.with_shared:
+        part = "with" if config.missing.with_shared else "without"
+        found.append(f"modality dropout {config.missing.dropout}, {part} a shared part")
+    if model.tower.unused:
+        found.append(f"not used of the weights file: {', '.join(model.tower.unused)}")
+    if recipe.accumulate > 1:
+        found.append(
+            f"train.accumulate {recipe.accumulate}: the optimiser sees more triplets per step, "
+            f"but triplet and centre loss still see {recipe.ids} x {recipe.instances} at a time"
+        )
+    return found
+
+
+def card_of(config: Config, data: TrainingData, model: Model) -> Card:
+    """What travels with the trained tensors.
+
+    Args:
+        config: with ``data.mean`` and ``data.std`` filled in.
+        data: what is trained on.
+        model: what is trained.
+    """
+    return Card(
+        config=config,
+        ids=len(data.labels),
+        backbone_sha256=model.tower.sha256,
+        object=data.dataset.object,
+        data={
+            "name": data.dataset.name,
+            "fingerprint": fingerprint(data.records),
+            "triplets": len(data.records),
+            "skipped": data.skipped,
+        },
+        backbone_unused=model.tower.unused,
+        licence=f"backbone weights: {model.tower.licence}; data: {DATASETS[config.data.layout].licence}",
+    )

@@ -1,0 +1,158 @@
+"""``state.safetensors``: everything that resuming needs, in one file and so in one rename; tensors only."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from dmpt.adapter.folder import metadata_of, reading
+from dmpt.base.errors import UserError
+from dmpt.extensions.ema import Average
+from dmpt.method.network import DMPT
+from dmpt.settings.config import Config
+from dmpt.settings.values import dotted, flatten
+from dmpt.towers.tensors import write_tensors
+
+STATE = "state.safetensors"
+HARMLESS = (
+    "data.root",
+    "data.workers",
+    "backbone.weights",
+    "text.weights",
+    "text.file",
+    "train.save_every",
+    "train.tensorboard",
+)
+"""Settings that change no number by themselves: a resumed run may have others. What files hold is checked by hash."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: batches done.
+        epoch: epoch in progress.
+        position: batches of it that are done.
+        best: best validation or test mAP in percent so far.
+        best_step: its step.
+        saturated: first step at which the text loss had nothing left to teach.
+        scaler: state of fp16's gradient scaler.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    saturated: int | None = None
+    scaler: dict[str, float] = field(default_factory=dict)
+
+
+def unread(flat: Mapping[str, Any]) -> tuple[str, ...]:
+    """Settings that nothing reads beside the others: the text tower where a ready file stands for it."""
+    ready = flat["text.file"] is not None and flat["text.loss"] != "identity"
+    return ("text.tower", "text.weights") if ready else ()
+
+
+def fixed_settings(config: Config) -> dict[str, Any]:
+    """The settings that a resumed run must share with the one it goes on with."""
+    flat = dotted(config)
+    free = {*HARMLESS, *unread(flat)}
+    return {key: value for key, value in flat.items() if key not in free}
+
+
+def save_state(
+    out: Path,
+    network: DMPT,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    who: dict[str, Any],
+    average: Average | None = None,
+) -> None:
+    """Write ``state.safetensors`` in one rename.
+
+    Raises:
+        UserError: the disk is full, ...; the state of the previous save is then untouched.
+    """
+    tensors = {f"model.{name}": t for name, t in network.own_state().items()}
+    tensors |= {f"average.{name}": t for name, t in (average.tensors if average is not None else {}).items()}
+    names = {id(p): name for name, p in network.trained().items()}
+    for parameter, moments in optimizer.state.items():
+        for key, value in moments.items():
+            tensors[f"adam.{key}.{names[id(parameter)]}"] = value
+    metadata = {"progress": json.dumps(asdict(progress)), "identity": json.dumps(who)}
+    write_tensors(out / STATE, tensors, metadata)
+
+
+def load_state(
+    out: Path,
+    network: DMPT,
+    optimizer: torch.optim.Optimizer,
+    who: dict[str, Any],
+    average: Average | None = None,
+) -> Progress:
+    """Put everything back.
+
+    Raises:
+        UserError: the run was made with other settings, data or identities, or the file is damaged.
+    """
+    path = out / STATE
+    with reading(path):
+        tensors, metadata = load_file(path), metadata_of(path)
+        began, progress = json.loads(metadata["identity"]), Progress(**json.loads(metadata["progress"]))
+    refuse_change(flatten(began), flatten(who), out)
+    model = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    network.load_own_state(model, str(path))
+    parameters = network.trained()
+    for name, tensor in tensors.items():
+        if name.startswith("adam."):
+            _, key, parameter = name.split(".", 2)
+            target = parameters[parameter]
+            optimizer.state[target][key] = tensor if key == "step" else tensor.to(target.device)
+    if average is not None:
+        with reading(path):
+            for name, mean in average.tensors.items():
+                mean.copy_(tensors[f"average.{name}"])
+    return progress
+
+
+def is_finished(out: Path) -> bool:
+    """Whether ``out`` holds a run that was trained to its end.
+
+    Raises:
+        UserError: its state is damaged.
+    """
+    path = out / STATE
+    if not path.exists():
+        return False
+    with reading(path):
+        metadata = metadata_of(path)
+        epochs = json.loads(metadata["identity"])["settings"]["train.epochs"]
+        return bool(json.loads(metadata["progress"])["epoch"] >= epochs)
+
+
+def refuse_change(old: Mapping[str, Any], new: Mapping[str, Any], out: Path) -> None:
+    """Refuse to go on with a run that is another one.
+
+    Args:
+        old: what identifies the run in ``out``, as dotted keys.
+        new: what identifies this one; a setting that the old one lacks had its default then.
+        out: the run folder.
+
+    Raises:
+        UserError: something differs.
+    """
+    younger = dotted(Config())
+    for what, now in new.items():
+        name = what.removeprefix("settings.")
+        before = old.get(what, younger.get(name, now))
+        if now != before:
+            raise UserError(
+                f"cannot resume {out}: {name} was {before}, now it is {now}; resume with what the run began with "
+                "(its config.yaml), or start another run"
+            )
