@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dmpt.extensions.assemble import build_backbone, build_network, build_objective
 from dmpt.extensions.readings import words_for_prompts
 from dmpt.method.backbone import Backbone
-from dmpt.method.heads import Heads
+from dmpt.method.heads import Heads, Seen
 from dmpt.method.losses import Objective, TextTargets
 from dmpt.method.network import DMPT
 from dmpt.settings.config import BackboneConfig, Config
@@ -101,6 +101,31 @@ def small_model(kind: str = "clip", depth: int = 2, ids: int = 4, **settings: An
     backbone, tower = copy.deepcopy(_tower(kind, depth, own.tune, own.norm, own.lora_rank))
     network, heads = build_network(config, backbone, tower, ids, words)
     return Small(network, heads, config)
+
+
+class Told(nn.Module):
+    """Whatever it is asked, it gives what it was told."""
+
+    def __init__(self, answer: Any):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, *asked: Any) -> Any:
+        return self.answer
+
+
+def objective_of(config: Config, seen: dict[str, Seen], text: TextTargets | None = None, **parts: Any) -> Objective:
+    """The loss of heads that see and say what they are told.
+
+    ``parts``: ``identity_text``, module of the network; ``shared``, a shared part and its neck.
+    """
+    network: Any = nn.Module()
+    heads: Any = Told(seen)
+    network.also, heads.necks = nn.ModuleDict(), nn.ModuleDict()
+    if "shared" in parts:
+        network.also["shared"], heads.necks["shared"] = parts["shared"]
+    network.identity_text = parts.get("identity_text")
+    return build_objective(config, network, heads, text)
 
 
 def small_network(kind: str = "clip", depth: int = 2, ids: int = 4, **settings: Any) -> DMPT:

@@ -26,7 +26,8 @@ def attention(network: DMPT, images: Tensor, present: Tensor | None = None) -> t
     last = backbone.depth - 1
     entering = backbone.entering(images.flatten(0, 1), prompts, network.behind(present))
     x = next(islice(entering, last, None))  # which stops before it
-    x, q, k, v = backbone.project_in_full(last, x, None if prompts is None else prompts[-1])
+    own = None if prompts is None else prompts[-1]
+    x, q, k, v = backbone.in_full(last, x, x.new_zeros(1, 0, x.shape[-1]) if own is None else own)
     probabilities = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(dim=-1)
     tokens = backbone.finish(last, x, probabilities.to(v.dtype) @ v)
     size = images.shape[:2]

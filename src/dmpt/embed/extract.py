@@ -36,7 +36,7 @@ def look(network: DMPT, data: DataConfig, records: Pair, precision: str, batch_s
     """Features and labels of both sides, one pass where they are one list.
 
     Args:
-        network: on its device; left in evaluation mode, its prompts baked.
+        network: on its device; left in evaluation mode.
         data: as for ``extract``.
         records: query and gallery.
         precision: a key of ``PRECISIONS``.
@@ -64,7 +64,7 @@ def extract(
     """Test features, in the order of ``records``.
 
     Args:
-        network: on its device; left in evaluation mode, its prompts baked.
+        network: on its device; left in evaluation mode.
         records: triplets, which may lack modalities.
         data: size, mean and std (both set), value range and workers are used.
         precision: compute precision.
@@ -78,8 +78,8 @@ def extract(
     cast = partial(torch.autocast, device.type, precision, enabled=precision != torch.float32)
     # In the tower's precision, without autocast: norms in it, where training has them in float32, so the last digits
     # differ. Maps wrapped around the tower's stay in float32, and only autocast lets a tower in bf16 meet them.
-    with cast() if network.backbone.wrapped else nullcontext():
-        network.bake()
+    with torch.inference_mode(), cast() if network.backbone.wrapped else nullcontext():
+        baked = network.bake()
     batches = test_batches(test_set(records, data), batch_size, workers=data.workers)
     part = shared_part(network)
     calibration = None if part is None else part.standardisation().numpy()
@@ -87,7 +87,7 @@ def extract(
     with torch.inference_mode(), cast():
         for batch in track(batches, "features", -(-len(records) // batch_size)):
             images = batch.images.to(device, non_blocking=True)
-            output = network(images, None if batch.present.all() else batch.present)
+            output = network(images, None if batch.present.all() else batch.present.to(device), baked)
             slots = network.test_feature(output.features).view(len(batch.labels), len(images), -1).cpu().numpy()
             shared = F.normalize(output.also["shared"], dim=-1).cpu().numpy() if part is not None else None
             parts.append(Embeddings(slots, batch.present.T.numpy(), shared, calibration))

@@ -198,10 +198,9 @@ def _text_term(config: Config, network: DMPT, text: TextTargets) -> Callable[[Ba
         assert z is not None
         if config.text.loss == "identity":
             return text_identity(z, network.get_submodule("identity_text")(), batch.labels, text.scale)
-        targets = text.to(z.x.device)
         if config.text.loss == "literal":
-            return text_literal(z, targets, next(iter(batch.heads.values())).logits.shape[1])
-        return text_modality(z, targets)
+            return text_literal(z, text, next(iter(batch.heads.values())).logits.shape[1])
+        return text_modality(z, text)
 
     return of_text
 

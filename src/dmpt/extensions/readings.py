@@ -113,7 +113,7 @@ def text_literal(z: Features, targets: TextTargets, identities: int) -> Tensor:
         targets: of each modality its own prompt counts.
         identities: N.
     """
-    text = targets.features[targets.positive]  # (3, d)
+    text = targets.features[targets.positive].to(z.x.device)  # (3, d)
     cosine = (F.normalize(z.x, dim=-1) * F.normalize(text, dim=-1)[:, None]).sum(dim=-1)  # (3, B)
     logits = (targets.scale * cosine)[..., None].expand(-1, -1, identities)
     return z.existing(logits.softmax(dim=-1)[..., 0]).sum()

@@ -81,15 +81,12 @@ class InternalInteraction(nn.Module):
         if cls_only:
             out: Tensor = x[:, :1] + self.proj(self._attend_cls(y))
         else:
-            out = x + self.proj(self._attend_all(y))
+            q, k, v = self.qkv(y).view(*y.shape[:2], 3, self.attention_heads, -1).permute(2, 0, 3, 1, 4)
+            out = x + self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
         return out
 
-    def _attend_all(self, y: Tensor) -> Tensor:
-        q, k, v = self.qkv(y).view(*y.shape[:2], 3, self.attention_heads, -1).permute(2, 0, 3, 1, 4)
-        return attend(q, k, v).transpose(1, 2).flatten(2)
-
     def _attend_cls(self, y: Tensor) -> Tensor:
-        """``_attend_all(y)[:, :1]``, where no token needs a key or value: the same sums in another order.
+        """The class token's part, where no token needs a key or value: the same sums in another order.
 
         Per head q · (W_k y + b_k) = (W_kᵀ q) · y + a constant that softmax cancels, and with weights a that sum to 1
         Σ a (W_v y + b_v) = W_v (Σ a y) + b_v.
@@ -134,31 +131,17 @@ class InteractionLayer(nn.Module):
         return self.internal(x, cls_only), x
 
 
-def interaction_layer(width: int, attention_heads: int, linear: MakeLinear = Linear) -> InteractionLayer:
-    """The paper's: an internal attention for each modality."""
-    external = ExternalInteraction(width, linear)
-    internal = PerModality(InternalInteraction(width, attention_heads, linear) for _ in range(MODALITY_COUNT))
-    return InteractionLayer(external, internal)
-
-
 class PromptIBind(nn.Module):
-    """k interaction layers, each with its own weights (Eq. 16).
-
-    Args:
-        layers: at least one.
-    """
+    """k interaction layers, at least one, each with its own weights (Eq. 16)."""
 
     def __init__(self, layers: Iterable[InteractionLayer]):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
     def forward(self, tokens: Features, semantic: slice) -> tuple[Tensor, Tensor]:
-        """Of the backbone's tokens ``(3, B, N, D)`` the enhanced class tokens, and the enriched semantic prompts.
+        """The backbone's tokens ``(3, B, N, D)`` to class tokens ``(3, B, D)`` and semantic prompts ``(3, B, S, D)``.
 
         Nothing but the class token leaves the last layer, so nothing else is a query there.
-
-        Returns:
-            ``(3, B, D)`` and ``(3, B, S, D)``.
         """
         for layer in self.layers[:-1]:
             tokens = Features(layer(tokens, semantic)[0], tokens.present)

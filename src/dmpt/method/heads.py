@@ -24,12 +24,7 @@ HEADS: dict[str, tuple[str, ...]] = {
 
 
 class BNNeck(nn.Module):
-    """Batch normalisation with a frozen zero bias, then a linear classifier without bias.
-
-    Args:
-        width: of the feature.
-        ids: number of training identities.
-    """
+    """Batch normalisation of a feature with a frozen zero bias, then a linear classifier of identities without bias."""
 
     def __init__(self, width: int, ids: int):
         super().__init__()
@@ -45,13 +40,7 @@ class BNNeck(nn.Module):
 
 
 class Seen(NamedTuple):
-    """What a head sees and says.
-
-    Attributes:
-        feature: ``(b, width)``, of b samples; none where there are fewer than two.
-        logits: ``(b, ids)``.
-        labels: ``(b,)``.
-    """
+    """What a head sees, features ``(b, width)`` of b samples, none or at least two; its logits; and their labels."""
 
     feature: Tensor
     logits: Tensor
@@ -79,12 +68,7 @@ class Heads(nn.Module):
         self.necks = nn.ModuleDict({name: BNNeck(widths.get(name, width), ids) for name in self.names})
 
     def forward(self, output: Output, labels: Tensor) -> dict[str, Seen]:
-        """By head, what it sees of a batch; batch normalisation knows no spread of fewer than two samples.
-
-        Args:
-            output: of the network.
-            labels: class indices ``(B,)``.
-        """
+        """By head, what it sees of a batch with labels ``(B,)``; batch norm knows no spread of fewer than two."""
         features = dict(zip(MODALITIES, output.features.x, strict=True))
         features["concat"] = output.features.side_by_side(self.modalities)
         if output.projected is not None:

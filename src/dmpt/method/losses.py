@@ -19,13 +19,7 @@ Reduction = Literal["mean", "sum"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
-    """L_ce of one head with label smoothing (Szegedy et al. 2016).
-
-    Args:
-        logits: ``(B, C)``.
-        labels: class indices ``(B,)``.
-        smoothing: share of the target spread over all classes, in [0, 1].
-    """
+    """L_ce of one head: logits ``(B, C)``, labels ``(B,)``; label smoothing in [0, 1] (Szegedy et al. 2016)."""
     return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
@@ -48,12 +42,10 @@ def batch_hard_triplet(features: Tensor, labels: Tensor) -> Tensor:
 
 
 def centre(features: Features, labels: Tensor, reduction: Reduction = "mean", normalise: bool = False) -> Tensor:
-    """L_mae-c: L1 distance of each feature to the centre of its identity in the batch.
-
-    Within each modality, then mean over samples and modalities.
+    """L_mae-c: L1 distance of each feature to the centre of its identity in the batch, within each modality.
 
     Args:
-        features: ``(3, B, D)``; a centre is the mean of those that exist.
+        features: ``(3, B, D)``; a centre is the mean of those that exist, and so is the loss.
         labels: ``(B,)``.
         reduction: over D.
         normalise: L2-normalise the features first.
@@ -71,7 +63,7 @@ def centre(features: Features, labels: Tensor, reduction: Reduction = "mean", no
 
 
 def text_contrast(z: Features, text: Tensor, positive: Tensor, scale: float, reduction: Reduction = "mean") -> Tensor:
-    """L_con (Eq. 5-6): -log softmax of the cosine to the text that describes the image.
+    """L_con: -log softmax of the cosine between an image and the text that describes it (Eq. 5-6).
 
     Printed is a sum of ratios over N texts of one modality; the logarithm and the means are ours, and with fixed
     prompts so are the negatives (docs/readings.md).
@@ -81,16 +73,15 @@ def text_contrast(z: Features, text: Tensor, positive: Tensor, scale: float, red
         text: the texts of every modality ``(n, d)``, or of each ``(3, n, d)``.
         positive: the row of ``text`` that describes each image, ``(3, B)``.
         scale: 1 / tau.
-        reduction: over the modalities, each of which is a mean over its samples; Eq. 6 prints the sum. The mean is over
-            samples and modalities at once.
+        reduction: over the modalities, each a mean over its samples; Eq. 6 prints the sum. Where samples lack
+            modalities the mean is over all images.
     """
     logits = scale * F.normalize(z.x, dim=-1) @ F.normalize(text, dim=-1).transpose(-1, -2)  # (3, B, n)
     if reduction == "mean":
         return F.cross_entropy(z.existing(logits), z.existing(positive))
-    losses = F.cross_entropy(logits.flatten(0, 1), positive.flatten(), reduction="none").view(positive.shape)
-    here = torch.ones_like(losses) if z.present is None else z.present.to(losses)
-    per_modality = (losses * here).sum(dim=1) / here.sum(dim=1).clamp(min=1)
-    return per_modality.sum()  # Eq. 6
+    losses = Features(F.cross_entropy(logits.transpose(1, 2), positive, reduction="none"), z.present)
+    count = losses.x.shape[1] if z.present is None else z.present.sum(dim=1).clamp(min=1)
+    return (losses.masked().x.sum(dim=1) / count).sum()  # Eq. 6
 
 
 class TextTargets(NamedTuple):
@@ -106,31 +97,15 @@ class TextTargets(NamedTuple):
     positive: Tensor
     scale: float
 
-    def to(self, device: torch.device) -> "TextTargets":
-        """On another device."""
-        return TextTargets(self.features.to(device), self.positive.to(device), self.scale)
-
 
 def text_modality(z: Features, targets: TextTargets, reduction: Reduction = "mean") -> Tensor:
-    """L_con where the fixed prompts are the texts: the image must find its own modality's and object's.
-
-    Args:
-        z: projected image features ``(3, B, d)``.
-        targets: the prompts.
-        reduction: as for ``text_contrast``.
-    """
-    positive = targets.positive[:, None].expand(z.x.shape[:2])
-    return text_contrast(z, targets.features, positive, targets.scale, reduction)
+    """L_con with the fixed prompts as texts: an image must find its own modality's and object's."""
+    features, positive = targets.features.to(z.x.device), targets.positive.to(z.x.device)
+    return text_contrast(z, features, positive[:, None].expand(z.x.shape[:2]), targets.scale, reduction)
 
 
 class Batch(NamedTuple):
-    """What a term of the loss may look at.
-
-    Attributes:
-        output: of the network.
-        heads: what each head sees and says.
-        labels: class indices ``(B,)``.
-    """
+    """What a term of the loss may look at: the network's output, what each head sees and says, labels ``(B,)``."""
 
     output: Output
     heads: dict[str, Seen]
@@ -164,15 +139,9 @@ class Objective:
     """
 
     def __init__(self, heads: Heads, terms: Sequence[Term]):
-        self.heads = heads
-        self.terms = tuple(terms)
+        self.heads, self.terms = heads, tuple(terms)
 
     def __call__(self, output: Output, labels: Tensor) -> dict[str, Tensor]:
-        """The weighted terms by name; their sum is the loss.
-
-        Args:
-            output: of the network, for the global batch.
-            labels: class indices ``(B,)``.
-        """
+        """The weighted terms by name, of the global batch; their sum is the loss."""
         batch = Batch(output, self.heads(output, labels), labels)
         return {name: weight * loss(batch) for name, weight, loss in self.terms}

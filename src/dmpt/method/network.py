@@ -6,7 +6,7 @@ no interaction layer the feature of each modality is the tower's own.
 Shapes: 3 modalities, B samples, D token width, d width of the text space.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmpt.base.errors import UserError
-from dmpt.method.backbone import Backbone, Prefix
+from dmpt.method.backbone import Backbone, Form, LayerPrompts
 from dmpt.method.bind import PromptIBind
 from dmpt.method.modalities import MODALITY_COUNT, Features
 from dmpt.method.prompts import Prompts
+from dmpt.towers.partly_trained import PartlyTrained
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,8 @@ class ClassToken(nn.Module):
         return norm(cls)
 
 
-class DMPT(nn.Module):
-    """The whole method; what is None does not exist, so an optimiser cannot move it.
-
-    Children that are added after construction (heads) are trained and saved with it.
+class DMPT(PartlyTrained):
+    """The whole method; what is None does not exist. Children added later (heads) are trained and saved with it.
 
     Args:
         backbone: the pretrained tower.
@@ -62,8 +60,8 @@ class DMPT(nn.Module):
         text_from: where z of Eq. 5 is taken: class tokens ``before`` or ``after`` the interaction; None = no z.
         project_features: also give the features' projections.
         readout: from enhanced class tokens to features.
-        exchanges: by layer of the tower, from the tokens that leave it, ``Features`` ``(3, B, N + P, D)``, to those
-            that enter the next, ``(3, B, N, D)``.
+        exchanges: by layer of the tower, modules whose ``behind`` takes the tokens that leave it, ``Features``
+            ``(3, B, N + P, D)``, to those that enter the next, ``(3, B, N, D)``.
     """
 
     def __init__(
@@ -74,16 +72,14 @@ class DMPT(nn.Module):
         projection: nn.Linear | None = None,
         *,
         semantic: slice = slice(0),
-        form: Literal["prefix", "token"] = "prefix",
+        form: Form = "prefix",
         text_from: Literal["before", "after"] | None = None,
         project_features: bool = False,
         readout: nn.Module | None = None,
         exchanges: dict[int, nn.Module] | None = None,
     ):
         super().__init__()
-        self.backbone = backbone
-        self.prompts = prompts
-        self.bind = bind
+        self.backbone, self.prompts, self.bind = backbone, prompts, bind
         self.exchanges = nn.ModuleDict({str(layer): module for layer, module in (exchanges or {}).items()})
         self.readout = readout or ClassToken()
         self.projection = projection
@@ -91,31 +87,34 @@ class DMPT(nn.Module):
         self.semantic, self.form, self.text_from, self.project_features = semantic, form, text_from, project_features
         self.at_test: Callable[[Features], Features] = lambda features: features
         self.dense = bool(self.exchanges)  # compute absent images too: no step depends on what is there
-        self._baked: tuple[list[Tensor | None], list[Prefix | None]] | None = None
 
-    def forward(self, images: Tensor, present: Tensor | None = None) -> Output:
+    def forward(
+        self, images: Tensor, present: Tensor | None = None, baked: Sequence[LayerPrompts] | None = None
+    ) -> Output:
         """Features of a batch.
 
         Args:
             images: normalised, ``(3, B, 3, H, W)``, modality first; where a modality is absent nothing is read.
             present: bool ``(3, B)``, which modalities a sample has, at least one; None = all.
+            baked: ``bake``'s prompts, where they are constants.
         """
-        return self.read(self.tokens(images, present), present)
+        return self.read(self.tokens(images, present, baked), present)
 
-    def tokens(self, images: Tensor, present: Tensor | None = None) -> Tensor:
+    def tokens(
+        self, images: Tensor, present: Tensor | None = None, baked: Sequence[LayerPrompts] | None = None
+    ) -> Tensor:
         """The tower's tokens ``(3, B, N, D)`` (Eq. 7-10), where absent of no meaning; arguments as for ``forward``."""
-        prompts, prefixes = self._baked or (self.prompts() if self.prompts is not None else None, None)
+        prompts = baked if baked is not None or self.prompts is None else self.prompts()
         run = partial(self.backbone, form=self.form, keep_prompts=self.bind is not None)
         if present is None or self.dense:
             images = Features(images, present).masked().x
-            x: Tensor = run(images.flatten(0, 1), prompts, prefixes=prefixes, behind=self.behind(present))
+            x: Tensor = run(images.flatten(0, 1), prompts, behind=self.behind(present))
             return x.view(*images.shape[:2], *x.shape[1:])
-        parts: dict[int, Tensor] = {}
+        parts = {}
         for m, here in enumerate(present):
             if here.any():
-                own = None if prompts is None else [None if p is None else p[m : m + 1] for p in prompts]
-                kv = None if prefixes is None else [p and (p[0][m : m + 1], p[1][m : m + 1]) for p in prefixes]
-                parts[m] = run(images[m, here], own, prefixes=kv, modalities=(m,))
+                own = None if prompts is None else [_of(p, m) for p in prompts]
+                parts[m] = run(images[m, here], own, modalities=(m,))
         some = next(iter(parts.values()))
         tokens: Tensor = some.new_zeros(*images.shape[:2], *some.shape[1:])
         for m, part in parts.items():
@@ -151,62 +150,30 @@ class DMPT(nn.Module):
         assert self.projection is not None
         return Features(self.projection(features), present)
 
-    def embed(self, images: Tensor, present: Tensor | None = None) -> Tensor:
+    def embed(
+        self, images: Tensor, present: Tensor | None = None, baked: Sequence[LayerPrompts] | None = None
+    ) -> Tensor:
         """The test feature of each sample, ``(B, 3 D)``; zeros where a modality is absent."""
-        return self.test_feature(self(images, present).features)
+        return self.test_feature(self(images, present, baked).features)
 
     def test_feature(self, features: Features) -> Tensor:
         """The modalities' features side by side, L2-normalised over those that exist; ``(B, 3 D)``."""
         return F.normalize(self.at_test(features).side_by_side(), dim=-1)
 
-    def bake(self) -> None:
-        """For inference: compute the prompts' keys and values once, since they do not depend on the image."""
-        if self.prompts is not None and self.form == "prefix":
-            with torch.no_grad():
-                prompts = self.prompts()
-                self._baked = prompts, self.backbone.prefixes(prompts)
+    def bake(self) -> list[LayerPrompts] | None:
+        """For inference: the prompts as keys and values, which do not depend on the image; ``forward`` takes them."""
+        if self.prompts is None:
+            return None
+        prompts: list[LayerPrompts] = [*self.prompts()]
+        full = {*map(int, self.exchanges), *([self.backbone.depth - 1] if self.bind is not None else [])}
+        for layer, own in enumerate(prompts):
+            if isinstance(own, Tensor) and layer not in full and self.form == "prefix":
+                prompts[layer] = self.backbone.prefix(layer, own)
+        return prompts
 
-    def train(self, mode: bool = True) -> "DMPT":
-        """Training mode forgets what was baked."""
-        if mode:
-            self._baked = None
-        super().train(mode)
-        return self
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
-        """A change of device or precision forgets what was baked."""
-        self._baked = None
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-
-    def trained(self) -> dict[str, nn.Parameter]:
-        """The tensors that training moves, by name."""
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
-
-    @property
-    def trained_count(self) -> int:
-        """How many numbers training moves."""
-        return sum(p.numel() for p in self.trained().values())
-
-    def own_state(self) -> dict[str, Tensor]:
-        """All tensors but the frozen parameters, which the pretrained files hold."""
-        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
-        return {name: tensor for name, tensor in self.state_dict().items() if name not in frozen}
-
-    def load_own_state(self, tensors: dict[str, Tensor], source: str) -> None:
-        """Load what ``own_state`` gave, strictly.
-
-        Raises:
-            UserError: a tensor is missing, unknown, or of another shape.
-        """
-        expected = self.own_state()
-        for name in [*expected, *tensors]:
-            if name not in tensors or name not in expected:
-                which = "lacks" if name not in tensors else "holds an unknown"
-                raise UserError(f"{source} {which} tensor {name}; it belongs to a model with other settings")
-            if tensors[name].shape != expected[name].shape:
-                raise UserError(
-                    f"{source}: {name} has shape {tuple(tensors[name].shape)}, the model wants "
-                    f"{tuple(expected[name].shape)}; it belongs to a model with other settings"
-                )
-        self.load_state_dict(tensors, strict=False)
-        self._baked = None
+def _of(prompts: LayerPrompts, m: int) -> LayerPrompts:
+    """Those of one modality."""
+    if isinstance(prompts, tuple):
+        return prompts[0][m : m + 1], prompts[1][m : m + 1]
+    return None if prompts is None else prompts[m : m + 1]

@@ -62,12 +62,9 @@ class ModalityPrompts(nn.Module):
 
 
 class Prompts(nn.Module):
-    """Both kinds, in the order of Eq. 7-9.
+    """Both kinds, in the order of Eq. 7-9; None where S or M is 0.
 
-    Args:
-        semantic: or None where S = 0.
-        modality: or None where M = 0.
-        layers: L of the tower; a kind that was made for fewer begins behind the first ones.
+    ``layers`` is L of the tower; a kind that was made for fewer begins behind the first ones.
     """
 
     def __init__(self, semantic: SemanticPrompts | None, modality: ModalityPrompts | None, layers: int):

@@ -29,7 +29,7 @@ def join_processes(mixed_precision: str) -> Accelerator:
     """
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and not dist.is_initialized():
         # torchrun's store still holds the addresses of the processes that it restarts: look under another name.
-        store, rank, world = next(rendezvous("env://"))  # type: ignore[no-untyped-call]
+        store, rank, world = next(rendezvous("env://"))
         store = PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)
