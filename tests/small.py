@@ -92,13 +92,12 @@ def small_model(kind: str = "clip", depth: int = 2, ids: int = 4, **settings: An
     """A network at its real initial values; towers other than CLIP get a projection to train."""
     projection = {"projection": "tower" if kind == "clip" else "trained", "projection_dim": TEXT_WIDTH}
     config = small_config(**settings | {"backbone": projection | settings.get("backbone", {})})
-    torch.manual_seed(0)
-    modality, words = config.modality, None
+    own, modality, words = config.backbone, config.modality, None
+    backbone, tower = copy.deepcopy(_tower(kind, depth, own.tune, own.norm, own.lora_rank))
+    torch.manual_seed(0)  # after the tower, which draws too where it is made
     if modality.length:
         worded = small_words() if modality.worded else None
         words = words_for_prompts(modality.source, modality.length, modality.width, worded)
-    own = config.backbone
-    backbone, tower = copy.deepcopy(_tower(kind, depth, own.tune, own.norm, own.lora_rank))
     network, heads = build_network(config, backbone, tower, ids, words)
     return Small(network, heads, config)
 

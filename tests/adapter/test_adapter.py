@@ -51,8 +51,8 @@ def test_a_loaded_adapter_gives_the_trained_features(trained: Trainer) -> None:
         torch.testing.assert_close(network.embed(images), trained.network.embed(images))
     assert card.ids == 8
     assert card.object == "person"
-    assert card.config.data.mean == trained.network.backbone.info.mean
-    assert card.backbone_sha256 == trained.network.backbone.info.sha256
+    assert card.config.data.mean == trained.model.tower.mean
+    assert card.backbone_sha256 == trained.model.tower.sha256
     assert card.data["triplets"] == 48
 
 

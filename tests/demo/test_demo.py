@@ -119,9 +119,9 @@ def test_the_demo_prints_a_table_and_writes_a_page(
 def test_the_tiny_clip_loads_as_any_clip_does(root: Path, tmp_path: Path) -> None:
     trainer = Trainer(configure(root, "DMPT", 0), tmp_path / "run")
     trainer.fit()
-    network, card = adapter.load(tmp_path / "run" / "last")
+    _, card = adapter.load(tmp_path / "run" / "last")
     assert card.config.backbone.weights.startswith("package:")  # no path of this machine
-    assert network.backbone.info.projection is not None
+    assert trainer.model.tower.projection is not None
     assert tiny_clip()[0] == card.config.backbone
 
 
@@ -185,7 +185,7 @@ def test_only_the_bind_prompt_lets_spectra_know_of_each_other(trained: dict[str,
     changed = images.clone()
     changed[2] = changed[2].flip(0)  # another one's thermal picture
     with torch.no_grad():
-        one, other = network(images).features, network(changed).features
+        one, other = network(images).features.x, network(changed).features.x
     assert not torch.equal(one[2], other[2])
     assert torch.equal(one[0], other[0]) != bind
     assert torch.equal(one[1], other[1]) != bind

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import SupConLoss, TripletMarginLoss
@@ -12,14 +12,17 @@ from pytorch_metric_learning.miners import BatchHardMiner
 from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
+from by_hand import seeds, some
 from dmpt.base.errors import UserError
-from dmpt.method.losses import batch_hard_triplet, metric_loss, normalised_triplet, objective, supervised_contrastive
+from dmpt.extensions.metric_losses import metric_loss, normalised_triplet, supervised_contrastive
+from dmpt.method.heads import Seen
+from dmpt.method.losses import batch_hard_triplet
+from dmpt.method.modalities import Features
 from dmpt.method.network import Output
 from dmpt.settings.config import LossConfig
-from small import seeded, small_config
+from small import objective_of, seeded, small_config
 
-some = settings(max_examples=30, deadline=None, derandomize=True)
-seeds, scales = st.integers(0, 2**31), st.sampled_from([1.0, 10.0, 30.0])
+scales = st.sampled_from([1.0, 10.0, 30.0])
 FORMS = {"normalised": normalised_triplet, "contrastive": supervised_contrastive}
 
 
@@ -97,12 +100,12 @@ def test_shrinking_features_changes_nothing(form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_the_form_reaches_the_objective(form: str) -> None:
     labels = torch.tensor([0, 0, 1, 1])
-    output = Output(torch.randn(3, 4, 7, generator=seeded()))
+    features = torch.randn(3, 4, 7, generator=seeded())
     logits = torch.randn(4, 2, generator=seeded(1))
-    heads = {"rgb": (output.features[0], logits), "nir": (output.features[1], logits)}
+    heads = {name: Seen(x, logits, labels) for name, x in zip(("rgb", "nir"), features, strict=False)}
     config = small_config(loss={"metric": form, "metric_scale": 4.0, "triplet": 2.0}, text={"loss": "off"})
-    terms = objective(config, output, heads, labels)
-    expected = [FORMS[form](x, labels, 4.0).item() for x in output.features[:2]]
+    terms = objective_of(config, heads)(Output(Features(features)), labels)
+    expected = [FORMS[form](x, labels, 4.0).item() for x in features[:2]]
     assert terms["triplet"].item() == pytest.approx(2 * sum(expected) / 2)
     assert list(terms) == ["ce", "triplet", "centre"]
 

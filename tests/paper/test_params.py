@@ -1,9 +1,12 @@
 """The parameter table, against DESIGN's arithmetic and against real modules."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from dmpt.extensions.assemble import build
-from dmpt.paper.parameters import count_parameters, equal_lora_rank
+from dmpt.extensions.assemble import assemble
+from dmpt.paper.parameters import count_parameters, equal_lora_rank, lora_instead
 from dmpt.settings.config import (
     BackboneConfig,
     BindConfig,
@@ -68,7 +71,7 @@ def test_the_imagenet_tower_trains_its_projection() -> None:
 
 def test_words_of_a_ready_text_file_have_a_width_of_their_own() -> None:
     config = config_of(find_data("synthetic").settings)
-    network, _, _ = build(config, 150, "person")
+    network = assemble(config, 150, "person").network
     assert count_parameters(config, 150)["trained"] == sum(p.numel() for p in network.trained().values())
 
 
@@ -91,3 +94,38 @@ def test_learned_words_are_trained() -> None:
 def test_full_fine_tuning_counts_the_tower_as_trained(tmp_path: object) -> None:
     config = with_(settings(tmp_path), backbone={"tune": "full"})  # type: ignore[arg-type]
     assert by_name(config)["backbone, one copy for three streams", True] > 50_000
+
+
+def test_counts_of_the_bind() -> None:
+    """For CLIP ViT-B/16: linears D -> n D of rank r hold r (n + 1) D + n D instead of n (D + 1) D."""
+
+    def counts(**bind: Any) -> dict[str, int]:
+        return {c["name"]: c["count"] for c in count_parameters(with_(Config(), bind=bind), 171)["components"]}
+
+    d, r = 768, 64
+    low = counts(rank=r)
+    assert low["bind: external interaction"] == 7 * (2 * r * d + d)
+    assert low["bind: internal interaction SA"] == 3 * (r * 4 * d + 3 * d + r * 2 * d + d)
+    assert counts(share=True)["bind: internal interaction SA"] == 7_087_104 // 3
+    assert counts(layers=(5,))["bind: internal interaction SA"] == 2 * 7_087_104
+    assert counts(share=True)["bind: LayerNorm of SA"] == 4_608 // 3
+
+
+def test_parameters_are_counted_apart_from_the_tower() -> None:
+    lora = count_parameters(lora_instead(Config(), 8), 171)
+    components = {(c["name"], c["trained"]): c["count"] for c in lora["components"]}
+    assert components["LoRA on queries and values", True] == 12 * 4 * 768 * 8
+    assert components["backbone, one copy for three streams", False] == 86_140_416 - 393_216
+    assert lora["towers"] == count_parameters(Config(), 171)["towers"]
+    probe = lora_instead(Config(), 8)
+    probe = replace(probe, backbone=replace(probe.backbone, tune="linear"))
+    components = {c["name"]: c["count"] for c in count_parameters(probe, 171)["components"]}
+    assert components["linear probe"] == 3 * (768 * 768 + 768)
+
+
+@pytest.mark.parametrize("config", [Config(), Config(heads="modality")])
+def test_lora_of_equal_count_is_the_nearest(config: Config) -> None:
+    rank = equal_lora_rank(config, 171)
+    wanted = count_parameters(config, 171)["trained"]
+    off = [abs(count_parameters(lora_instead(config, rank + d), 171)["trained"] - wanted) for d in (-1, 0, 1)]
+    assert off[1] == min(off)

@@ -23,6 +23,7 @@ from dmpt.data.loader import TripletDataset
 from dmpt.data.records import Record
 from dmpt.data.transforms import TestTransform
 from dmpt.demo.page import Row, demo_page
+from dmpt.embed.attention import attention as look_of
 from dmpt.evaluation.evaluate import evaluate, save
 from dmpt.pages import charts as figures
 from dmpt.pages.pictures import thumbnail
@@ -35,7 +36,7 @@ from dmpt.settings.config import DataConfig
 from dmpt.settings.modalities import MODALITIES
 from dmpt.training.folder import read_log
 from runs import fit, settings, toy, with_
-from small import KINDS, error_of, small_backbone, small_images
+from small import error_of
 
 AWKWARD = 'run <i>&"1" ${x} {0}'
 VOID = {"img", "meta", "br", "path"}
@@ -246,7 +247,7 @@ def test_a_slot_is_the_feature_of_its_modality(full: Measured) -> None:
     assert data.std is not None
     images = TripletDataset(records, TestTransform(data.size, data.mean, data.std), data.value_range).batch(0, range(5))
     with torch.inference_mode():
-        own = full.network(images.images).features
+        own = full.network(images.images).features.x
     for m in range(len(MODALITIES)):
         expected = torch.nn.functional.normalize(own[m], dim=-1)
         cut = breakdown.slots(full.gallery_features[:5], [m], width)
@@ -299,21 +300,6 @@ def test_what_only_training_needed_may_be_gone(folder: Path, full: Measured, tmp
     assert run.provenance["precision"] == "fp32"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("prompted", [True, False])
-def test_attention_gives_the_model_s_own_tokens(kind: str, prompted: bool) -> None:
-    backbone = small_backbone(kind).double()
-    images = small_images(backbone)
-    generator = torch.Generator().manual_seed(3)
-    prompts = [torch.randn(3, 4, 32, generator=generator).double() for _ in range(2)] if prompted else None
-    tokens, looked = backbone.attention(images, prompts)
-    assert error_of(tokens, backbone(images, prompts, keep_prompts=True)) < 1e-12
-    assert error_of(tokens, backbone(images, prompts, form="token", keep_prompts=True)) < 1e-12
-    assert looked.shape == (3, 2, 4, tokens.shape[2], tokens.shape[2])
-    assert error_of(looked.sum(-1), torch.ones(looked.shape[:-1])) < 1e-12
-    assert float(looked.std()) > 1e-3  # not the even look, which would hide a wrong order
-
-
 def test_gaze_splits_the_class_token_s_attention(full: Measured, frozen: Measured) -> None:
     seen = attention.gaze(full.network, full.gallery[:3], full.card.config)
     config = full.card.config
@@ -329,8 +315,7 @@ def test_gaze_splits_the_class_token_s_attention(full: Measured, frozen: Measure
     transform = TestTransform(data.size, data.mean, data.std)
     images = TripletDataset(full.gallery[:3], transform, data.value_range).batch(0, range(3)).images
     with torch.inference_mode():
-        assert network.prompts is not None
-        looked = network.backbone.attention(images, network.prompts())[1].mean(dim=2)
+        looked = look_of(network, images)[1].mean(dim=2)
     by_hand = looked[:, :, 2:5, 5:].mean(dim=2)[..., None].numpy()  # class token, M, then three S, then two patches
     assert seen.maps["semantic prompts"] == pytest.approx(by_hand, abs=1e-6)
     assert seen.cls["modality prompts"] == pytest.approx(looked[:, :, 0, 1].numpy(), abs=1e-6)

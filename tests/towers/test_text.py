@@ -1,4 +1,4 @@
-"""Words and text features from open_clip's text tower, the file that keeps them, and learnable identities."""
+"""Words and text features from open_clip's text tower, and the file that keeps them."""
 
 import json
 import warnings
@@ -19,7 +19,7 @@ from dmpt.base.files import sha256
 from dmpt.settings.config import TextConfig
 from dmpt.towers import phrases as text
 from dmpt.towers.image import build_vit
-from dmpt.towers.phrases import ATTRIBUTES, PHRASES, PROMPTS, IdentityText, TextFile, check_matches, text_file
+from dmpt.towers.phrases import ATTRIBUTES, PHRASES, PROMPTS, TextFile, check_matches, text_file
 from dmpt.towers.text import load_text_tower
 
 
@@ -296,43 +296,3 @@ def test_check_matches(tmp_path: Path, tiny: TextConfig) -> None:
     with pytest.raises(UserError, match="not of one CLIP"):
         check_matches(replace(file, quick_gelu=False), info, "tower", 32)
     check_matches(replace(file, quick_gelu=False), info, "trained", 32)
-
-
-# --- identities ------------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def test_identity_text_equals_encode_text(tiny: TextConfig) -> None:
-    """With the embeddings of X itself in the places of X, it is the tower's answer to the written prompt."""
-    model = clip()
-    module = IdentityText(tiny, 2, "person")
-    tokenizer = open_clip.SimpleTokenizer()
-    module.tokens.copy_(model.token_embedding.weight[tokenizer.encode("X X X X")].expand_as(module.tokens))
-    prompts = [prompt.replace("person", "X X X X person") for prompt in PROMPTS[::2]]
-    expected = model.encode_text(tokenizer(prompts))
-    torch.testing.assert_close(module(), expected[:, None].expand(3, 2, 32), atol=1e-5, rtol=1e-5)
-
-
-def test_identity_text_trains_its_tokens_alone(tiny: TextConfig) -> None:
-    torch.manual_seed(0)
-    module = IdentityText(tiny, 5, "vehicle").train()
-    assert list(dict(module.named_parameters())) == list(module.state_dict()) == ["tokens"]
-    assert module.tokens.shape == (3, 5, 4, 48)
-    assert module.tokens.std().item() == pytest.approx(0.02, rel=0.1)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        features = module()
-    assert features.dtype == torch.float32
-    features.square().sum().backward()
-    assert module.tokens.grad is not None
-    assert bool((module.tokens.grad.abs().amax(dim=-1) > 0).all())
-    tower = module._frozen[0]
-    assert not tower.training
-    assert all(parameter.grad is None for parameter in tower.parameters())
-    module.double()
-    assert module().dtype == torch.float64  # the tower follows
-
-
-def test_identity_text_that_does_not_fit_the_context(tiny: TextConfig) -> None:
-    with pytest.raises(UserError, match="at most 66"):
-        IdentityText(replace(tiny, tokens=80), 1, "person")
-    assert IdentityText(replace(tiny, tokens=66), 1, "person")().shape == (3, 1, 32)

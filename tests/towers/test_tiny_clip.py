@@ -122,8 +122,8 @@ def test_the_files_load_as_every_clips_and_say_what_the_tool_says(shipped: Path)
     pictures = torch.rand(3, 3, *tiny_data.SIZE)
     mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (info.mean, info.std))
     expected = model.encode_image(pictures)
-    frozen = Backbone(vit, info)
-    cls = frozen.norm(frozen(((pictures - mean) / std)[None])[0, :, 0])
+    frozen = Backbone(vit)
+    cls = frozen.norm(frozen((pictures - mean) / std)[:, 0])
     assert info.projection is not None
     torch.testing.assert_close(cls @ info.projection.T, expected, atol=5e-3, rtol=5e-3)
     assert expected.std(dim=0).max() > 1e-3  # not one answer for all pictures
@@ -146,17 +146,17 @@ def test_the_files_load_as_every_clips_and_say_what_the_tool_says(shipped: Path)
 
 @pytest.mark.parametrize("loss", ["modality", "identity"])
 def test_dmpt_builds_on_them(shipped: Path, loss: Any) -> None:
-    from dmpt.extensions.assemble import build
+    from dmpt.extensions.assemble import assemble
 
     backbone, text = assets.tiny_clip()
     config = Config(data=DataConfig(size=(128, 64)), backbone=backbone, text=replace(text, loss=loss))
-    network, targets, digest = build(config, 4, "person")
-    assert digest == sha256(shipped / ("text_tower.safetensors" if loss == "identity" else "vit.safetensors"))
-    assert targets is not None
-    assert network.embed(torch.zeros(3, 2, 3, 128, 64)).shape == (2, 3 * 48)
+    model = assemble(config, 4, "person")
+    digest = sha256(shipped / ("text_tower.safetensors" if loss == "identity" else "vit.safetensors"))
+    assert model.text_sha256 == digest
+    assert "text" in {term.name for term in model.objective.terms}
+    assert model.network.embed(torch.zeros(3, 2, 3, 128, 64)).shape == (2, 3 * 48)
     if loss == "identity":
-        assert network.identity_text is not None
-        assert network.identity_text().shape == (3, 4, 128)
+        assert model.network.get_submodule("identity_text")().shape == (3, 4, 128)
 
 
 @torch.no_grad()

@@ -13,12 +13,14 @@ from dmpt.adapter import folder as adapter
 from dmpt.base.errors import UserError
 from dmpt.base.yaml import load
 from dmpt.evaluation.evaluate import evaluate
-from dmpt.extensions.assemble import build
+from dmpt.extensions.assemble import assemble
+from dmpt.extensions.identity_text import IdentityText
+from dmpt.method.losses import Batch, TextTargets
 from dmpt.method.prompts import pool
 from dmpt.settings.config import Config, TextConfig
 from dmpt.settings.modalities import MODALITIES
 from dmpt.settings.values import from_dict
-from dmpt.towers.phrases import IdentityText, text_file
+from dmpt.towers.phrases import text_file
 from dmpt.training.trainer import Trainer
 from runs import fit, log, settings, toy, with_
 
@@ -48,7 +50,7 @@ def test_words_and_modality_loss(clipped: Config, tmp_path: Path) -> None:
     assert words.shape == (3, 2, 48)
     assert not words.requires_grad
     assert "projection.weight" not in trainer.trained
-    assert "projected" in trainer.network.heads.necks
+    assert "projected" in trainer.objective.heads.necks
 
 
 def test_the_adapter_needs_no_text_tower(clipped: Config, tmp_path: Path) -> None:
@@ -85,7 +87,6 @@ def test_the_literal_loss_is_a_constant_that_trains_nothing(clipped: Config, tmp
 def test_identity_tokens_are_trained_resumed_and_left_out_of_the_adapter(clipped: Config, tmp_path: Path) -> None:
     config = with_(clipped, text={"loss": "identity", "tokens": 2})
     whole = fit(config, tmp_path / "whole")
-    assert whole.network.identity_text is not None
     assert "identity_text.tokens" in whole.trained
     state = load_file(tmp_path / "whole" / "state.safetensors")
     assert state["model.identity_text.tokens"].shape == (3, 8, 2, 48)
@@ -191,21 +192,33 @@ def test_shipped_settings_move_every_trained_tensor_within_three_steps(
 
 
 @pytest.mark.parametrize(("thing", "rows"), [("person", [0, 2, 4]), ("vehicle", [1, 3, 5])])
-def test_texts_are_of_the_data_sets_object(clipped: Config, thing: str, rows: list[int]) -> None:
+def test_texts_are_of_the_data_sets_object(
+    clipped: Config, thing: str, rows: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert targets_of(clipped, thing, monkeypatch).positive.tolist() == rows
     config = with_(clipped, text={"loss": "identity", "tokens": 2})
-    network, targets, _ = build(config, 8, thing)
-    assert targets is not None
-    assert targets.positive.tolist() == rows
+    text = assemble(config, 8, thing).network.get_submodule("identity_text")
     own = IdentityText(config.text, 8, thing)
-    assert network.identity_text is not None
-    own.load_state_dict(network.identity_text.state_dict())
-    assert torch.equal(network.identity_text(), own())
+    own.load_state_dict(text.state_dict())
+    assert torch.equal(text(), own())
 
 
-def test_the_text_loss_has_the_scale_and_features_of_its_tower(clipped: Config) -> None:
-    _, targets, _ = build(clipped, 8, "person")
-    file = text_file(clipped.text)
-    assert targets is not None
+def targets_of(config: Config, thing: str, monkeypatch: pytest.MonkeyPatch) -> TextTargets:
+    """What the text loss of the assembled objective is given."""
+    model, seen = assemble(config, 8, thing), list[TextTargets]()
+    monkeypatch.setattr(
+        "dmpt.extensions.assemble.text_modality", lambda _, targets: seen.append(targets) or torch.zeros(())
+    )
+    output = model.network(torch.zeros(3, 2, 3, 32, 16))
+    (text,) = (term for term in model.objective.terms if term.name == "text")
+    text.loss(Batch(output, {}, torch.tensor([0, 1])))
+    return seen[0]
+
+
+def test_the_text_loss_has_the_scale_and_features_of_its_tower(
+    clipped: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets, file = targets_of(clipped, "person", monkeypatch), text_file(clipped.text)
     assert targets.scale == file.logit_scale != 1
     assert torch.equal(targets.features, file.features)
 
@@ -215,6 +228,6 @@ def test_modality_prompts_are_fed_the_words_of_their_modality(clipped: Config, s
     file = text_file(clipped.text)
     words = file.attributes if source == "attribute" else file.words
     order = ("tir", "rgb", "nir") if source == "permuted" else MODALITIES
-    network, _, _ = build(with_(clipped, modality={"source": source, "length": length}), 8, "person")
-    expected = torch.stack([pool(words[modality], length) for modality in order])
+    network = assemble(with_(clipped, modality={"source": source, "length": length}), 8, "person").network
+    expected = pool([words[modality] for modality in order], length)
     assert torch.equal(network.get_buffer("prompts.modality.words"), expected)

@@ -1,50 +1,43 @@
-"""LoRA and the linear probe: they start as the frozen tower, train what they should, and count what they claim."""
+"""LoRA: it starts as the frozen tower, and trains updates of queries and values alone."""
 
 import copy
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from dmpt.adapter import folder as adapter
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.extensions.lora import LoRA
-from dmpt.method.network import DMPT
-from dmpt.paper.parameters import count_parameters, equal_lora_rank, lora_instead
-from dmpt.settings.config import Config
 from runs import fit, settings, toy, with_
-from small import error_of, redraw, seeded, small_backbone, small_images, small_network, train_steps
+from small import Small, error_of, redraw, seeded, small_backbone, small_images, small_model, small_network, train_steps
 
 BARE: dict[str, Any] = {"semantic": {"length": 0}, "modality": {"length": 0}, "bind": {"depth": 0}}
-NO_TEXT: dict[str, Any] = {"text": {"loss": "off"}}
 WIDTH, BLOCKS = 32, 2
 
 
-def bare(tune: str, **settings: Any) -> DMPT:
-    return small_network(backbone={"tune": tune, "lora_rank": 3}, **BARE, **NO_TEXT, **settings)
+def bare(tune: str) -> Small:
+    return small_model(backbone={"tune": tune, "lora_rank": 3}, text={"loss": "off"}, **BARE)
 
 
-@pytest.mark.parametrize("tune", ["lora", "linear"])
 @torch.no_grad()
-def test_it_starts_as_the_frozen_tower(tune: str) -> None:
-    frozen, tuned = bare("frozen"), bare(tune)
+def test_it_starts_as_the_frozen_tower() -> None:
+    frozen, tuned = bare("frozen").network, bare("lora").network
     images = small_images(frozen.backbone)
-    assert error_of(tuned(images).features, frozen(images).features) < 1e-6
+    assert error_of(tuned(images).features.x, frozen(images).features.x) < 1e-6
 
 
-@pytest.mark.parametrize("tune", ["lora", "linear"])
-def test_every_trained_tensor_learns_and_the_tower_does_not(tune: str) -> None:
-    network = bare(tune)
+def test_its_updates_learn_and_the_tower_does_not() -> None:
+    model = bare("lora")
+    network = model.network
     before = {name: value.clone() for name, value in network.state_dict().items()}
     own = {n for n in network.trained() if not n.startswith("heads.")}
-    assert len(own) == {"lora": 4 * BLOCKS, "linear": 2 * 3}[tune]
-    assert all(".qkv.query." in n or ".qkv.value." in n or n.startswith("probe.map.") for n in own)
-    assert train_steps(network) == set(network.trained())
+    assert len(own) == 4 * BLOCKS
+    assert all(".qkv.query." in n or ".qkv.value." in n for n in own)
+    assert train_steps(model) == set(network.trained())
     for name, value in network.state_dict().items():
         moved = name in network.trained() or "running" in name or "num_batches" in name
         assert torch.equal(value, before[name]) is not moved, name
@@ -53,7 +46,7 @@ def test_every_trained_tensor_learns_and_the_tower_does_not(tune: str) -> None:
 @torch.no_grad()
 def test_lora_adds_b_a_x_to_queries_and_values_alone() -> None:
     """Against the same tower with the updates merged into its weights."""
-    network = bare("lora")
+    network = bare("lora").network
     redraw(network.backbone, seeded(3), 0.3)
     network.double()
     merged = small_backbone().double()
@@ -63,7 +56,7 @@ def test_lora_adds_b_a_x_to_queries_and_values_alone() -> None:
         query, value = (part.up.weight @ part.down.weight for part in (lora.query, lora.value))
         assert query.shape == (WIDTH, WIDTH)
         qkv.weight += torch.cat([query, torch.zeros_like(query), value])
-    images = small_images(merged)
+    images = small_images(merged).flatten(0, 1)
     assert error_of(network.backbone(images), merged(images)) < 1e-12
     assert error_of(network.backbone(images), small_backbone().double()(images)) > 1e-3
 
@@ -71,7 +64,7 @@ def test_lora_adds_b_a_x_to_queries_and_values_alone() -> None:
 @torch.no_grad()
 def test_lora_is_pefts() -> None:
     peft = pytest.importorskip("peft")
-    network = bare("lora")
+    network = bare("lora").network
     redraw(network.backbone, seeded(3), 0.3)
     vit = small_backbone().vit
     # peft updates the joint map, of which B's rows for keys are zeros and A's are those of queries and values.
@@ -88,7 +81,7 @@ def test_lora_is_pefts() -> None:
     images = small_images(network.backbone)
     for modality, stream in enumerate(images):
         own = theirs.forward_features(stream)[:, 0]
-        assert error_of(network(images).features[modality], own) < 1e-5
+        assert error_of(network(images).features.x[modality], own) < 1e-5
 
 
 @pytest.mark.parametrize("form", ["prefix", "token"])
@@ -98,22 +91,22 @@ def test_lora_takes_prompts_too(form: str) -> None:
     for network in (one, other):
         redraw(network, seeded(3), 0.1)
     images = small_images(one.backbone)
-    assert error_of(one(images).features, other(images).features) < 1e-10
-    assert train_steps(small_network(backbone={"tune": "lora"}, prompts=form)) >= {
+    assert error_of(one(images).features.x, other(images).features.x) < 1e-10
+    assert train_steps(small_model(backbone={"tune": "lora"}, prompts=form)) >= {
         "backbone.vit.blocks.1.attn.qkv.value.down.weight",
         "prompts.semantic.tokens",
     }
 
 
 def test_updates_stay_in_float32_beside_half_precision_weights() -> None:
-    network = bare("lora")
+    network = bare("lora").network
     redraw(network.backbone, seeded(3), 0.3)
     before = {n: p.detach().clone() for n, p in network.trained().items()}
     network.backbone.keep_in(torch.bfloat16)
     assert all(torch.equal(p, before[n]) for n, p in network.trained().items())
     assert network.get_parameter("backbone.vit.blocks.0.attn.qkv.frozen.weight").dtype == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
-        network(small_images(network.backbone)).features.sum().backward()
+        network(small_images(network.backbone)).features.x.sum().backward()
     gradient = network.get_parameter("backbone.vit.blocks.0.attn.qkv.query.down.weight").grad
     assert gradient is not None
     assert gradient.dtype == torch.float32
@@ -122,57 +115,16 @@ def test_updates_stay_in_float32_beside_half_precision_weights() -> None:
 # --- runs and adapters ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tune", ["lora", "linear"])
-def test_an_adapter_gives_the_trained_features(tmp_path: Path, tune: str) -> None:
-    config = with_(settings(toy(tmp_path / "data"), epochs=1), **BARE, backbone={"tune": tune, "lora_rank": 2})
+def test_an_adapter_gives_the_trained_features(tmp_path: Path) -> None:
+    config = with_(settings(toy(tmp_path / "data"), epochs=1), **BARE, backbone={"tune": "lora", "lora_rank": 2})
     trainer = fit(config, tmp_path / "run")
     network, card = adapter.load(tmp_path / "run" / "last")
-    assert card.config.backbone.tune == tune
+    assert card.config.backbone.tune == "lora"
     images = torch.randn(3, 2, 3, 32, 16)
     trainer.network.eval()
     with torch.no_grad():
         torch.testing.assert_close(network.embed(images), trainer.network.embed(images))
     evaluate(tmp_path / "run")
-
-
-def test_trained_heads_alone_leave_the_frozen_feature_as_it_was(tmp_path: Path) -> None:
-    """Why the row of a linear probe needs ``linear`` or ``neck: after``."""
-    frozen = with_(settings(toy(tmp_path / "data"), epochs=2), **BARE)
-    images = torch.randn(3, 4, 3, 32, 16)
-
-    def features(config: Config, name: str) -> Tensor:
-        trainer = fit(config, tmp_path / name)
-        trainer.network.eval()
-        with torch.no_grad():
-            return trainer.network.embed(images)
-
-    untrained = features(with_(frozen, train={"epochs": 0}), "untrained")
-    assert torch.equal(features(frozen, "heads"), untrained)
-    assert not torch.allclose(features(replace(frozen, neck="after"), "neck"), untrained)
-    assert not torch.allclose(features(with_(frozen, backbone={"tune": "linear"}), "linear"), untrained)
-
-
-# --- counts -----------------------------------------------------------------------------------------------------------
-
-
-def test_parameters_are_counted_apart_from_the_tower() -> None:
-    lora = count_parameters(lora_instead(Config(), 8), 171)
-    components = {(c["name"], c["trained"]): c["count"] for c in lora["components"]}
-    assert components["LoRA on queries and values", True] == 12 * 4 * 768 * 8
-    assert components["backbone, one copy for three streams", False] == 86_140_416 - 393_216
-    assert lora["towers"] == count_parameters(Config(), 171)["towers"]
-    probe = lora_instead(Config(), 8)
-    probe = replace(probe, backbone=replace(probe.backbone, tune="linear"))
-    components = {c["name"]: c["count"] for c in count_parameters(probe, 171)["components"]}
-    assert components["linear probe"] == 3 * (768 * 768 + 768)
-
-
-@pytest.mark.parametrize("config", [Config(), Config(heads="modality")])
-def test_lora_of_equal_count_is_the_nearest(config: Config) -> None:
-    rank = equal_lora_rank(config, 171)
-    wanted = count_parameters(config, 171)["trained"]
-    off = [abs(count_parameters(lora_instead(config, rank + d), 171)["trained"] - wanted) for d in (-1, 0, 1)]
-    assert off[1] == min(off)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
