@@ -1,7 +1,5 @@
 """Where the tokens of the last frozen block look, for looking at, not for training."""
 
-from itertools import islice
-
 from torch import Tensor
 
 from dmpt.method.network import DMPT
@@ -24,8 +22,10 @@ def attention(network: DMPT, images: Tensor, present: Tensor | None = None) -> t
     backbone = network.backbone
     prompts = None if network.prompts is None else network.prompts()
     last = backbone.depth - 1
-    entering = backbone.entering(images.flatten(0, 1), prompts, network.behind(present))
-    x = next(islice(entering, last, None))  # which stops before it
+    entering: list[Tensor] = [images]
+    behind = network.behind(present)
+    backbone(images.flatten(0, 1), prompts, behind=behind, watch=lambda _, tokens: entering.__setitem__(0, tokens))
+    x = entering[0]  # of the last block
     own = None if prompts is None else prompts[-1]
     x, q, k, v = backbone.in_full(last, x, x.new_zeros(1, 0, x.shape[-1]) if own is None else own)
     probabilities = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(dim=-1)

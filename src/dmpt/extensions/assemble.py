@@ -31,13 +31,13 @@ from dmpt.extensions.shared import SharedPart, shared_part, shared_term
 from dmpt.method.backbone import Backbone
 from dmpt.method.bind import ExternalInteraction, InteractionLayer, InternalInteraction, Linear, PromptIBind
 from dmpt.method.heads import HEADS, BNNeck, Heads, Seen
-from dmpt.method.losses import Batch, Objective, Term, TextTargets, centre, cross_entropy, over_heads, text_modality
+from dmpt.method.losses import Batch, Objective, Term, centre, cross_entropy, over_heads, text_modality
 from dmpt.method.modalities import MODALITY_COUNT, PerModality
 from dmpt.method.network import DMPT
 from dmpt.method.prompts import ModalityPrompts, Prompts, SemanticPrompts
 from dmpt.settings.config import BackboneConfig, Config
 from dmpt.towers.image import TowerInfo, build_vit
-from dmpt.towers.phrases import OBJECTS, TextFile, check_matches, text_file
+from dmpt.towers.phrases import TextFile, TextTargets, check_matches, text_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +81,7 @@ def assemble(config: Config, ids: int, object_word: str) -> Model:
         assert said is not None
         assert network.projection is not None
         check_matches(said, tower, config.backbone.projection, network.projection.out_features)
-        positive = torch.tensor([m * len(OBJECTS) + OBJECTS.index(object_word) for m in range(MODALITY_COUNT)])
-        text = TextTargets(said.features, positive, said.logit_scale)
+        text = said.targets(object_word)
     if config.text.loss == "identity":
         network.add_module("identity_text", IdentityText(config.text, ids, object_word))
     return Model(network, build_objective(config, network, heads, text), tower, None if said is None else said.sha256)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dmpt.method.bind import InteractionLayer
-from dmpt.method.modalities import Features, PerModality
+from dmpt.method.modalities import MODALITY_COUNT, Features, PerModality
 
 
 class Exchange(InteractionLayer):
@@ -26,7 +26,8 @@ class Exchange(InteractionLayer):
         self.prompts = prompts
         self.semantic = slice(prompts.stop - length, prompts.stop)
 
-    def behind(self, tokens: Features) -> Tensor:
-        """Tokens ``(3, B, N + P, D)`` that leave a layer, to those that enter the next, ``(3, B, N, D)``."""
-        cls, x = self(tokens, self.semantic, True)
-        return torch.cat([cls, x[:, :, 1 : self.prompts.start], x[:, :, self.prompts.stop :]], dim=2)
+    def behind(self, tokens: Tensor, present: Tensor | None) -> Tensor:
+        """Tokens ``(3 B, N + P, D)`` that leave a layer, to those that enter the next, ``(3 B, N, D)``."""
+        whole = Features(tokens.view(MODALITY_COUNT, -1, *tokens.shape[1:]), present)
+        cls, x = self(whole, self.semantic, True)
+        return torch.cat([cls, x[:, :, 1 : self.prompts.start], x[:, :, self.prompts.stop :]], dim=2).flatten(0, 1)

@@ -39,13 +39,15 @@ def start_from_data(
         UserError: the images have fewer patches than there are prompts.
     """
     layers, sets, length, _ = prompts.tokens.shape
-    shared = sets == 1
-    for layer, tokens in enumerate(backbone.entering(images.flatten(0, 1)), start=layers - backbone.depth):
-        if layer < 0:
-            continue
+    first = backbone.depth - layers
+
+    def draw(layer: int, tokens: Tensor) -> None:
+        if layer < first:
+            return
         patches = tokens.view(*present.shape, *tokens.shape[1:])[:, :, backbone.leading :]
+        shared = sets == 1
         seen = [patches[present]] if shared else [own[there] for own, there in zip(patches, present, strict=True)]
-        for target, own in zip(prompts.tokens[layer], seen, strict=True):
+        for target, own in zip(prompts.tokens[layer - first], seen, strict=True):
             pool = own.flatten(0, 1)
             if 0 < len(pool) < length:
                 raise UserError(
@@ -55,6 +57,8 @@ def start_from_data(
             if len(pool):
                 chosen = torch.randperm(len(pool), generator=generator)[:length]
                 target.copy_(pool[chosen.to(pool.device)])
+
+    backbone(images.flatten(0, 1), watch=draw)
 
 
 def start_prompts(network: DMPT, records: Sequence[Record], config: Config) -> None:

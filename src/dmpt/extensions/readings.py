@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from dmpt.method.bind import ExternalInteraction, MakeLinear
 from dmpt.method.heads import Heads
-from dmpt.method.losses import TextTargets
 from dmpt.method.modalities import MODALITY_COUNT, Features, PerModality
 from dmpt.method.prompts import pool
 from dmpt.settings.modalities import MODALITIES
+from dmpt.towers.phrases import TextTargets
 
 
 def words_for_prompts(source: str, length: int, width: int, words: Sequence[Tensor] | None) -> Tensor:

@@ -7,16 +7,9 @@ from torch import Tensor
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / √d) v.
 
-    On a CPU two matrix products are several times faster than PyTorch's fused kernel at our lengths (some 30 to 170
-    tokens), most of all backward; the scores are small. Elsewhere the fused kernel saves time and memory.
-
-    Args:
-        q: ``(..., N, d)``.
-        k: ``(..., K, d)``.
-        v: ``(..., K, d)``.
-
-    Returns:
-        ``(..., N, d)``.
+    Queries ``(..., N, d)``, keys and values ``(..., K, d)`` to ``(..., N, d)``. On a CPU two matrix products are some
+    times faster than PyTorch's fused kernel at our lengths (some 30 to 170 tokens), most of all backward; the scores
+    are small. Elsewhere the fused kernel saves time and memory.
     """
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v)

@@ -17,7 +17,7 @@ A layer may have no prompts. Below the first that has some nothing needs a gradi
 and stores no activations: backward ends at that layer.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dmpt.method.attention import attend
 from dmpt.method.modalities import MODALITY_COUNT
+from dmpt.towers.maps import apply_map, wrap
 
 Prefix = tuple[Tensor, Tensor]
 """Keys and values of one layer's prompts, each ``(G, h, P, D / h)``."""
@@ -38,12 +39,6 @@ Behind = Mapping[int, Callable[[Tensor], Tensor]]
 """By layer: from the tokens that leave it, ``(n, N + P, D)``, to those that enter the next, ``(n, N, D)``."""
 NOTHING: Behind = {}
 ALL = tuple(range(MODALITY_COUNT))
-MAPS = {"qkv": "attn", "proj": "attn", "fc1": "mlp", "fc2": "mlp"}
-"""The linear maps of a block, and where they stand."""
-
-
-class Grouped(nn.Module):
-    """A map of a block that differs by modality, called with ``x`` ``(n, N, D)`` and its groups' ``modalities``."""
 
 
 class Backbone(nn.Module):
@@ -58,11 +53,7 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self,
-        vit: Any,
-        frozen: bool = True,
-        checkpoint: bool = False,
-        rotate: Callable[[Tensor], Tensor] | None = None,
+        self, vit: Any, frozen: bool = True, checkpoint: bool = False, rotate: Callable[[Tensor], Tensor] | None = None
     ):
         super().__init__()
         self.vit, self.frozen, self.checkpoint, self.rotate = vit, frozen, checkpoint, rotate
@@ -85,18 +76,15 @@ class Backbone(nn.Module):
         Autocast keeps the half-precision copy of a weight only while it needs a gradient: it would cast frozen ones
         again at every use.
         """
-        if self.frozen:
-            for parameter in self.vit.parameters():
-                if not parameter.requires_grad:
-                    parameter.data = parameter.data.to(dtype)
-            self.vit.norm.float()
+        for parameter in self.vit.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
+        self.vit.norm.float()
 
     def wrap(self, name: str, by: Callable[[nn.Linear], nn.Module], first_layer: int = 0) -> None:
-        """Put ``by(own)``, which may be ``Grouped``, in the place of one of ``MAPS``, from a layer on."""
+        """Put ``by(own)`` in the place of a linear map of every block from a layer on (``towers.maps.wrap``)."""
         self.wrapped = True
-        for block in self.vit.blocks[first_layer:]:
-            place = getattr(block, MAPS[name])
-            setattr(place, name, by(getattr(place, name)))
+        wrap(self.vit.blocks[first_layer:], name, by)
 
     def forward(
         self,
@@ -106,6 +94,7 @@ class Backbone(nn.Module):
         keep_prompts: bool = False,
         behind: Behind = NOTHING,
         modalities: tuple[int, ...] = ALL,
+        watch: Callable[[int, Tensor], object] | None = None,
     ) -> Tensor:
         """Tokens before the final norm (Eq. 10).
 
@@ -115,7 +104,8 @@ class Backbone(nn.Module):
             form: how prompts enter: as keys and values, or inserted as tokens.
             keep_prompts: return the last layer's prompt tokens too, for the interaction layers.
             behind: what happens behind some layers but the last, whose prompts are computed in full.
-            modalities: of the groups of images; only ``Grouped`` maps ask.
+            modalities: of the groups of images; only maps that differ by modality ask.
+            watch: is shown each layer, and the tokens ``(n, N, D)`` on their way into it.
 
         Returns:
             ``(n, N, D)``, or ``(n, N + P, D)`` in the order class token, registers, prompts, patches.
@@ -123,6 +113,8 @@ class Backbone(nn.Module):
         x = self.embed(images)
         for layer in range(self.depth):
             own = None if prompts is None else prompts[layer]
+            if watch is not None:
+                watch(layer, x)
             keep = layer in behind or (keep_prompts and layer == self.depth - 1)
             if self.checkpoint and torch.is_grad_enabled():
                 x = checkpoint(self.block, layer, x, own, form, keep, modalities, use_reentrant=False)
@@ -137,17 +129,6 @@ class Backbone(nn.Module):
         x = self.vit.patch_embed(images.to(self.vit.patch_embed.proj.weight.dtype))
         tokens: Tensor = self.vit.norm_pre(self.vit._pos_embed(x))
         return tokens
-
-    def entering(
-        self, images: Tensor, prompts: Sequence[LayerPrompts] | None = None, behind: Behind = NOTHING
-    ) -> Iterator[Tensor]:
-        """Tokens ``(n, N, D)`` on their way into each block; arguments as for ``forward``."""
-        x = self.embed(images)
-        for layer in range(self.depth):
-            yield x
-            x = self.block(layer, x, None if prompts is None else prompts[layer], keep_prompts=layer in behind)
-            if layer in behind:
-                x = behind[layer](x)
 
     def norm(self, cls: Tensor) -> Tensor:
         """The tower's final norm, in float32 or better; ``(..., D)``."""
@@ -187,7 +168,7 @@ class Backbone(nn.Module):
             bias = None if attn.qkv.bias is None else attn.qkv.bias[self.width :]
             kv = F.linear(y, attn.qkv.weight[self.width :], bias)
         else:
-            kv = _map(attn.qkv, y, modalities)[..., self.width :]
+            kv = apply_map(attn.qkv, y, modalities)[..., self.width :]
         k, v = kv.view(*kv.shape[:2], 2, attn.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (G, h, P, D / h)
         return attn.k_norm(k), v
 
@@ -196,10 +177,8 @@ class Backbone(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Tokens with their prompts ``(n, N + P, D)``, and queries, keys and values of all ``(n, h, N + P, D / h)``."""
         prompts = prompts.to(self.vit.blocks[layer].norm1.weight.dtype)
-        both = zip(
-            self._project(layer, x, modalities), self._project(layer, prompts, modalities, patches=False), strict=True
-        )
-        q, k, v = (self._insert(one, its, dim=2) for one, its in both)
+        found = self._project(layer, x, modalities), self._project(layer, prompts, modalities, patches=False)
+        q, k, v = (self._insert(one, its, dim=2) for one, its in zip(*found, strict=True))
         return self._insert(x, prompts), q, k, v
 
     def _project(
@@ -207,7 +186,7 @@ class Backbone(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of tokens ``(n, N, D)``, each ``(n, h, N, D / h)``."""
         block = self.vit.blocks[layer]
-        qkv = _map(block.attn.qkv, block.norm1(x), modalities)
+        qkv = apply_map(block.attn.qkv, block.norm1(x), modalities)
         q, k, v = qkv.view(*qkv.shape[:2], 3, self.attention_heads, -1).permute(2, 0, 3, 1, 4)
         q, k = block.attn.q_norm(q), block.attn.k_norm(k)
         if self.rotate is not None and patches:
@@ -219,11 +198,11 @@ class Backbone(nn.Module):
         """The rest of a block, after its heads have seen ``y``, ``(n, h, N, D / h)``."""
         block = self.vit.blocks[layer]
         y = block.attn.norm(y.transpose(1, 2).flatten(2))
-        x = x + block.ls1(_map(block.attn.proj, y, modalities))
+        x = x + block.ls1(apply_map(block.attn.proj, y, modalities))
         y, mlp = block.norm2(x), block.mlp
         if type(mlp) is Mlp:
-            y = mlp.norm(mlp.drop1(mlp.act(_map(mlp.fc1, y, modalities))))
-            y = mlp.drop2(_map(mlp.fc2, y, modalities))
+            y = mlp.norm(mlp.drop1(mlp.act(apply_map(mlp.fc1, y, modalities))))
+            y = mlp.drop2(apply_map(mlp.fc2, y, modalities))
         else:  # gated ones, whose maps nothing wraps
             y = mlp(y)
         out: Tensor = x + block.ls2(y)
@@ -239,8 +218,3 @@ def _each(x: Tensor, shared: Tensor) -> Tensor:
     """What the images of a group share, ``(G, ...)``, for each of them, ``(n, ...)``; its gradient is their sum."""
     groups, own = len(shared), shared.to(x.dtype)
     return own[:, None].expand(-1, len(x) // groups, *own.shape[1:]).flatten(0, 1)
-
-
-def _map(linear: nn.Module, x: Tensor, modalities: tuple[int, ...]) -> Tensor:
-    out: Tensor = linear(x, modalities) if isinstance(linear, Grouped) else linear(x)
-    return out

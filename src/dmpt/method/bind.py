@@ -34,10 +34,6 @@ class ExternalInteraction(nn.Module):
 
     The bind prompt is the mean of the projected semantic prompts; it has no parameters of its own. Projected by W_b
     it is key and value at once; there is one head, and the residual of Eq. 14.
-
-    Args:
-        width: D.
-        linear: makes its maps.
     """
 
     def __init__(self, width: int, linear: MakeLinear = Linear):
@@ -60,11 +56,6 @@ class InternalInteraction(nn.Module):
     """Multi-head self-attention SA_m within one modality, x + MHSA(LN(x)) (Eq. 15).
 
     The output projection starts at zero, so the layer starts as the identity on the frozen features.
-
-    Args:
-        width: D.
-        attention_heads: as in the backbone.
-        linear: makes its maps.
     """
 
     def __init__(self, width: int, attention_heads: int, linear: MakeLinear = Linear):
@@ -105,12 +96,7 @@ class InternalInteraction(nn.Module):
 
 
 class InteractionLayer(nn.Module):
-    """External, then internal interaction: the layer F of Eq. 16.
-
-    Args:
-        external: from semantic prompts as ``Features`` to enriched ones ``(3, B, S, D)``.
-        internal: an ``InternalInteraction`` per modality.
-    """
+    """External, then internal interaction of each modality: the layer F of Eq. 16."""
 
     def __init__(self, external: nn.Module, internal: PerModality):
         super().__init__()
@@ -118,13 +104,7 @@ class InteractionLayer(nn.Module):
         self.internal = internal
 
     def forward(self, tokens: Features, semantic: slice, cls_only: bool = False) -> tuple[Tensor, Tensor]:
-        """What Eq. 15 gives, ``(3, B, N or 1, D)``, and the tokens that went into it, ``(3, B, N, D)``.
-
-        Args:
-            tokens: of the backbone, or of the layer before.
-            semantic: where S stands.
-            cls_only: nothing but the class token is wanted.
-        """
+        """What Eq. 15 gives, ``(3, B, N or 1, D)``, and the tokens that went into it; ``semantic``: where S stands."""
         x = tokens.x
         enriched = self.external(Features(x[:, :, semantic], tokens.present))  # Eq. 11-14
         x = torch.cat([x[:, :, : semantic.start], enriched.to(x.dtype), x[:, :, semantic.stop :]], dim=2)

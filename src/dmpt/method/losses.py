@@ -14,6 +14,7 @@ from torch import Tensor
 from dmpt.method.heads import Heads, Seen
 from dmpt.method.modalities import Features
 from dmpt.method.network import Output
+from dmpt.towers.phrases import TextTargets
 
 Reduction = Literal["mean", "sum"]
 
@@ -84,20 +85,6 @@ def text_contrast(z: Features, text: Tensor, positive: Tensor, scale: float, red
     return (losses.masked().x.sum(dim=1) / count).sum()  # Eq. 6
 
 
-class TextTargets(NamedTuple):
-    """What the fixed prompts of section 3.2 give the text loss.
-
-    Attributes:
-        features: of the six prompts, modality-major, person before vehicle, ``(6, d)``.
-        positive: each modality's own row for the data set's object, ``(3,)``.
-        scale: 1 / tau, the tower's own logit scale.
-    """
-
-    features: Tensor
-    positive: Tensor
-    scale: float
-
-
 def text_modality(z: Features, targets: TextTargets, reduction: Reduction = "mean") -> Tensor:
     """L_con with the fixed prompts as texts: an image must find its own modality's and object's."""
     features, positive = targets.features.to(z.x.device), targets.positive.to(z.x.device)
@@ -131,12 +118,7 @@ def over_heads(loss: Callable[[Seen], Tensor], reduction: Reduction = "mean") ->
 
 
 class Objective:
-    """The classifiers and L = L_ce + L_tri + L_mae-c + L_con (Eq. 17), or what stands in their place.
-
-    Args:
-        heads: which the network holds.
-        terms: in their order.
-    """
+    """The classifiers and L = L_ce + L_tri + L_mae-c + L_con (Eq. 17), or what stands in their place."""
 
     def __init__(self, heads: Heads, terms: Sequence[Term]):
         self.heads, self.terms = heads, tuple(terms)

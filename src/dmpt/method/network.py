@@ -17,26 +17,21 @@ from torch import Tensor, nn
 
 from dmpt.method.backbone import Backbone, Form, LayerPrompts
 from dmpt.method.bind import PromptIBind
-from dmpt.method.modalities import MODALITY_COUNT, Features
+from dmpt.method.modalities import Features
 from dmpt.method.prompts import Prompts
 from dmpt.towers.partly_trained import PartlyTrained
+
+Baked = Sequence[LayerPrompts] | None
 
 
 @dataclass(frozen=True)
 class Output:
-    """What the network says of a batch, in float32.
+    """What the network says of a batch, in float32."""
 
-    Attributes:
-        features: of each modality, ``(3, B, D)``; zeros where it is absent.
-        projected: their image projections ``(3, B, d)``; None unless a head uses them.
-        z: projected class tokens for the text loss ``(3, B, d)`` (section 3.2); None without one.
-        also: what parts that are not the paper's say, ``(B, ...)`` by name.
-    """
-
-    features: Features
-    projected: Features | None = None
-    z: Features | None = None
-    also: dict[str, Tensor] = field(default_factory=dict)
+    features: Features  # of each modality, (3, B, D); zeros where it is absent
+    projected: Features | None = None  # their image projections (3, B, d), where a head uses them
+    z: Features | None = None  # projected class tokens for the text loss (3, B, d), section 3.2
+    also: dict[str, Tensor] = field(default_factory=dict)  # what parts that are not the paper's say, (B, ...)
 
 
 class ClassToken(nn.Module):
@@ -48,7 +43,7 @@ class ClassToken(nn.Module):
 
 
 class DMPT(PartlyTrained):
-    """The whole method; what is None does not exist. Children added later (heads) are trained and saved with it.
+    """The whole method. Children that are added later (heads) are trained and saved with it.
 
     Args:
         backbone: the pretrained tower.
@@ -57,11 +52,11 @@ class DMPT(PartlyTrained):
         projection: ImageProj of section 3.2, from D to d.
         semantic: where S stands among the tower's last tokens.
         form: how prompts enter the tower.
-        text_from: where z of Eq. 5 is taken: class tokens ``before`` or ``after`` the interaction; None = no z.
+        text_from: where z of Eq. 5 is taken, before or after the interaction; None = no z.
         project_features: also give the features' projections.
         readout: from enhanced class tokens to features.
-        exchanges: by layer of the tower, modules whose ``behind`` takes the tokens that leave it, ``Features``
-            ``(3, B, N + P, D)``, to those that enter the next, ``(3, B, N, D)``.
+        exchanges: by layer of the tower, modules whose ``behind(tokens, present)`` takes the tokens that leave it,
+            ``(3 B, N + P, D)``, to those that enter the next, ``(3 B, N, D)``.
     """
 
     def __init__(
@@ -88,9 +83,7 @@ class DMPT(PartlyTrained):
         self.at_test: Callable[[Features], Features] = lambda features: features
         self.dense = bool(self.exchanges)  # compute absent images too: no step depends on what is there
 
-    def forward(
-        self, images: Tensor, present: Tensor | None = None, baked: Sequence[LayerPrompts] | None = None
-    ) -> Output:
+    def forward(self, images: Tensor, present: Tensor | None = None, baked: Baked = None) -> Output:
         """Features of a batch.
 
         Args:
@@ -100,9 +93,7 @@ class DMPT(PartlyTrained):
         """
         return self.read(self.tokens(images, present, baked), present)
 
-    def tokens(
-        self, images: Tensor, present: Tensor | None = None, baked: Sequence[LayerPrompts] | None = None
-    ) -> Tensor:
+    def tokens(self, images: Tensor, present: Tensor | None = None, baked: Baked = None) -> Tensor:
         """The tower's tokens ``(3, B, N, D)`` (Eq. 7-10), where absent of no meaning; arguments as for ``forward``."""
         prompts = baked if baked is not None or self.prompts is None else self.prompts()
         run = partial(self.backbone, form=self.form, keep_prompts=self.bind is not None)
@@ -122,13 +113,9 @@ class DMPT(PartlyTrained):
         return tokens
 
     def behind(self, present: Tensor | None = None) -> dict[int, Callable[[Tensor], Tensor]]:
-        """What happens behind layers of the tower, to tokens ``(3 B, N + P, D)``."""
-
-        def exchanged(module: Any, x: Tensor) -> Tensor:
-            out: Tensor = module.behind(Features(x.view(MODALITY_COUNT, -1, *x.shape[1:]), present))
-            return out.flatten(0, 1)
-
-        return {int(layer): partial(exchanged, module) for layer, module in self.exchanges.items()}
+        """What happens behind layers of the tower, for ``Backbone.forward``."""
+        modules: Any = self.exchanges.items()
+        return {int(layer): partial(module.behind, present=present) for layer, module in modules}
 
     def read(self, tokens: Tensor, present: Tensor | None = None) -> Output:
         """Features from the tower's tokens ``(3, B, N, D)``, of which those of absent modalities are not read."""
@@ -150,9 +137,7 @@ class DMPT(PartlyTrained):
         assert self.projection is not None
         return Features(self.projection(features), present)
 
-    def embed(
-        self, images: Tensor, present: Tensor | None = None, baked: Sequence[LayerPrompts] | None = None
-    ) -> Tensor:
+    def embed(self, images: Tensor, present: Tensor | None = None, baked: Baked = None) -> Tensor:
         """The test feature of each sample, ``(B, 3 D)``; zeros where a modality is absent."""
         return self.test_feature(self(images, present, baked).features)
 
@@ -160,7 +145,7 @@ class DMPT(PartlyTrained):
         """The modalities' features side by side, L2-normalised over those that exist; ``(B, 3 D)``."""
         return F.normalize(self.at_test(features).side_by_side(), dim=-1)
 
-    def bake(self) -> list[LayerPrompts] | None:
+    def bake(self) -> Baked:
         """For inference: the prompts as keys and values, which do not depend on the image; ``forward`` takes them."""
         if self.prompts is None:
             return None

@@ -10,7 +10,7 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,20 @@ PROMPTS = tuple(f"a {spectrum} photo of a {thing}." for spectrum in SPECTRA for 
 _FORMAT, _VERSION = "dmpt-text", "1"
 
 
+class TextTargets(NamedTuple):
+    """What the fixed prompts of section 3.2 give the text loss.
+
+    Attributes:
+        features: of the six prompts, modality-major, person before vehicle, ``(6, d)``.
+        positive: each modality's own row for the data set's object, ``(3,)``.
+        scale: 1 / tau, the tower's own logit scale.
+    """
+
+    features: Tensor
+    positive: Tensor
+    scale: float
+
+
 @dataclass(frozen=True, eq=False)
 class TextFile:
     """All that a text tower says about the prompts.
@@ -55,6 +69,11 @@ class TextFile:
     tower: str
     sha256: str
     quick_gelu: bool
+
+    def targets(self, thing: str) -> TextTargets:
+        """What the prompts give the text loss where the data show ``person`` or ``vehicle``."""
+        positive = torch.tensor([m * len(OBJECTS) + OBJECTS.index(thing) for m in range(len(PHRASES))])
+        return TextTargets(self.features, positive, self.logit_scale)
 
     def save(self, path: Path) -> None:
         """Write ``text.safetensors``.
