@@ -7,8 +7,9 @@ from pathlib import Path
 from markupsafe import Markup
 
 from dmpt.base.errors import UserError
-from dmpt.pages.frame import Section, count, paragraph, provenance, table, write_page
+from dmpt.pages.frame import Section, count, paragraph, table, write_page
 from dmpt.report.measured import check_same_data, measure
+from dmpt.report.provenance import provenance
 from dmpt.report.single import curve_section, list_section, look_section, map_section, modality_section
 
 

@@ -13,8 +13,7 @@ images' keys and values. This equals inserting tokens, up to rounding. In the la
 are used by the interaction layers (Eq. 10), and they are computed; only their queries, keys and values, which do not
 depend on the image either, once per group.
 
-A layer may have no prompts. Below the first that has some nothing needs a gradient, so autograd records nothing there
-and stores no activations: backward ends at that layer.
+A layer may have no prompts. Below the first that has some nothing needs a gradient: backward ends at that layer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -56,8 +55,7 @@ class Backbone(nn.Module):
         self, vit: Any, frozen: bool = True, checkpoint: bool = False, rotate: Callable[[Tensor], Tensor] | None = None
     ):
         super().__init__()
-        self.vit, self.frozen, self.checkpoint, self.rotate = vit, frozen, checkpoint, rotate
-        self.wrapped = False
+        self.vit, self.frozen, self.checkpoint, self.rotate, self.wrapped = vit, frozen, checkpoint, rotate, False
         self.requires_grad_(not frozen)
         self.train(False)
         self.depth = len(vit.blocks)  # L

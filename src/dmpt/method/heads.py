@@ -1,10 +1,8 @@
 """BNNeck and classifiers (Luo et al. 2019): where cross-entropy and triplet loss act.
 
-The triplet loss sees the feature before batch normalisation, cross-entropy the logits after it.
-
-Samples that lack a modality. A modality's head sees the samples that have it. A head on a concatenation sees complete
-samples alone: with zeros in the place of a missing modality its triplet loss would measure which are missing, and batch
-normalisation would mix features with zeros that no test compares.
+The triplet loss sees the feature before batch normalisation, cross-entropy the logits after it. A modality's head sees
+the samples that have it, a head on a concatenation complete samples: with zeros for a missing modality its triplet loss
+would measure which are missing, and batch normalisation would mix in zeros that no test compares.
 """
 
 from collections.abc import Sequence

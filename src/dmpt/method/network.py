@@ -76,8 +76,7 @@ class DMPT(PartlyTrained):
         super().__init__()
         self.backbone, self.prompts, self.bind = backbone, prompts, bind
         self.exchanges = nn.ModuleDict({str(layer): module for layer, module in (exchanges or {}).items()})
-        self.readout = readout or ClassToken()
-        self.projection = projection
+        self.readout, self.projection = readout or ClassToken(), projection
         self.also = nn.ModuleDict()  # each from ``Features`` to a tensor ``(B, ...)``
         self.semantic, self.form, self.text_from, self.project_features = semantic, form, text_from, project_features
         self.at_test: Callable[[Features], Features] = lambda features: features

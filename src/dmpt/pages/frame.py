@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from markupsafe import Markup
 
 from dmpt import __version__
 from dmpt.base.files import write_text
-from dmpt.report.measured import Measured
-from dmpt.retrieval.metrics import MEASURES
 
 PAGE = Markup(
     """<!DOCTYPE html>
@@ -147,34 +145,8 @@ def table(
     ).format(kind, head, Markup("").join(body))
 
 
-def numbers(run: Measured) -> Markup:
-    """A run's numbers as tiles."""
-    values = {name: f"{getattr(run.metrics, key):.1f}" for key, name in MEASURES.items()}
-    return tiles({**values, "trained": count(run.trained)})
-
-
 def count(number: int) -> str:
     """``17.6 M``, ``233 k``, ``12``."""
     if number >= 999_950:
         return f"{number / 1e6:.1f}\N{NO-BREAK SPACE}M"
     return f"{number / 1e3:.0f}\N{NO-BREAK SPACE}k" if number >= 10_000 else f"{number:,}"
-
-
-def provenance(run: Measured) -> Markup:
-    """Where the numbers come from, folded."""
-    rows = Markup("").join(
-        Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, _plain(value))
-        for name, value in run.provenance.items()
-    )
-    return folded(f"Where the numbers of {run.name} come from", Markup("<dl>{}</dl>").format(rows))
-
-
-def caution(run: Measured) -> Markup:
-    """Said where the checkpoint was chosen on the very test split."""
-    if run.provenance["checkpoint chosen by"] != "test":
-        return Markup("")
-    return note(f"The checkpoint of {run.name} was chosen on this very test split: its numbers are optimistic.")
-
-
-def _plain(value: Any) -> str:
-    return "none" if value is None else str(value)

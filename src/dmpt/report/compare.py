@@ -7,21 +7,10 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from dmpt.pages.charts import Axis, Series, axis, bars, marks_key, scatter
-from dmpt.pages.frame import (
-    Section,
-    caution,
-    count,
-    figure,
-    folded,
-    pair,
-    paragraph,
-    provenance,
-    subheading,
-    table,
-    write_page,
-)
+from dmpt.pages.frame import Section, count, figure, folded, pair, paragraph, subheading, table, write_page
 from dmpt.report import curves, ranked
 from dmpt.report.measured import Measured
+from dmpt.report.provenance import caution, provenance
 from dmpt.retrieval.metrics import MEASURES
 from dmpt.retrieval.statistics import DRAWS, bootstrap
 

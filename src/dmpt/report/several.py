@@ -5,8 +5,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from dmpt.pages.frame import caution, count, paragraph, provenance, table, write_page
+from dmpt.pages.frame import count, paragraph, table, write_page
 from dmpt.report.measured import Measured
+from dmpt.report.provenance import caution, provenance
 from dmpt.report.single import curve_section, map_section
 
 

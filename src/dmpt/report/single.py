@@ -5,13 +5,14 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from dmpt.pages.frame import Section, caution, figure, numbers, pair, paragraph, provenance, write_page
+from dmpt.pages.frame import Section, figure, pair, paragraph, write_page
 from dmpt.pages.pictures import SPOKEN, listed
 from dmpt.report import curves, ranked
 from dmpt.report.attention import attention_section
 from dmpt.report.breakdown import camera_pairs, camera_table, modality_mAP, modality_table
 from dmpt.report.embedding import maps
 from dmpt.report.measured import Measured
+from dmpt.report.provenance import caution, numbers, provenance
 
 LISTS = 4
 """Best, and worst, ranked lists on a page."""
