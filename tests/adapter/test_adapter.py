@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from dmpt.adapter import folder as adapter
 from dmpt.base.errors import UserError
-from dmpt.evaluation.evaluate import adapter_folder, evaluate
+from dmpt.evaluation.evaluate import evaluate
+from dmpt.evaluation.opened import adapter_folder
 from dmpt.towers.image import build_vit
 from dmpt.training.trainer import Trainer
 from runs import fit, settings, toy, with_

@@ -20,7 +20,7 @@ from dmpt.data.layouts.table import read_manifest, write_manifest
 from dmpt.data.records import Dataset, Record, fingerprint
 from dmpt.data.split import split_by_identity
 from dmpt.evaluation.evaluate import evaluate
-from dmpt.evaluation.evaluate import test_records as check_records
+from dmpt.evaluation.opened import test_records as check_records
 from dmpt.settings.config import Config, DataConfig, TrainConfig
 from dmpt.training.data import read
 from dmpt.training.trainer import Trainer

@@ -16,7 +16,7 @@ from dmpt.base.errors import UserError
 from dmpt.base.terminal import console
 from dmpt.data.records import Record, fingerprint, labels_of
 from dmpt.embed.extract import look
-from dmpt.evaluation.evaluate import open_adapter, test_records
+from dmpt.evaluation.opened import open_adapter, test_records
 from dmpt.method.network import DMPT
 from dmpt.retrieval.metrics import Metrics, evaluate
 from dmpt.retrieval.protocols import PROTOCOLS, Labels

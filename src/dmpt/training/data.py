@@ -12,7 +12,7 @@ from dmpt.data.records import Dataset, Record, labels_of, pid_to_label
 from dmpt.data.sampler import PKSampler, shard
 from dmpt.data.split import hold_out
 from dmpt.data.transforms import TrainTransform
-from dmpt.evaluation.evaluate import test_records
+from dmpt.evaluation.opened import test_records
 from dmpt.retrieval.metrics import count_valid, has_match
 from dmpt.settings.config import Config
 

@@ -1,0 +1,124 @@
+"""A trained adapter, and the data set that it is judged on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from dmpt.adapter import folder as adapter
+from dmpt.base.errors import UserError
+from dmpt.data.check import keep_readable
+from dmpt.data.layouts import load_dataset
+from dmpt.data.missing import restrict
+from dmpt.data.records import Dataset, Record
+from dmpt.embed.extract import PRECISIONS
+from dmpt.method.network import DMPT
+from dmpt.settings.config import DataConfig
+
+
+def adapter_folder(run: Path, which: str | None = None) -> Path:
+    """The adapter inside a run folder, or the folder itself when it is an adapter.
+
+    Args:
+        run: what the user gave.
+        which: ``last`` or ``best``; None = the one that training selected.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (run / adapter.CARD).exists():
+        if which not in (None, run.name):
+            raise UserError(f"{run} is an adapter itself; give its run folder to choose {which}")
+        return run
+    # best exists only where training was told to select it
+    candidates = [run / which] if which is not None else [run / "best", run / "last"]
+    for folder in candidates:
+        if (folder / adapter.TENSORS).exists() and (folder / adapter.CARD).exists():
+            return folder
+    raise UserError(f"{run} holds no trained adapter (looked for {', '.join(str(c) for c in candidates)}); train first")
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A trained adapter and the data set that it is judged on, as they are before an image is read.
+
+    Attributes:
+        folder: the adapter's.
+        network: on the device.
+        card: its settings name the data folder and the loader processes of now, not of training.
+        precision: compute precision, a key of ``PRECISIONS``.
+        dataset: its test split may hold broken images (``test_records``).
+        incomplete: what was left out in listing it.
+    """
+
+    folder: Path
+    network: DMPT
+    card: adapter.Card
+    precision: str
+    dataset: Dataset
+    incomplete: list[str]
+
+    @property
+    def data(self) -> DataConfig:
+        """Settings of the images."""
+        return self.card.config.data
+
+
+def open_adapter(
+    run: Path,
+    root: str | None,
+    *,
+    which: str | None = None,
+    weights: str | None = None,
+    precision: str | None = None,
+    workers: int | None = None,
+    skip_broken: bool = False,
+) -> Opened:
+    """Load an adapter and list its data set; arguments as those of ``evaluate``.
+
+    Raises:
+        UserError: something is missing or does not fit.
+    """
+    folder = adapter_folder(run, which)
+    gpu = torch.cuda.is_available()
+    if precision is None:
+        trained_in = adapter.load_card(folder).config.train.precision
+        precision = "fp32" if trained_in == "fp16" and not gpu else trained_in
+    elif precision == "fp16" and not gpu:
+        raise UserError("precision fp16 needs a GPU; use --precision bf16 or fp32")
+    network, card = adapter.load(folder, weights, PRECISIONS[precision])
+    data = card.config.data
+    data = replace(data, root=root or data.root, workers=data.workers if workers is None else workers)
+    if data.root is None:
+        raise UserError("no data: give --data.root")
+    incomplete: list[str] = []
+    dataset = load_dataset(data.layout, data.root, data, incomplete if skip_broken else None)
+    network.to("cuda" if gpu else "cpu")
+    card = replace(card, config=replace(card.config, data=data))
+    return Opened(folder, network, card, precision, dataset, incomplete)
+
+
+def test_records(
+    dataset: Dataset, data: DataConfig, skip_broken: bool
+) -> tuple[tuple[Sequence[Record], Sequence[Record]], list[str]]:
+    """Query and gallery whose images can be read, and the names that were skipped.
+
+    Raises:
+        UserError: there is no test split, it has nothing of the modalities in use, or an image is broken and
+            ``skip_broken`` is off.
+    """
+    if not dataset.query or not dataset.gallery:
+        raise UserError(f"data of layout {dataset.name} have no test images to search with and in; list them as test")
+    for side, listed in (("query", dataset.query), ("gallery", dataset.gallery)):
+        if not restrict(listed, data.modalities):
+            used = " or ".join(data.modalities)
+            raise UserError(f"data of layout {dataset.name}: no {side} triplet has {used}, which the model reads")
+    gallery, skipped = keep_readable(restrict(dataset.gallery, data.modalities), data.value_range, skip_broken)
+    if dataset.query is dataset.gallery:
+        return (gallery, gallery), skipped
+    query, more = keep_readable(restrict(dataset.query, data.modalities), data.value_range, skip_broken)
+    return (query, gallery), [*skipped, *more]
+
+
+test_records.__test__ = False  # type: ignore[attr-defined]  # not a test case, whatever pytest makes of the name
