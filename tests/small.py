@@ -8,15 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from dmpt.extensions.assemble import build_backbone, build_network, build_objective
-from dmpt.extensions.readings import words_for_prompts
+from dmpt.extensions.readings import NoExchange, words_for_prompts
 from dmpt.method.backbone import Backbone
+from dmpt.method.bind import ExternalInteraction, InteractionLayer, InternalInteraction
 from dmpt.method.heads import Heads, Seen
-from dmpt.method.losses import Objective, TextTargets
+from dmpt.method.losses import Objective
+from dmpt.method.modalities import PerModality
 from dmpt.method.network import DMPT
 from dmpt.settings.config import BackboneConfig, Config
 from dmpt.settings.rules import check
 from dmpt.settings.values import from_dict
 from dmpt.towers.image import TowerInfo, build_vit
+from dmpt.towers.phrases import TextTargets
 
 TEXT_WIDTH = 12
 WORD_WIDTH = 20
@@ -100,6 +103,12 @@ def small_model(kind: str = "clip", depth: int = 2, ids: int = 4, **settings: An
         words = words_for_prompts(modality.source, modality.length, modality.width, worded)
     network, heads = build_network(config, backbone, tower, ids, words)
     return Small(network, heads, config)
+
+
+def interaction_layer(width: int, attention_heads: int, external: bool = True) -> InteractionLayer:
+    """The paper's, or one without external interaction."""
+    internal = PerModality(InternalInteraction(width, attention_heads) for _ in range(3))
+    return InteractionLayer(ExternalInteraction(width) if external else NoExchange(), internal)
 
 
 class Told(nn.Module):

@@ -1,15 +1,19 @@
 """Features of a test set: their length, their standardisation, and the precision in which they are computed."""
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from dmpt.data.layouts import load_dataset
 from dmpt.data.records import Record
 from dmpt.embed.extract import extract, look
-from dmpt.evaluation.evaluate import open_adapter
+from dmpt.evaluation.opened import open_adapter
 from dmpt.extensions.shared import shared_part
 from dmpt.settings.config import DataConfig
 from runs import fit, settings, toy, with_
@@ -26,6 +30,43 @@ def test_features_have_length_1_and_the_standardisation_of_their_network(tmp_pat
     assert part is not None
     assert found.calibration is not None
     assert np.array_equal(found.calibration, part.standardisation().numpy())
+
+
+class Elsewhere(torch.nn.Module):
+    """A network on a device without content, which looks at what it is given."""
+
+    backbone, also = SimpleNamespace(wrapped=False), ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = torch.nn.Parameter(torch.empty(1, device="meta"))
+        self.asked = list[tuple[Any, ...]]()
+
+    def bake(self) -> str:
+        return "baked"
+
+    def forward(self, *asked: Any) -> Any:
+        self.asked.append(asked)
+        return SimpleNamespace(features=asked[0].shape[1])
+
+    def test_feature(self, count: int) -> torch.Tensor:
+        return torch.zeros(count, 12)
+
+
+def test_images_and_what_is_present_go_where_the_network_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    root = toy(tmp_path / "data")
+    config = settings(root).data
+    records = list(load_dataset("rgbnt201", root).gallery)[:4]
+    records[3] = replace(records[3], paths={"nir": records[3].paths["nir"]})
+    network = Elsewhere()
+    half = (0.5, 0.5, 0.5)
+    extract(network, records, replace(config, mean=half, std=half), batch_size=2)  # type: ignore[arg-type]
+    (whole, complete, baked), (images, present, again) = network.asked
+    assert whole.device.type == images.device.type == present.device.type == "meta"
+    assert complete is None
+    assert present.shape == (3, 2)
+    assert baked == again == "baked"
 
 
 def test_both_sides_are_looked_at_in_one_precision(monkeypatch: pytest.MonkeyPatch) -> None:

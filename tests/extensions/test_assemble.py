@@ -27,21 +27,23 @@ from dmpt.extensions.assemble import build_backbone, build_network
 from dmpt.extensions.exchanges import Exchange
 from dmpt.extensions.readings import LearnedAbsent
 from dmpt.extensions.shared import SharedPart
-from dmpt.method.bind import InternalInteraction, Linear, PromptIBind, interaction_layer
+from dmpt.method.bind import InternalInteraction, Linear, PromptIBind
 from dmpt.method.heads import BNNeck, Heads, Seen
-from dmpt.method.losses import Reduction, TextTargets
+from dmpt.method.losses import Reduction
 from dmpt.method.modalities import Features, PerModality
 from dmpt.method.network import DMPT, Output
 from dmpt.method.prompts import ModalityPrompts, SemanticPrompts
 from dmpt.paper import parameters as params
 from dmpt.settings.config import BackboneConfig, Config
 from dmpt.towers.image import build_vit
+from dmpt.towers.phrases import TextTargets
 from runs import fit, settings, toy, with_
 from small import (
     PRESENT,
     TEXT_WIDTH,
     Told,
     error_of,
+    interaction_layer,
     objective_of,
     redraw,
     seeded,
@@ -298,8 +300,7 @@ def test_prompts_enter_from_their_layer_on(first: tuple[int, int | None], form: 
     assert error_of(without, torch.cat([expected[:, :, :lead], expected[:, :, lead + 7 :]], dim=2)) < 1e-12
     network.eval()
     features = network(images).features.x
-    network.bake()
-    assert error_of(network(images).features.x, features) < 1e-12
+    assert error_of(network(images, baked=network.bake()).features.x, features) < 1e-12
     gazed, probabilities = attention(network, images)
     assert error_of(gazed, expected) < 1e-12
     assert probabilities.shape[-1] == expected.shape[2]
@@ -353,8 +354,7 @@ def test_a_missing_modality_is_left_out_where_prompts_begin_later() -> None:
     broken = images.masked_fill(~present[..., None, None, None], torch.nan)
     one = network(broken, present).features.x
     assert one.isfinite().all()
-    network.bake()
-    assert error_of(network(broken, present).features.x, one) < 1e-12
+    assert error_of(network(broken, present, network.bake()).features.x, one) < 1e-12
     assert error_of(network(images[:, :1]).features.x, one[:, :1]) < 1e-12
 
 

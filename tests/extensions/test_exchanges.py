@@ -43,8 +43,7 @@ def test_exchange_at_several_depths_is_the_transcription(form: str, modality: in
     cls, _ = own_bind(Features(torch.stack(x)), slice(end - 5, end))
     features = network(images).features.x
     assert error_of(features, network.backbone.norm(cls)) < 1e-12
-    network.bake()
-    assert error_of(network(images).features.x, features) < 1e-12
+    assert error_of(network(images, baked=network.bake()).features.x, features) < 1e-12
     tokens, _ = attention(network, images)
     assert error_of(tokens, torch.stack(x)) < 1e-12
     without = through(network.backbone, images, prompts(), "prefix", True)

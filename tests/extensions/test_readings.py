@@ -18,16 +18,16 @@ from dmpt.method.bind import (
     InternalInteraction,
     Linear,
     PromptIBind,
-    interaction_layer,
 )
-from dmpt.method.losses import TextTargets
 from dmpt.method.modalities import Features
 from dmpt.method.prompts import pool
+from dmpt.towers.phrases import TextTargets
 from small import (
     PRESENT,
     TEXT_WIDTH,
     WORD_WIDTH,
     error_of,
+    interaction_layer,
     redraw,
     seeded,
     small_images,

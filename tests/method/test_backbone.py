@@ -1,6 +1,7 @@
 """The tower: a literal transcription of Eq. 7-10, the two forms of prompts, and what may stand in a map's place."""
 
 import copy
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -11,15 +12,17 @@ from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
-from dmpt.method.backbone import MAPS, Backbone, Grouped
-from dmpt.method.bind import PromptIBind, interaction_layer
+from dmpt.method.backbone import Backbone, LayerPrompts
+from dmpt.method.bind import PromptIBind
 from dmpt.method.network import DMPT
 from dmpt.method.prompts import Prompts, SemanticPrompts
+from dmpt.towers.maps import MAPS, Grouped
 from small import (
     KINDS,
     PRESENT,
     WORD_WIDTH,
     error_of,
+    interaction_layer,
     redraw,
     seeded,
     small_backbone,
@@ -98,13 +101,19 @@ def test_both_forms_are_equations_7_to_10(kind: str, form: Any, keep: bool, leng
         )
 
 
+def baked_of(backbone: Backbone, prompts: Sequence[Tensor | None], keep: bool) -> list[LayerPrompts]:
+    """Their keys and values, but in a last layer whose prompts are kept."""
+    full = {backbone.depth - 1} if keep else set()
+    layers = enumerate(prompts)
+    return [own if own is None or i in full else backbone.prefix(i, own) for i, own in layers]
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_baked_prefixes_are_the_same_numbers(keep: bool) -> None:
     network = redrawn()
     assert network.prompts is not None
     images, prompts = small_images(network.backbone).flatten(0, 1), network.prompts()
-    prefixes = network.backbone.prefixes(prompts)
-    baked = network.backbone(images, prompts, "prefix", keep, prefixes)
+    baked = network.backbone(images, baked_of(network.backbone, prompts, keep), "prefix", keep)
     assert torch.equal(baked, network.backbone(images, prompts, "prefix", keep))
 
 
@@ -300,7 +309,7 @@ def test_each_image_may_have_prompts_of_its_own(kind: str, form: Any, keep: bool
     shared = backbone(images, [own[::2] for own in prompts], form, keep)  # of two images each
     assert error_of(shared[::2], together[::2]) < 1e-10
     assert (shared - together)[1::2, 0].abs().amax(dim=-1).gt(1e-3).all()
-    baked = backbone(images, prompts, "prefix", keep, backbone.prefixes(prompts))
+    baked = backbone(images, baked_of(backbone, prompts, keep), "prefix", keep)
     assert error_of(baked, together) < 1e-10
 
 
@@ -381,7 +390,9 @@ def test_maps_are_replaced_from_a_layer_on(name: str) -> None:
     plain = small_backbone().double()
     images = small_images(plain).flatten(0, 1)
     assert [isinstance(getattr(getattr(b, MAPS[name]), name), Updated) for b in late.vit.blocks] == [False, True]
-    entering = [list(backbone.entering(images)) for backbone in (whole, late, plain)]
+    entering: list[dict[int, Tensor]] = [{}, {}, {}]
+    for backbone, seen in zip((whole, late, plain), entering, strict=True):
+        backbone(images, watch=seen.__setitem__)
     assert torch.equal(entering[1][1], entering[2][1])
     assert error_of(entering[0][1], entering[2][1]) > 1e-3
     assert error_of(late(images), merged(late, name)(images)) < 1e-12
@@ -395,11 +406,10 @@ def test_only_the_update_of_a_frozen_tower_is_trained(name: str) -> None:
     trained = {own for own, p in backbone.named_parameters() if p.requires_grad}
     places = [f"vit.blocks.{layer}.{MAPS[name]}.{name}" for layer in range(2)]
     assert trained == {f"{place}.{part}" for place in places for part in ("down", "up")}
-    assert not backbone.mixed
+    assert backbone.wrapped is not small_backbone().wrapped is False
     backbone.keep_in(torch.bfloat16)
     kept = {own: p.dtype for own, p in backbone.named_parameters() if own in trained}
     assert set(kept.values()) == {torch.float64}
-    assert backbone.mixed
 
 
 @maps
@@ -420,8 +430,7 @@ def test_a_map_of_each_modality_is_three_towers(form: Any, keep: bool, name: str
         )
         assert error_of(through(backbone, images, prompts, form, keep), expected) < 1e-12
         if prompts:
-            prefixes = backbone.prefixes(prompts)
-            baked = through(backbone, images, prompts, "prefix", keep, prefixes)
+            baked = through(backbone, images, baked_of(backbone, prompts, keep), "prefix", keep)
             assert error_of(baked, expected) < 1e-12
     assert error_of(expected[0], towers[1](images[0], [own[:2] for own in prompts], form, keep)) > 1e-3
 
@@ -443,10 +452,9 @@ def test_a_map_of_each_modality_where_samples_lack_some(form: Any, name: str) ->
         assert error_of(sparse[m, PRESENT[m]], expected) < 1e-12
     network.dense = True
     assert error_of(network.tokens(images, PRESENT)[PRESENT], sparse[PRESENT]) < 1e-12
-    network.bake()
-    assert error_of(network.tokens(images, PRESENT)[PRESENT], sparse[PRESENT]) < 1e-12
+    assert error_of(network.tokens(images, PRESENT, network.bake())[PRESENT], sparse[PRESENT]) < 1e-12
     network.dense = False
-    assert error_of(network.tokens(images, PRESENT)[PRESENT], sparse[PRESENT]) < 1e-12
+    assert error_of(network.tokens(images, PRESENT, network.bake())[PRESENT], sparse[PRESENT]) < 1e-12
     lone = torch.tensor([[False], [False], [True]])  # of one modality alone there is no group of another
     assert error_of(network.tokens(images[:, 3:4], lone)[2], sparse[2, 3:4]) < 1e-12
 
@@ -542,7 +550,7 @@ def test_rotary_positions_turn_patches_and_nothing_else(rope: str, half: bool, k
         block.attn.num_prefix_tokens = 3
     for form in FORMS:
         assert error_of(backbone(images, prompts, form, keep), expected) < 1e-12
-    assert error_of(backbone(images, prompts, "prefix", keep, backbone.prefixes(prompts)), expected) < 1e-12
+    assert error_of(backbone(images, baked_of(backbone, prompts, keep), "prefix", keep), expected) < 1e-12
 
     norm, own.norm = own.norm, nn.Identity()
     assert not isinstance(norm, nn.Identity)

@@ -8,16 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dmpt.extensions.readings import NoExchange
 from dmpt.method.bind import (
     ExternalInteraction,
     InteractionLayer,
     InternalInteraction,
     PromptIBind,
-    interaction_layer,
 )
-from dmpt.method.modalities import Features, PerModality
-from small import redraw, seeded
+from dmpt.method.modalities import Features
+from small import interaction_layer, redraw, seeded
 
 WIDTH, HEADS, BATCH, SEMANTIC, PATCHES = 8, 2, 3, 2, 3
 RGB, NIR, TIR = range(3)
@@ -100,15 +98,8 @@ def redrawn(module: nn.Module, std: float = 0.3) -> Any:
     return module.requires_grad_(False)
 
 
-def a_layer(external: bool = True, width: int = WIDTH, attention_heads: int = HEADS) -> InteractionLayer:
-    """The paper's, or one without external interaction."""
-    if external:
-        return interaction_layer(width, attention_heads)
-    return InteractionLayer(NoExchange(), PerModality(InternalInteraction(width, attention_heads) for _ in range(3)))
-
-
 def a_bind(depth: int, external: bool = True) -> PromptIBind:
-    return PromptIBind(a_layer(external) for _ in range(depth))
+    return PromptIBind(interaction_layer(WIDTH, HEADS, external) for _ in range(depth))
 
 
 def tokens_of(modality: int = 1, registers: int = 0, seed: int = 4) -> tuple[Tensor, slice]:
@@ -158,7 +149,7 @@ def test_internal_interaction_is_equation_15(std: float) -> None:
 @pytest.mark.parametrize("registers", [0, 2])
 @pytest.mark.parametrize("modality", [0, 1, 2])
 def test_a_layer_is_both_interactions(modality: int, registers: int, external: bool, present: Tensor | None) -> None:
-    layer = redrawn(a_layer(external))
+    layer = redrawn(interaction_layer(WIDTH, HEADS, external))
     tokens, semantic = tokens_of(modality, registers)
     out, entered = layer(Features(tokens, present), semantic)
     assert_same(out, literal_layer(layer, tokens, semantic, present))
@@ -193,7 +184,7 @@ def test_internal_interaction_alone_needs_no_semantic_prompts() -> None:
 
 
 def test_leaving_out_other_queries_does_not_change_the_class_token() -> None:
-    layer = redrawn(a_layer())
+    layer = redrawn(interaction_layer(WIDTH, HEADS))
     tokens, semantic = tokens_of()
     cls, entered = layer(Features(tokens), semantic, cls_only=True)
     out, same = layer(Features(tokens), semantic)
@@ -281,7 +272,9 @@ def count(module: nn.Module) -> int:
 @pytest.mark.parametrize("depth", [1, 2])
 def test_parameter_counts_of_vit_base(depth: int) -> None:
     with torch.device("meta"):
-        bind, alone = (PromptIBind(a_layer(external, 768, 12) for _ in range(depth)) for external in (True, False))
+        bind, alone = (
+            PromptIBind(interaction_layer(768, 12, external) for _ in range(depth)) for external in (True, False)
+        )
     for layer in bind.layers:
         assert count(layer.external) == 4_134_144
         assert sum(count(one.qkv) + count(one.proj) for one in layer.internal) == 7_087_104

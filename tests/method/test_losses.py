@@ -35,7 +35,6 @@ from dmpt.method.losses import (
     Objective,
     Reduction,
     Term,
-    TextTargets,
     batch_hard_triplet,
     centre,
     cross_entropy,
@@ -45,6 +44,7 @@ from dmpt.method.losses import (
 )
 from dmpt.method.modalities import Features
 from dmpt.method.network import Output
+from dmpt.towers.phrases import TextTargets
 from small import PRESENT, TEXT_WIDTH, seeded
 
 WIDTH = 7

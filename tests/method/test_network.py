@@ -14,7 +14,7 @@ import clip_files
 from dmpt.base.errors import UserError
 from dmpt.extensions.assemble import build_network
 from dmpt.method.backbone import Backbone
-from dmpt.method.bind import PromptIBind, interaction_layer
+from dmpt.method.bind import PromptIBind
 from dmpt.method.modalities import Features
 from dmpt.method.network import DMPT, Output
 from dmpt.method.prompts import Prompts, SemanticPrompts
@@ -25,6 +25,7 @@ from small import (
     WORD_WIDTH,
     Small,
     error_of,
+    interaction_layer,
     redraw,
     seeded,
     small_backbone,
@@ -194,8 +195,7 @@ def test_nothing_reads_an_absent_image(form: str, sections: dict[str, Any]) -> N
     assert all(torch.equal(gradients[n], poisoned_gradients[n]) for n in gradients)
     assert all(g.isfinite().all() for g in gradients.values())
     with torch.no_grad():
-        network.eval().bake()
-        embedded = network.embed(poisoned, PRESENT)
+        embedded = network.eval().embed(poisoned, PRESENT, network.bake())
     assert embedded.isfinite().all()
     assert not embedded.view(6, 3, -1)[~PRESENT.T].any()
     torch.testing.assert_close(embedded.square().sum(dim=1), torch.ones(6, dtype=torch.float64))
@@ -258,15 +258,16 @@ def test_whole_and_subset_from_one_pass_are_those_of_two(sections: dict[str, Any
 @pytest.mark.parametrize(
     "sections", [{}, {"missing": {"dropout": 0.4, "absent": "learned"}}, {"missing": {"dropout": 0.4}}], ids=str
 )
-def test_what_is_present_may_be_said_on_the_cpu_wherever_the_network_is(sections: dict[str, Any]) -> None:
-    """The loader's masks stay there. Tensors without content stand for those on a GPU."""
+def test_nothing_is_left_on_the_cpu_where_the_network_is_on_a_gpu(sections: dict[str, Any]) -> None:
+    """Tensors without content stand for those on a GPU."""
     config = {"bind": {"depth": 1, "layers": [0]}, "modality": {"source": "learned"}, "text": {"loss": "off"}}
     network = small_network(**config, **sections).eval()
     shapes = {n: t.shape for n, t in (*network.named_parameters(), *network.named_buffers()) if t.is_floating_point()}
     shape = small_images(network.backbone, batch=PRESENT.shape[1]).shape
     with FakeTensorMode():
         tensors = {name: torch.empty(shape, device="cuda") for name, shape in shapes.items()}
-        images, present = torch.empty(shape, device="cuda"), torch.ones(PRESENT.shape, dtype=torch.bool)
+        images = torch.empty(shape, device="cuda")
+        present = torch.ones(PRESENT.shape, dtype=torch.bool, device="cuda")
         found = functional_call(network, tensors, (images, present))
         assert found.features.x.device.type == "cuda"
 
@@ -285,8 +286,7 @@ def test_the_dense_form_gives_the_same_features(form: str) -> None:
     assert dense.features.x.isfinite().all()
     assert error_of(dense.features.x, sparse.features.x) < 1e-12
     assert error_of(dense.also["shared"], sparse.also["shared"]) < 1e-12
-    network.bake()
-    assert error_of(network(images, PRESENT).features.x, sparse.features.x) < 1e-12
+    assert error_of(network(images, PRESENT, network.bake()).features.x, sparse.features.x) < 1e-12
 
 
 # --- one tower --------------------------------------------------------------------------------------------------------
@@ -413,16 +413,30 @@ def test_an_adapter_of_other_settings_is_refused(changes: dict[str, Any]) -> Non
 @pytest.mark.parametrize("k", [0, 1])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_baking_changes_nothing_and_training_forgets_it(kind: str, k: int) -> None:
+def test_baking_changes_no_bit_and_is_not_remembered(kind: str, k: int) -> None:
     network = redrawn(kind, bind={"depth": k}).eval()
     images = small_images(network.backbone)
     expected = network(images).features.x
-    network.bake()
-    assert torch.equal(network(images).features.x, expected)
-    network.train()
+    baked = network.bake()
+    assert torch.equal(network(images, baked=baked).features.x, expected)
+    assert torch.equal(network.embed(images, baked=baked), network.embed(images))
     redraw(network, seeded(8))
-    network.eval()
     assert not torch.equal(network(images).features.x, expected)
+
+
+@pytest.mark.parametrize("form", ["prefix", "token"])
+@torch.no_grad()
+def test_what_is_baked_is_used(form: str) -> None:
+    """Not computed again: other prompts come in no other way."""
+    network = redrawn(prompts=form).eval()
+    images = small_images(network.backbone)
+    baked, before = network.bake(), network(images).features.x
+    assert baked is not None
+    baked = [tuple(x.clone() for x in own) if isinstance(own, tuple) else own.clone() for own in baked]
+    assert network.prompts is not None
+    redraw(network.prompts, seeded(9))
+    assert not torch.equal(network(images).features.x, before)
+    assert torch.equal(network(images, baked=baked).features.x, before)
 
 
 def test_loading_forgets_what_was_baked() -> None:
@@ -441,5 +455,4 @@ def test_another_precision_forgets_what_was_baked() -> None:
     network.double()
     images = small_images(network.backbone)
     features = network(images).features.x
-    network.bake()
-    assert error_of(features, network(images).features.x) < 1e-12
+    assert error_of(features, network(images, baked=network.bake()).features.x) < 1e-12

@@ -15,12 +15,12 @@ from dmpt.base.yaml import load
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.extensions.assemble import assemble
 from dmpt.extensions.identity_text import IdentityText
-from dmpt.method.losses import Batch, TextTargets
+from dmpt.method.losses import Batch
 from dmpt.method.prompts import pool
 from dmpt.settings.config import Config, TextConfig
 from dmpt.settings.modalities import MODALITIES
 from dmpt.settings.values import from_dict
-from dmpt.towers.phrases import text_file
+from dmpt.towers.phrases import TextTargets, text_file
 from dmpt.training.trainer import Trainer
 from runs import fit, log, settings, toy, with_
 
