@@ -30,7 +30,7 @@ FASTER = 1.3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 3, 6, 9], help="l, counted from 0")
-    parser.add_argument("--triplets", type=int, default=4)
+    parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", choices=DTYPES, default="fp32")
     parser.add_argument("--tower", default="vit_base_patch16_clip_quickgelu_224", help="timm's name")
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smoke test: one round of a ViT-Ti/16 at 64x32")
     args = parser.parse_args()
     name, size = ("vit_tiny_patch16_224", (64, 32)) if args.quick else (args.tower, tuple(args.size))
-    case = Case(name, size, args.triplets, args.precision, args.overrides)
+    case = Case(name, size, args.samples, args.precision, args.overrides)
     print(machine())
     print(f"\n{case}")
     frozen = tower(case.plain("frozen"))

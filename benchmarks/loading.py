@@ -1,4 +1,4 @@
-"""Triplets decoded, augmented and put into batches per second and core, beside how the field's code does it.
+"""Samples decoded, augmented and put into batches per second and core, beside how the field's code does it.
 
 That is ``Image.open(path).convert("RGB")``, torchvision's transforms v1 picture by picture, and PyTorch's collation.
 Sources are drawn persons, saved as three-channel JPEGs of quality 90 in a temporary folder and so in the page cache: it
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import transforms as v1
 
-from dmpt.data.loader import TripletDataset, train_batches
+from dmpt.data.loader import SampleDataset, train_batches
 from dmpt.data.records import Record
 from dmpt.data.transforms import TrainTransform
 from dmpt.settings.config import DataConfig
@@ -37,12 +37,12 @@ BATCH, CORES = 64, 16
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--quick", action="store_true", help="smoke test: two triplets, once")
+    parser.add_argument("--quick", action="store_true", help="smoke test: two samples, once")
     args = parser.parse_args()
     count, repeats = (2, 1) if args.quick else (BATCH, args.repeats)
     torch.set_num_threads(1)
     print(f"{machine()}, Pillow {Image.__version__}; medians of {repeats}")
-    print(f"{'stored as':12}{'loaded':20}{'triplets/s, peers':>20}{'ours':>8}{'ratio':>8}{f'{CORES} cores feed':>16}")
+    print(f"{'stored as':12}{'loaded':20}{'samples/s, peers':>20}{'ours':>8}{'ratio':>8}{f'{CORES} cores feed':>16}")
     measured = {}
     with tempfile.TemporaryDirectory() as folder:
         for size in STORED:
@@ -59,11 +59,11 @@ def main() -> None:
                 measured[stored, where] = ratio
     for (stored, where), ratio in measured.items():
         if where == "in this process":
-            goal(f"triplets_per_second_per_peers_{stored}", ratio, 1.5, at_most=False)
+            goal(f"samples_per_second_per_peers_{stored}", ratio, 1.5, at_most=False)
 
 
 class Peers(Dataset[list[Tensor]]):
-    """Triplets as the field's code loads them."""
+    """Samples as the field's code loads them."""
 
     def __init__(self, records: list[Record], data: DataConfig) -> None:
         self.records = records
@@ -85,7 +85,7 @@ class Peers(Dataset[list[Tensor]]):
 
 
 def write(folder: Path, size: tuple[int, int], count: int) -> list[Record]:
-    """Draw triplets of a size and save them."""
+    """Draw samples of a size and save them."""
     folder.mkdir()
     world, records = World(size=size), []
     for index in range(count):
@@ -98,13 +98,13 @@ def write(folder: Path, size: tuple[int, int], count: int) -> list[Record]:
     return records
 
 
-def datasets(records: list[Record]) -> tuple[Peers, TripletDataset]:
+def datasets(records: list[Record]) -> tuple[Peers, SampleDataset]:
     """The peers' way and ours to load the same files."""
     data = DataConfig(size=SIZE)
-    return Peers(records, data), TripletDataset(records, TrainTransform(data, HALF, HALF, 0), data.value_range)
+    return Peers(records, data), SampleDataset(records, TrainTransform(data, HALF, HALF, 0), data.value_range)
 
 
-def here(peers: Peers, ours: TripletDataset, repeats: int) -> tuple[list[float], list[float]]:
+def here(peers: Peers, ours: SampleDataset, repeats: int) -> tuple[list[float], list[float]]:
     """Seconds per batch of both, in this process."""
     indices = range(len(ours))
     variants: dict[str, Callable[[], object]] = {
@@ -115,7 +115,7 @@ def here(peers: Peers, ours: TripletDataset, repeats: int) -> tuple[list[float],
     return times["peers"], times["ours"]
 
 
-def sent(peers: Peers, ours: TripletDataset, repeats: int, batches: int = 5) -> tuple[list[float], list[float]]:
+def sent(peers: Peers, ours: SampleDataset, repeats: int, batches: int = 5) -> tuple[list[float], list[float]]:
     """Seconds per batch of both, as they arrive from a loader process."""
     keys = [range(len(ours))] * batches
     times: tuple[list[float], list[float]] = ([], [])

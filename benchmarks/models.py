@@ -42,14 +42,14 @@ class Case:
     Attributes:
         name: timm's name of the tower.
         size: image height and width.
-        triplets: B.
+        samples: B.
         precision: fp32 or bf16.
         overrides: of timm's shape, as ``backbone.overrides``.
     """
 
     name: str
     size: tuple[int, int]
-    triplets: int
+    samples: int
     precision: Literal["fp32", "bf16"] = "fp32"
     overrides: dict[str, Any] = field(default_factory=dict)
 
@@ -57,7 +57,7 @@ class Case:
         height, width = self.size
         threads = torch.get_num_threads()
         shape = "".join(f", {key} {value}" for key, value in self.overrides.items())
-        return f"{self.name}{shape}, {height}x{width}, {self.triplets} triplets, {self.precision}, {threads} threads"
+        return f"{self.name}{shape}, {height}x{width}, {self.samples} samples, {self.precision}, {threads} threads"
 
     def dmpt(self, depth: int = 1, form: Literal["prefix", "token"] = "prefix") -> Config:
         """The method; the learning rate is small, so that no repetition leaves the range of the first."""
@@ -84,7 +84,7 @@ class Case:
     def images(self) -> Tensor:
         """``(3, B, 3, H, W)``."""
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(MODALITY_COUNT, self.triplets, 3, *self.size, generator=generator)
+        return torch.randn(MODALITY_COUNT, self.samples, 3, *self.size, generator=generator)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Around the forward pass, as training and evaluation do."""
@@ -146,7 +146,7 @@ class Step:
 
     def __init__(self, case: Case, model: DMPT | ThreeTowers):
         self.case, self.model, self.images = case, model.train(), case.images()
-        self.labels = torch.arange(case.triplets) // max(2, case.triplets // 8)
+        self.labels = torch.arange(case.samples) // max(2, case.samples // 8)
         recipe = model.config.train
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.trained, lr=recipe.lr, weight_decay=recipe.weight_decay)

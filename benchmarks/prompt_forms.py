@@ -24,7 +24,7 @@ PLAIN = [f"plain tower, {path}" for path in PATHS]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--triplets", type=int, default=4)
+    parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="smoke test: one round of a ViT-Ti/16 at 64x32")
     parser.add_argument("--precision", choices=[*DTYPES, "both"], default="both")
@@ -36,7 +36,7 @@ def main() -> None:
     print(machine())
     results = []
     for precision in DTYPES if args.precision == "both" else [args.precision]:
-        case = Case(name, size, args.triplets, precision)
+        case = Case(name, size, args.samples, precision)
         print(f"\n{case}; medians of {repeats}")
         results.append((precision, *(rounds(variants, repeats) for variants in (inference(case), training(case)))))
         for times in results[-1][1:]:

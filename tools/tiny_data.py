@@ -118,7 +118,7 @@ def captioned(worlds: list[WorldPlan], cache: Path, workers: int) -> Captioned:
 
 
 def shoot(object: Thing, seed: int, ids: int, per_camera: int) -> tuple[dict[str, Pictures], list[Item]]:
-    """Triplets of a held-out world: every identity by every camera.
+    """Samples of a held-out world: every identity by every camera.
 
     Returns:
         Pictures of each modality ``(N, H, W, 3)``, and the RGB items.

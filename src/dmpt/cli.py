@@ -73,12 +73,11 @@ def _run(argv: list[str]) -> None:
     import yaml
     from jsonargparse import set_loader
 
-    from dmpt.base.yaml import load
-    from dmpt.verbs.parser import Parser
+    from dmpt.verbs.parser import Parser, load_settings
 
     # Pillow's, of damaged EXIF for one, name no file; what does not decode is an error of ours.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-    set_loader("yaml", load, (yaml.YAMLError,))
+    set_loader("yaml", load_settings, (yaml.YAMLError,))
     verb = _verb(argv[0])
     parser = Parser(prog=f"dmpt {argv[0]}", description=verb.add.__doc__, allow_abbrev=False)
     verb.add(parser)

@@ -148,7 +148,7 @@ def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = N
             f"{backbone_config.weights} has {info.sha256}; give the right file with --backbone.weights"
         )
     with reading(folder / TENSORS):
-        tensors = {_renamed(name): tensor for name, tensor in load_file(folder / TENSORS).items()}
+        tensors = {name_today(name): tensor for name, tensor in load_file(folder / TENSORS).items()}
     words = tensors.get("prompts.modality.words")
     network, _ = build_network(card.config, build_backbone(backbone_config, vit), info, card.ids, words)
     network.load_own_state(tensors, str(folder / TENSORS))
@@ -158,8 +158,8 @@ def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = N
     return network, card
 
 
-def _renamed(name: str) -> str:
-    """The tensor's name of today."""
+def name_today(name: str) -> str:
+    """What a tensor of an older file is called now."""
     old = next((prefix for prefix in RENAMED if name.startswith(prefix)), "")
     return RENAMED.get(old, "") + name.removeprefix(old)
 

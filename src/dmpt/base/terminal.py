@@ -2,10 +2,13 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dmpt.base.errors import one_line
 
 T = TypeVar("T")
 
@@ -13,6 +16,12 @@ T = TypeVar("T")
 console = Console(
     stderr=True, highlight=False, markup=False, width=None if sys.stderr and sys.stderr.isatty() else 1_000_000
 )
+
+
+@cache
+def warn(text: str) -> None:
+    """A line on standard error, once a process."""
+    console.print(f"note: {one_line(text)}")
 
 
 def bar() -> Progress:

@@ -1,1 +1,1 @@
-"""From files on disk to batches of aligned triplets."""
+"""From files on disk to batches of aligned samples."""

@@ -114,7 +114,7 @@ def _diagnose(data: bytes, error: Exception) -> str:
 
 
 def read_record(record: Record, value_range: tuple[float, float]) -> dict[str, Tensor]:
-    """Decode the images of a triplet; a file that several modalities share is decoded once and cut.
+    """Decode the images of a sample; a file that several modalities share is decoded once and cut.
 
     Args:
         record: what to decode.

@@ -21,7 +21,7 @@ Key = tuple[int, Sequence[int]]
 
 
 class Transform(Protocol):
-    """What happens to a decoded triplet.
+    """What happens to a decoded sample.
 
     Attributes:
         size: height and width of the result.
@@ -36,13 +36,13 @@ class Transform(Protocol):
 
 
 class Batch(NamedTuple):
-    """Triplets on their way to the network.
+    """Samples on their way to the network.
 
     Attributes:
         images: float32 ``(3, B, 3, H, W)``; the first dimension is the modality, in the order of ``MODALITIES``. Where
             a modality is absent there are zeros that nothing reads.
         labels: int64 ``(B,)``, classes 0, 1, ... of the training identities; -1 where there are none (test).
-        present: bool ``(3, B)``, which modalities a triplet has, at least one.
+        present: bool ``(3, B)``, which modalities a sample has, at least one.
         subset: bool ``(3, B)``, those of them that modality dropout leaves; the same where it leaves out the images.
     """
 
@@ -52,17 +52,17 @@ class Batch(NamedTuple):
     subset: Tensor
 
 
-class TripletDataset(Dataset[Batch | UserError]):
+class SampleDataset(Dataset[Batch | UserError]):
     """Decodes and transforms whole batches: an item's key is ``(epoch, indices)``.
 
     Args:
-        records: the triplets.
+        records: the samples.
         transform: from decoded images to the network's input.
         value_range: as for ``read_image``.
         labels: class of each record; None for a test set.
-        dropout: probability of leaving out each modality of a triplet (``subset.drop``).
+        dropout: probability of leaving out each modality of a sample (``subset.drop``).
         seed: of the dropout.
-        whole: read the whole triplet all the same, and say in ``subset`` what dropout leaves.
+        whole: read the whole sample all the same, and say in ``subset`` what dropout leaves.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class TripletDataset(Dataset[Batch | UserError]):
             return error
 
     def batch(self, epoch: int, indices: Sequence[int]) -> Batch:
-        """Decode and transform the triplets of ``indices``, which may be the sampler's draws: modulo their number.
+        """Decode and transform the samples of ``indices``, which may be the sampler's draws: modulo their number.
 
         Raises:
             UserError: a file does not decode.
@@ -114,16 +114,16 @@ class TripletDataset(Dataset[Batch | UserError]):
         )
 
 
-def test_set(records: Sequence[Record], data: DataConfig) -> TripletDataset:
+def test_set(records: Sequence[Record], data: DataConfig) -> SampleDataset:
     """Records as they are tested, not augmented.
 
     Args:
-        records: triplets.
+        records: samples.
         data: with mean and std set.
     """
     assert data.mean is not None
     assert data.std is not None
-    return TripletDataset(records, TestTransform(data.size, data.mean, data.std), data.value_range)
+    return SampleDataset(records, TestTransform(data.size, data.mean, data.std), data.value_range)
 
 
 test_set.__test__ = False  # type: ignore[attr-defined]  # not a test case, whatever pytest makes of the name
@@ -136,7 +136,7 @@ def _zeros(*shape: int) -> Tensor:
 
 
 def train_batches(
-    dataset: TripletDataset, batches: Sequence[Sequence[int]], epoch: int, *, start: int = 0, workers: int
+    dataset: SampleDataset, batches: Sequence[Sequence[int]], epoch: int, *, start: int = 0, workers: int
 ) -> Iterator[Batch]:
     """Batches of one epoch.
 
@@ -153,12 +153,12 @@ def train_batches(
     return _load(dataset, [(epoch, indices) for indices in batches[start:]], workers)
 
 
-def test_batches(dataset: TripletDataset, batch_size: int, *, workers: int) -> Iterator[Batch]:
+def test_batches(dataset: SampleDataset, batch_size: int, *, workers: int) -> Iterator[Batch]:
     """All records once and in order; the last batch may be smaller.
 
     Args:
         dataset: the query or gallery set.
-        batch_size: triplets per batch.
+        batch_size: samples per batch.
         workers: loader processes; 0 loads in this one.
 
     Raises:
@@ -176,7 +176,7 @@ def _leave_stopping(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _load(dataset: TripletDataset, keys: list[Key], workers: int) -> Iterator[Batch]:
+def _load(dataset: SampleDataset, keys: list[Key], workers: int) -> Iterator[Batch]:
     loader = DataLoader(
         dataset,
         batch_size=None,  # an item is a batch already

@@ -1,4 +1,4 @@
-"""Triplets that lack a modality: cut down to a subset, or by modality dropout in training."""
+"""Samples that lack a modality: cut down to a subset, or by modality dropout in training."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,7 +37,7 @@ def drop(record: Record, probability: float, seed: int, epoch: int, index: int) 
     A pure function of seed, epoch and index, like the augmentation. When all would go, a random one stays.
 
     Args:
-        record: a triplet, which may lack modalities already.
+        record: a sample, which may lack modalities already.
         probability: of each modality, in [0, 1]; 0 gives the record back.
         seed: of all draws.
         epoch: current epoch.

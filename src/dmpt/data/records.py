@@ -13,7 +13,7 @@ from dmpt.retrieval.protocols import Labels
 
 @dataclass(frozen=True)
 class Record:
-    """One aligned triplet of images, or as much of it as there is.
+    """One aligned sample of images, or as much of it as there is.
 
     Attributes:
         paths: the image file of each modality, keyed by the names in ``MODALITIES``; an absent modality has no key.

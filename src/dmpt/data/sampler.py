@@ -1,4 +1,4 @@
-"""PK batches: P identities with K triplets each, so that every anchor has positives and negatives in its batch."""
+"""PK batches: P identities with K samples each, so that every anchor has positives and negatives in its batch."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -17,14 +17,14 @@ def seed_for(*parts: object) -> int:
 class PKSampler:
     """Draws the batches of the field's random identity sampler, as a pure function of the epoch.
 
-    Each identity's triplets are shuffled and cut into groups of K; a shorter remainder sits the epoch out. An identity
-    with fewer than K triplets gives one group: all of them, filled up with random ones of them, each time augmented
+    Each identity's samples are shuffled and cut into groups of K; a shorter remainder sits the epoch out. An identity
+    with fewer than K samples gives one group: all of them, filled up with random ones of them, each time augmented
     anew. Then P identities at a time are drawn among those that still have groups, until fewer than P have; left-over
     groups sit the epoch out. Which identities run out first is chance, so the *number of batches differs from epoch to
     epoch*: ask ``len(sampler.epoch(e))``, which takes milliseconds.
 
     Args:
-        labels: identity of each triplet.
+        labels: identity of each sample.
         ids: P.
         instances: K.
         seed: of all draws.
@@ -53,7 +53,7 @@ class PKSampler:
 
         Returns:
             At least one batch; each holds P·K draws, the K of an identity side by side. Draw ``i + n N`` is the nth
-            repetition of triplet i of N (``n`` is 0 but for fillers): a number of its own, so that its augmentation,
+            repetition of sample i of N (``n`` is 0 but for fillers): a number of its own, so that its augmentation,
             which depends on it, is another one.
         """
         generator = torch.Generator().manual_seed(seed_for("batches", self.seed, epoch))
@@ -86,7 +86,7 @@ def shard(batch: Sequence[int], rank: int, world: int) -> list[int]:
     share, rest = divmod(len(batch), world)
     if rest:
         raise UserError(
-            f"a batch of {len(batch)} triplets does not divide among {world} processes; "
+            f"a batch of {len(batch)} samples does not divide among {world} processes; "
             "change train.ids, train.instances or the number of processes"
         )
     return list(batch[rank * share : (rank + 1) * share])

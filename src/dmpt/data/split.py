@@ -17,7 +17,7 @@ def view_of(protocol: str) -> str:
 def hold_out(
     records: Sequence[Record], share: float, seed: int, protocol: str = "same_camera"
 ) -> tuple[list[Record], list[Record]]:
-    """Training and validation triplets, split by identity.
+    """Training and validation samples, split by identity.
 
     Only identities seen by two or more cameras (scenes, where the protocol looks at these) can be validated; of these
     the given share is drawn, at least two.

@@ -80,7 +80,7 @@ class TrainTransform:
         self._prepare = _Prepare(data.size, mean, std)
 
     def __call__(self, images: Images, epoch: int, index: int, out: Images | None = None) -> Images:
-        """Augment one triplet.
+        """Augment one sample.
 
         Args:
             images: uint8 ``(3, H, W)`` per modality; sizes may differ.
@@ -153,7 +153,7 @@ class TestTransform:
         self._prepare = _Prepare(size, mean, std)
 
     def __call__(self, images: Images, epoch: int = 0, index: int = 0, out: Images | None = None) -> Images:
-        """Prepare one triplet.
+        """Prepare one sample.
 
         Args:
             images: uint8 ``(3, H, W)`` per modality; sizes may differ.

@@ -64,7 +64,7 @@ def demo_page(
         paragraph(intro)
         + results
         + paragraph(
-            f"Tested on {after.metrics.gallery} triplets of identities that training never saw. Each query asks: "
+            f"Tested on {after.metrics.gallery} samples of identities that training never saw. Each query asks: "
             "who of these is the same, seen by another camera? mAP says how early all right answers come, rank-1 how "
             "often the very first is right."
         )

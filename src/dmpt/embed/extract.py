@@ -40,7 +40,7 @@ def look(network: DMPT, data: DataConfig, records: Pair, precision: str, batch_s
         data: as for ``extract``.
         records: query and gallery.
         precision: a key of ``PRECISIONS``.
-        batch_size: triplets per pass.
+        batch_size: samples per pass.
 
     Raises:
         UserError: an image does not decode.
@@ -65,10 +65,10 @@ def extract(
 
     Args:
         network: on its device; left in evaluation mode.
-        records: triplets, which may lack modalities.
+        records: samples, which may lack modalities.
         data: size, mean and std (both set), value range and workers are used.
         precision: compute precision.
-        batch_size: triplets per pass.
+        batch_size: samples per pass.
 
     Raises:
         UserError: a file does not decode.
@@ -82,13 +82,13 @@ def extract(
         baked = network.bake()
     batches = test_batches(test_set(records, data), batch_size, workers=data.workers)
     part = shared_part(network)
-    calibration = None if part is None else part.standardisation().numpy()
+    standardisation = None if part is None else part.standardisation().numpy()
     parts = []
     with torch.inference_mode(), cast():
         for batch in track(batches, "features", -(-len(records) // batch_size)):
             images = batch.images.to(device, non_blocking=True)
             output = network(images, None if batch.present.all() else batch.present.to(device), baked)
-            slots = network.test_feature(output.features).view(len(batch.labels), len(images), -1).cpu().numpy()
+            features = network.test_feature(output.features).view(len(batch.labels), len(images), -1).cpu().numpy()
             shared = F.normalize(output.also["shared"], dim=-1).cpu().numpy() if part is not None else None
-            parts.append(Embeddings(slots, batch.present.T.numpy(), shared, calibration))
+            parts.append(Embeddings(features, batch.present.T.numpy(), shared, standardisation))
     return join(*parts)

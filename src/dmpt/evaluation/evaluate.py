@@ -60,9 +60,9 @@ def evaluate(
         which: ``last`` or ``best``; None = the one that training selected.
         weights: of the backbone, when they moved.
         precision: compute precision; None = that of training, or fp32 for fp16 without a GPU.
-        batch_size: triplets per pass.
+        batch_size: samples per pass.
         workers: loader processes; None = as in training.
-        skip_broken: leave out triplets with unreadable images, counted and listed.
+        skip_broken: leave out samples with unreadable images, counted and listed.
         without: also with modalities missing: ``all`` cases, or one, e.g. ``rgb+nir``.
         reranked: also after k-reciprocal re-ranking.
         per_query: also each query's identity and average precision.

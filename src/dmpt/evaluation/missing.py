@@ -103,7 +103,7 @@ def any_to_any(seen: dict[Subset, Seen], protocol: str) -> dict[str, Any]:
 
     Returns:
         ``pairs``, the means ``matched``, ``mismatched`` and ``disjoint``, and where every item has every modality
-        ``mixed`` and ``mixed_uncalibrated``.
+        ``mixed`` and ``mixed_unstandardised``.
 
     Raises:
         UserError: no query has a valid match.
@@ -126,8 +126,8 @@ def any_to_any(seen: dict[Subset, Seen], protocol: str) -> dict[str, Any]:
         gallery = _shuffle([one.gallery for one in seen.values()], rng)
         mixed = replace(whole, query=query, gallery=gallery)
         result["mixed"] = _score(mixed, mixed, protocol)
-        raw = replace(mixed, gallery=replace(gallery, calibration=None))
-        result["mixed_uncalibrated"] = _score(raw, raw, protocol)
+        raw = replace(mixed, gallery=replace(gallery, standardisation=None))
+        result["mixed_unstandardised"] = _score(raw, raw, protocol)
     return result | {"pairs": pairs}
 
 

@@ -113,7 +113,7 @@ def test_records(
     for side, listed in (("query", dataset.query), ("gallery", dataset.gallery)):
         if not restrict(listed, data.modalities):
             used = " or ".join(data.modalities)
-            raise UserError(f"data of layout {dataset.name}: no {side} triplet has {used}, which the model reads")
+            raise UserError(f"data of layout {dataset.name}: no {side} sample has {used}, which the model reads")
     gallery, skipped = keep_readable(restrict(dataset.gallery, data.modalities), data.value_range, skip_broken)
     if dataset.query is dataset.gallery:
         return (gallery, gallery), skipped

@@ -89,7 +89,7 @@ def assemble(config: Config, ids: int, object_word: str) -> Model:
 
 def build_backbone(config: BackboneConfig, vit: Any) -> Backbone:
     """The tower as it is tuned."""
-    backbone = Backbone(vit, config.tune != "full")
+    backbone = Backbone(vit, config.tune != "full", config.checkpoint)
     if config.tune == "lora":
         add_lora(backbone, config.lora_rank)
     return backbone
@@ -177,12 +177,15 @@ def build_objective(config: Config, network: DMPT, heads: Heads, text: TextTarge
     def of_centres(batch: Batch) -> Tensor:
         return centre(batch.output.features, batch.labels, loss.centre_reduction, loss.centre_normalise)
 
-    terms = [Term("ce", loss.ce, over_heads(of_logits)), Term("triplet", loss.triplet, over_heads(of_features))]
+    terms = [
+        Term("ce", loss.ce, over_heads(of_logits, loss.head_reduction)),
+        Term("metric", loss.metric_weight, over_heads(of_features, loss.head_reduction)),
+    ]
     terms.append(Term("centre", loss.centre, of_centres))
     if part := shared_part(network):
 
         def metric(shared: Tensor, labels: Tensor) -> Tensor:
-            return loss.triplet * metric_loss(loss, shared, labels)
+            return loss.metric_weight * metric_loss(loss, shared, labels)
 
         neck: Any = heads.necks["shared"]
         terms.append(Term("shared", loss.shared, shared_term(part, neck, loss.smoothing, loss.ce, metric)))
@@ -196,10 +199,11 @@ def _text_term(config: Config, network: DMPT, text: TextTargets) -> Callable[[Ba
         z = batch.output.z
         assert z is not None
         if config.text.loss == "identity":
-            return text_identity(z, network.get_submodule("identity_text")(), batch.labels, text.scale)
+            texts = network.get_submodule("identity_text")()
+            return text_identity(z, texts, batch.labels, text.scale, config.text.reduction)
         if config.text.loss == "literal":
             return text_literal(z, text, next(iter(batch.heads.values())).logits.shape[1])
-        return text_modality(z, text)
+        return text_modality(z, text, config.text.reduction)
 
     return of_text
 

@@ -1,4 +1,4 @@
-"""``train.average``: an exponential moving average of what is trained, over the optimiser's steps."""
+"""``train.ema``: an exponential moving average of what is trained, over the optimiser's steps."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ from torch import Tensor
 
 from dmpt.method.network import DMPT
 
-SEEN = ("shared.mean", "shared.variance")
+SEEN = ("also.shared.mean", "also.shared.variance")
 
 
-class Average:
+class EMA:
     """The average, beside a network that goes on training.
 
     Batch norm's running statistics are averaged like the rest, so that they belong to the averaged network. The

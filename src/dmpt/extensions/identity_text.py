@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dmpt.base.errors import UserError
-from dmpt.method.losses import text_contrast
+from dmpt.method.losses import Reduction, text_contrast
 from dmpt.method.modalities import Features
 from dmpt.settings.config import TextConfig
 from dmpt.towers.phrases import SPECTRA
@@ -85,13 +85,14 @@ class IdentityText(nn.Module):
             return projected
 
 
-def text_identity(z: Features, text: Tensor, labels: Tensor, scale: float) -> Tensor:
-    """L_con with one text per identity and modality, -log softmax, mean over samples and modalities.
+def text_identity(z: Features, text: Tensor, labels: Tensor, scale: float, reduction: Reduction = "mean") -> Tensor:
+    """L_con with one text per identity and modality, -log softmax.
 
     Args:
         z: projected image features ``(3, B, d)``.
         text: ``(3, C, d)``.
         labels: ``(B,)``.
         scale: 1 / tau.
+        reduction: as for ``text_contrast``.
     """
-    return text_contrast(z, text, labels.expand(z.x.shape[:2]), scale)
+    return text_contrast(z, text, labels.expand(z.x.shape[:2]), scale, reduction)

@@ -57,7 +57,7 @@ def thumbnail(record: Record, modality: str, data: DataConfig) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def triplet(record: Record, data: DataConfig) -> list[Pixels]:
+def sample(record: Record, data: DataConfig) -> list[Pixels]:
     """Thumbnails of the modalities that the run uses."""
     return [thumbnail(record, modality, data) for modality in data.modalities]
 

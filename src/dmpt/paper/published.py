@@ -37,7 +37,7 @@ class Row:
         rank5: CMC at 5.
         rank10: CMC at 10.
         trained_M: trained parameters in millions.
-        gflops: per triplet, as its authors count.
+        gflops: per sample, as its authors count.
         apart: why the number cannot stand beside others; empty = it can.
         note: what else is known of it.
         source: where it is printed; for ours, the adapter's folder.
@@ -78,7 +78,7 @@ def _row(line: dict[str, str]) -> Row:
 
 
 def ours(run: Path) -> list[Row]:
-    """A run's numbers: on complete triplets, and those with modalities missing or re-ranked where it has them.
+    """A run's numbers: on complete samples, and those with modalities missing or re-ranked where it has them.
 
     Args:
         run: the folder that ``dmpt evaluate`` was given.
@@ -156,18 +156,18 @@ def _apart(content: dict[str, Any]) -> list[str]:
     return reasons
 
 
-def other_data(dataset: str, triplets: Mapping[str, int]) -> list[str]:
+def other_data(dataset: str, samples: Mapping[str, int]) -> list[str]:
     """Splits that are not of the published size: a part or a stand-in must not pass for the data set.
 
     Args:
         dataset: a layout's name.
-        triplets: how many were found, by split.
+        samples: how many were found, by split.
     """
     facts = facts_of(dataset)
-    known = {} if facts is None else {split: count.triplets for split, count in facts.known.items()}
+    known = {} if facts is None else {split: count.samples for split, count in facts.known.items()}
     return [
-        f"other data: {count} {split} triplets, not {known[split]}"
-        for split, count in triplets.items()
+        f"other data: {count} {split} samples, not {known[split]}"
+        for split, count in samples.items()
         if known.get(split) not in (None, count)
     ]
 

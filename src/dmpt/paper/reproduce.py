@@ -36,7 +36,7 @@ def compare(name: str, config: Config, out: Path, trainer: Trainer, skip_broken:
         config: the settings that were asked for.
         out: the run's folder.
         trainer: opened on that folder, and so proof that it was trained with these settings and data.
-        skip_broken: leave out test triplets with unreadable images.
+        skip_broken: leave out test samples with unreadable images.
 
     Returns:
         ``ours``, ``paper`` and ``difference`` in percent, what deviates from the paper, and where ours come from.
@@ -50,7 +50,7 @@ def compare(name: str, config: Config, out: Path, trainer: Trainer, skip_broken:
     changed = deviations(name, config)
     found = {"train": len(trainer.data.records), "query": result["queries"], "gallery": result["gallery"]}
     changed += other_data(data.layout, found)
-    if skipped := len({*trainer.data.skipped, *result["skipped"]}):  # what is no triplet is in both
+    if skipped := len({*trainer.data.skipped, *result["skipped"]}):  # what is no sample is in both
         changed.append(f"other data: {skipped} missing or broken files left out")
     ours = {key: result[key] for key in PRINTED}
     reproduction = {

@@ -14,7 +14,7 @@ from dmpt.data.records import Record
 from dmpt.embed.attention import attention
 from dmpt.method.network import DMPT
 from dmpt.pages.frame import table
-from dmpt.pages.pictures import SPECTRA, Pixels, labelled, listed, lying, stacked, triplet
+from dmpt.pages.pictures import SPECTRA, Pixels, labelled, listed, lying, sample, stacked
 from dmpt.report.measured import Measured
 from dmpt.settings.config import Config, DataConfig
 from dmpt.settings.modalities import MODALITIES
@@ -22,12 +22,12 @@ from dmpt.settings.modalities import MODALITIES
 HEAT = np.array([[40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [252, 255, 164]], float)
 """From little to much attention; the lightness grows evenly, so that it reads without colours too."""
 EXAMPLES = 4
-"""Test triplets that are shown."""
+"""Test samples that are shown."""
 
 
 @dataclass(frozen=True)
 class Gaze:
-    """Attention of some triplets, the mean over heads, by kind of token.
+    """Attention of some samples, the mean over heads, by kind of token.
 
     Attributes:
         maps: by kind of the looking token, its attention to each patch ``(M, B, rows, columns)``, the mean over its
@@ -42,12 +42,12 @@ class Gaze:
 
 
 def gaze(network: DMPT, records: Sequence[Record], config: Config) -> Gaze:
-    """Attention of the last block for a few triplets.
+    """Attention of the last block for a few samples.
 
     Args:
         network: in evaluation mode; left in full precision, for LoRA's updates and the interaction are, whatever the
             tower was kept in.
-        records: the triplets.
+        records: the samples.
         config: ``data`` with mean and std set.
 
     Raises:
@@ -98,7 +98,7 @@ def overlay(image: Pixels, weights: NDArray[np.float32], top: float) -> Pixels:
 
 
 def examples(run: Measured, count: int) -> list[Record]:
-    """The first gallery triplet of identities that are asked for, spread evenly over the numbers."""
+    """The first gallery sample of identities that are asked for, spread evenly over the numbers."""
     first: dict[int, Record] = {}
     asked = {record.pid for record in run.query}  # distractors, all of one number, are not
     for record in run.gallery:
@@ -110,7 +110,7 @@ def examples(run: Measured, count: int) -> list[Record]:
 
 
 def attention_section(run: Measured) -> Markup:
-    """Overlays of some test triplets, and the class token's shares as a table."""
+    """Overlays of some test samples, and the class token's shares as a table."""
     records, data = examples(run, EXAMPLES), run.card.config.data
     seen = gaze(run.network, records, run.card.config)
     ratios = {kind: values / values.mean(axis=(-2, -1), keepdims=True) for kind, values in seen.maps.items()}
@@ -118,7 +118,7 @@ def attention_section(run: Measured) -> Markup:
     top = max(2.0, float(np.percentile(np.stack(list(ratios.values())), 98)))
     blocks = []
     for number, record in enumerate(records):
-        pictures = triplet(record, data)
+        pictures = sample(record, data)
         columns = [("picture", pictures)]
         for kind, weights in ratios.items():
             columns.append((kind, [overlay(p, w, top) for p, w in zip(pictures, weights[:, number], strict=True)]))

@@ -72,12 +72,12 @@ def camera_table(pairs: CameraPairs) -> Markup:
 
 
 def subsets(modalities: Sequence[str]) -> list[tuple[int, ...]]:
-    """Every choice of them, by their slots, the single ones first."""
+    """Every choice of them, by their modalities, the single ones first."""
     numbers = [MODALITIES.index(m) for m in modalities]
     return [chosen for size in (1, 2, 3) for chosen in itertools.combinations(numbers, size)]
 
 
-def slots(features: Features, chosen: Sequence[int], width: int) -> Features:
+def chosen_features(features: Features, chosen: Sequence[int], width: int) -> Features:
     """The chosen modalities' part of the features ``(N, 3 width)``, normalised anew, ``(N, len(chosen) width)``."""
     part = np.concatenate([features[:, m * width : (m + 1) * width] for m in chosen], axis=1)
     return unit(part)
@@ -88,7 +88,7 @@ def modality_mAP(run: Measured) -> dict[tuple[int, ...], float]:
     width = run.query_features.shape[1] // len(MODALITIES)  # twice the backbone's where the bind is part of it
     found = {}
     for chosen in subsets(run.card.config.data.modalities):
-        query, gallery = (slots(f, chosen, width) for f in (run.query_features, run.gallery_features))
+        query, gallery = (chosen_features(f, chosen, width) for f in (run.query_features, run.gallery_features))
         found[chosen] = evaluate(query, gallery, run.query_labels, run.gallery_labels, run.metrics.protocol).mAP
     return found
 
@@ -100,4 +100,4 @@ def modality_table(values: dict[tuple[int, ...], float]) -> Markup:
         name = " + ".join(SPECTRA[MODALITIES[m]] for m in chosen)
         bar = Markup('<span class="bar" style="--share:{:.1f}%"></span>').format(value)
         rows.append([name, bar, f"{value:.1f}"])
-    return table(["slots", "", "mAP"], rows, kind="bars")
+    return table(["modality features", "", "mAP"], rows, kind="bars")

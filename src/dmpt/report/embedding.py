@@ -17,10 +17,10 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Picked:
-    """Some test triplets.
+    """Some test samples.
 
     Attributes:
-        rows: of ``Measured.triplets()``.
+        rows: of ``Measured.samples()``.
         pids: their identities.
     """
 
@@ -29,11 +29,11 @@ class Picked:
 
 
 def pick(run: Measured) -> Picked:
-    """At most twelve identities spread evenly over the numbers of those with two triplets, and 20 triplets of each.
+    """At most twelve identities spread evenly over the numbers of those with two samples, and 20 samples of each.
 
     Of those that are asked for: a gallery's distractors are many persons of one number.
     """
-    records, _ = run.triplets()
+    records, _ = run.samples()
     pids = np.array([record.pid for record in records])
     names, counts = np.unique(pids, return_counts=True)
     enough = names[(counts > 1) & np.isin(names, run.query_labels.pids)]
@@ -53,7 +53,7 @@ def silhouette(features: Features, pids: NDArray[np.int64]) -> float:
 
 
 def tsne(features: Features) -> NDArray[np.float64]:
-    """Two coordinates of each triplet ``(N, 2)``; the same for the same features, zeros where all are equal.
+    """Two coordinates of each sample ``(N, 2)``; the same for the same features, zeros where all are equal.
 
     The exact method: it needs no more than a few seconds for 240 points, and its sums run in a fixed order.
     """
@@ -67,15 +67,15 @@ def tsne(features: Features) -> NDArray[np.float64]:
 
 
 def maps(runs: Sequence[Measured]) -> Markup:
-    """A t-SNE per run, side by side: the same triplets, the same colours, the silhouette below each."""
+    """A t-SNE per run, side by side: the same samples, the same colours, the silhouette below each."""
     picked = pick(runs[0])
     if len(picked.rows) < 4 or len(np.unique(picked.pids)) < 2:
-        return Markup("<p>Too few test triplets for a map.</p>")
-    every = np.array([record.pid for record in runs[0].triplets()[0]])
+        return Markup("<p>Too few test samples for a map.</p>")
+    every = np.array([record.pid for record in runs[0].samples()[0]])
     asked = np.isin(every, runs[0].query_labels.pids)
     figures = []
     for run in runs:
-        features = run.triplets()[1]
+        features = run.samples()[1]
         shown, overall = silhouette(features[picked.rows], picked.pids), silhouette(features[asked], every[asked])
         said = f"silhouette by identity {shown:.2f}; over all {len(np.unique(every[asked]))} identities {overall:.2f}"
         chart = _map(tsne(features[picked.rows]), picked.pids, f"t-SNE of {run.name}: {said}")

@@ -99,8 +99,8 @@ class Measured:
         hits = labels.pids[items] == asked.pids[0]
         return Ranked(query, items, scores[order], hits, float(self.metrics.average_precision[query]))
 
-    def triplets(self) -> tuple[list[Record], Features]:
-        """Every test triplet once, with its features."""
+    def samples(self) -> tuple[list[Record], Features]:
+        """Every test sample once, with its features."""
         if self.query is self.gallery:
             return list(self.gallery), self.gallery_features
         there = {_sight(record) for record in self.gallery}  # benchmarks list a query's copy in the gallery too
@@ -110,7 +110,7 @@ class Measured:
 
 
 def _sight(record: Record) -> tuple[str, int, int, int | None]:
-    """What copies of a triplet in two folders share."""
+    """What copies of a sample in two folders share."""
     return record.name, record.pid, record.camera, record.scene
 
 
@@ -129,7 +129,7 @@ def measure(
         root: of the data; None = where training found it.
         name: for the report; None = the folder's name.
         weights: of the backbone, when they moved.
-        skip_broken: leave out triplets with unreadable images.
+        skip_broken: leave out samples with unreadable images.
 
     Raises:
         UserError: something is missing or does not fit.
@@ -142,10 +142,10 @@ def measure(
     incomplete = next((r for r in (*gallery, *query) if len(r.paths) < len(opened.data.modalities)), None)
     if incomplete is not None:
         raise UserError(
-            f"{incomplete.name} lacks a modality, and a report shows complete triplets; "
+            f"{incomplete.name} lacks a modality, and a report shows complete samples; "
             "use dmpt evaluate --missing for the others"
         )
-    console.print(f"{name}: features of {len(gallery) + (0 if query is gallery else len(query))} test triplets")
+    console.print(f"{name}: features of {len(gallery) + (0 if query is gallery else len(query))} test samples")
     seen = look(network, opened.data, (query, gallery), opened.precision)
     metrics = evaluate(seen.query, seen.gallery, seen.query_labels, seen.gallery_labels, dataset.protocol)
     where, step = environment(), adapter.saved_step(folder)

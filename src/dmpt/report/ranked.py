@@ -7,7 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 from dmpt.data.records import Record
-from dmpt.pages.pictures import labelled, listed, lying, stacked, triplet
+from dmpt.pages.pictures import labelled, listed, lying, sample, stacked
 from dmpt.report.measured import Measured, Ranked
 
 TOP = 8
@@ -70,7 +70,7 @@ def _cell(run: Measured, record: Record, kind: str, place: str, *said: str) -> M
     mark = {"query": "query", "hit": f"{place} ✓", "miss": f"{place} ✗"}[kind]
     means = {"query": "Query", "hit": f"Rank {place}, right", "miss": f"Rank {place}, wrong"}[kind]
     alt = f"{means}: identity {record.pid}, camera {record.camera}, in {listed(data)}"
-    picture = stacked(triplet(record, data), alt)
+    picture = stacked(sample(record, data), alt)
     if kind == "query":
         picture = labelled(picture, data)
     item = Markup('<li class="{}" title="{}"><span class="mark-text">{}</span>{}<span class="said">{}</span></li>')

@@ -33,7 +33,7 @@ def several(measured: Sequence[Measured], out: Path | None = None) -> Path:
     lead = Markup("").join(
         [
             paragraph(
-                f"{len(measured)} runs, tested on {first.valid_queries} queries against {first.gallery} triplets. "
+                f"{len(measured)} runs, tested on {first.valid_queries} queries against {first.gallery} samples. "
                 "Rates are percent."
             ),
             table(["", "mAP", "rank-1", "mINP", "trained parameters"], rows),

@@ -38,7 +38,7 @@ def report(measured: Measured, out: Path | None = None) -> Path:
             paragraph(
                 f"{measured.card.config.backbone.name} adapted to re-identify a {measured.card.object} across "
                 f"cameras, tested on the {data.layout} layout's test split: {metrics.valid_queries} queries against "
-                f"{metrics.gallery} triplets of {listed(data, SPOKEN)} pictures. Rates are percent."
+                f"{metrics.gallery} samples of {listed(data, SPOKEN)} pictures. Rates are percent."
             ),
             numbers(measured),
             caution(measured),
@@ -94,15 +94,15 @@ def camera_section(run: Measured) -> Section:
 
 
 def modality_section(run: Measured) -> Section:
-    """What each slot of the feature is worth."""
+    """What each modality feature is worth."""
     what = (
-        "The feature has one slot per spectrum. Here some slots are left out of the comparison, on the same features. "
+        "The feature has a part per spectrum. Here some parts are left out of the comparison, on the same features. "
         "A last row above all others means that the spectra know different things."
     )
     bind = run.card.config.bind
     if bind.depth and bind.external:
         what += (
-            " Each slot has seen the other spectra through the bind prompt, so this is not what a camera of one "
+            " Each part has seen the other spectra through the bind prompt, so this is not what a camera of one "
             "spectrum alone would give."
         )
     return Section("spectra", "What each spectrum contributes", what, modality_table(modality_mAP(run)))
@@ -126,7 +126,7 @@ def list_section(run: Measured) -> Section:
 def map_section(runs: Sequence[Measured]) -> Section:
     """t-SNE."""
     what = (
-        "Each mark is a test triplet, each colour and shape an identity. Good features form one tight island per "
+        "Each mark is a test sample, each colour and shape an identity. Good features form one tight island per "
         "identity; distances between islands mean little. The silhouette measures it on the features themselves: 1 is "
         "tight and far apart, 0 overlapping, below 0 mixed up."
     )

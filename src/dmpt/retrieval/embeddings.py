@@ -1,8 +1,8 @@
 """What the network says of a list of items, and how similar two items are that may lack modalities.
 
-An item is three slots, of which some are empty, and a shared part. Two items are compared by the cosine over their
-*common* slots: for complete triplets the paper's feature. Items without a common slot are compared by their shared
-parts (``scores``).
+An item is three modality features, of which some are absent, and a shared part. Two items are compared by the cosine
+over their *common* modalities: for complete samples the paper's feature. Items that have none in common are compared by
+their shared parts (``scores``).
 """
 
 from dataclasses import dataclass, replace
@@ -18,35 +18,35 @@ class Embeddings:
     """Features of N items.
 
     Attributes:
-        slots: float32 ``(N, 3, D)``, in the order of ``MODALITIES``; zeros where absent, and the slots of an item
-            together have length 1. Plain vectors have one slot (``one_slot``).
+        features: float32 ``(N, 3, D)``, of each modality in the order of ``MODALITIES``; zeros where absent, and those
+            of an item together have length 1. Plain vectors are one feature (``plain``).
         present: bool ``(N, 3)``, at least one per item.
-        shared: float32 ``(N, d)`` of length 1; None where no shared part was trained. Then the mean of an item's slots
+        shared: float32 ``(N, d)`` of length 1; None where no shared part was trained. Then the mean of its features
             takes its place: the modalities come from one backbone, but nothing was trained to align them.
-        calibration: float32 ``(8, 2)``, scale and shift of the cosine of each set of common modalities (bit m of the
-            row is modality m, row 0 the shared parts); None = cosines as they are.
+        standardisation: float32 ``(8, 2)``, scale and shift of the cosine of each set of common modalities (bit m of
+            the row is modality m, row 0 the shared parts); None = cosines as they are.
     """
 
-    slots: Array
+    features: Array
     present: npt.NDArray[np.bool_]
     shared: Array | None = None
-    calibration: Array | None = None
+    standardisation: Array | None = None
 
     def __len__(self) -> int:
-        return len(self.slots)
+        return len(self.features)
 
     def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> "Embeddings":
         shared = None if self.shared is None else self.shared[rows]
-        return replace(self, slots=self.slots[rows], present=self.present[rows], shared=shared)
+        return replace(self, features=self.features[rows], present=self.present[rows], shared=shared)
 
     @property
     def flat(self) -> Array:
-        """The slots side by side, ``(N, 3 D)``: the paper's test feature where all are there."""
-        return self.slots.reshape(len(self), -1)
+        """The modality features side by side, ``(N, 3 D)``: the paper's test feature where all are there."""
+        return self.features.reshape(len(self), -1)
 
     @property
     def codes(self) -> npt.NDArray[np.int64]:
-        """Which slots each item has, bit m for modality m; ``(N,)``."""
+        """Which modalities each item has, bit m for modality m; ``(N,)``."""
         return self.present.astype(np.int64) @ (1 << np.arange(self.present.shape[1]))
 
     @property
@@ -54,11 +54,11 @@ class Embeddings:
         """The shared part, or what takes its place, ``(N, d)``, of length 1."""
         if self.shared is not None:
             return self.shared
-        return unit(self.slots.sum(axis=1))
+        return unit(self.features.sum(axis=1))
 
 
-def one_slot(vectors: Array) -> Embeddings:
-    """Vectors of length 1, ``(N, D)``, as items whose only slot is there: similarity is their dot product."""
+def plain(vectors: Array) -> Embeddings:
+    """Vectors of length 1, ``(N, D)``, as items of one feature: similarity is their dot product."""
     return Embeddings(vectors[:, None], np.ones((len(vectors), 1), np.bool_))
 
 
@@ -67,7 +67,7 @@ def join(*parts: Embeddings) -> Embeddings:
     shared = [part.shared for part in parts if part.shared is not None]
     return replace(
         parts[0],
-        slots=np.concatenate([part.slots for part in parts]),
+        features=np.concatenate([part.features for part in parts]),
         present=np.concatenate([part.present for part in parts]),
         shared=np.concatenate(shared) if len(shared) == len(parts) else None,
     )

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmpt.base.errors import UserError
-from dmpt.retrieval.embeddings import Embeddings, one_slot
+from dmpt.retrieval.embeddings import Embeddings, plain
 from dmpt.retrieval.protocols import PROTOCOLS, Labels, Protocol
 from dmpt.retrieval.scores import Block, Features, blocks
 
@@ -218,7 +218,7 @@ def _items(side: str, features: Features | Embeddings, labels: Labels) -> Embedd
         features = np.asarray(features, dtype=np.float32)
         if features.ndim != 2:
             raise UserError(f"{side} features have shape {features.shape}; give one row per item, (items, width)")
-        features = one_slot(features)
+        features = plain(features)
     if len(features) == 0:
         raise UserError(f"the {side} is empty; check its folder and file names")
     if len(features) != len(labels):

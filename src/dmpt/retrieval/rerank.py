@@ -4,9 +4,9 @@ It looks at all queries and the whole gallery at once, so a query's result depen
 from the query's own camera count, as in the code of its authors. Where the query set is the gallery, every image is
 there twice. Never compare its numbers with plain ones.
 
-The distance is 2 - 2 x similarity, for complete triplets the squared Euclidean one of their features. Items that lack
-modalities are compared over different slots, on calibrated scales: there it is no metric, and whether re-ranking helps
-is to be measured.
+The distance is 2 - 2 x similarity, for complete samples the squared Euclidean one of their features. Items that lack
+modalities are compared over different modalities, on standardised scales: there it is no metric, and whether re-ranking
+helps is to be measured.
 
 Memory. The authors hold several (Q + G) x (Q + G) matrices; here only each item's neighbours are kept, some
 (Q + G) x k2 x 2 k1 numbers, beside one block of scores (``scores.CHUNK_BYTES``), one copy of all features and a few

@@ -1,7 +1,7 @@
 """Similarity of every query to every gallery item, in blocks of bounded memory.
 
-Of two items that may lack modalities it is the cosine over their common slots, or of their shared parts where they
-have none in common. A cosine over one slot spreads wider than one over three, and one of shared parts lies elsewhere
+Of two items that may lack modalities it is the cosine over their common modalities, or of their shared parts where they
+have none in common. A cosine over one feature spreads wider than one over three, and one of shared parts lies elsewhere
 again; where training kept the statistics for it (``dmpt.extensions.shared``), they are brought to one scale.
 
 A score depends on the two items alone, so whatever else is in the gallery reorders nothing.
@@ -20,8 +20,8 @@ Block = tuple[slice, Features]
 
 CHUNK_BYTES = 128 << 20
 DECIMALS = 6
-"""Scores over different slots are rounded to this: beyond it is the noise of float32, which would order equal items by
-which slots they lack."""
+"""Scores over different modalities are rounded to this: beyond it is the noise of float32, which would order equal
+items by which modalities they lack."""
 
 
 def blocks(query: Embeddings, gallery: Embeddings, chunk: int | None = None) -> Iterator[Block]:
@@ -47,9 +47,9 @@ def blocks(query: Embeddings, gallery: Embeddings, chunk: int | None = None) -> 
 
 
 def as_vectors(query: Embeddings, gallery: Embeddings) -> tuple[Features, Features] | None:
-    """Vectors whose dot product is the similarity, where all items of a side have the same slots; else None.
+    """Vectors whose dot product is the similarity, where all items of a side have the same modalities; else None.
 
-    No calibration is needed there: it is one increasing function for all pairs.
+    No standardisation is needed there: it is one increasing function for all pairs.
     """
     if (query.present != query.present[:1]).any() or (gallery.present != gallery.present[:1]).any():
         return None
@@ -58,7 +58,7 @@ def as_vectors(query: Embeddings, gallery: Embeddings) -> tuple[Features, Featur
         return query.flat, gallery.flat
     if not common.any():
         return query.common_space, gallery.common_space
-    cut = (side.slots[:, common].reshape(len(side), -1) for side in (query, gallery))
+    cut = (side.features[:, common].reshape(len(side), -1) for side in (query, gallery))
     return unit(next(cut)), unit(next(cut))
 
 
@@ -80,10 +80,10 @@ def similarities(query: Features, gallery: Features, chunk: int) -> Iterator[Blo
 
 
 def mixed_similarities(query: Embeddings, gallery: Embeddings, chunk: int) -> Iterator[Block]:
-    """Similarities where the items of a side have different slots, some queries at a time.
+    """Similarities where the items of a side have different modalities, some queries at a time.
 
-    Absent slots are zeros, so one product gives the sums over the common slots. Row by row they are divided by the
-    lengths over the common slots: nothing but two products of a chunk grows with queries x gallery.
+    Absent features are zeros, so one product gives the sums over the common modalities. Row by row they are divided by
+    the lengths over the common modalities: nothing but two products of a chunk grows with queries x gallery.
 
     Args:
         query: Q items.
@@ -93,18 +93,20 @@ def mixed_similarities(query: Embeddings, gallery: Embeddings, chunk: int) -> It
     Yields:
         A block; the next step overwrites its scores.
     """
-    scale, shift = (np.ones(8), np.zeros(8)) if gallery.calibration is None else gallery.calibration.T.astype(float)
+    scale, shift = (
+        (np.ones(8), np.zeros(8)) if gallery.standardisation is None else gallery.standardisation.T.astype(float)
+    )
     codes, query_codes, items = gallery.codes, query.codes, np.arange(len(gallery))
     query_lengths, gallery_lengths = _lengths(query), _lengths(gallery)
     common = {code: codes & code for code in np.unique(query_codes)}
     divisors = {code: gallery_lengths[items, sets] for code, sets in common.items()}
-    slots, spaces = (query.flat, gallery.flat.T), (query.common_space, gallery.common_space.T)
+    features, spaces = (query.flat, gallery.flat.T), (query.common_space, gallery.common_space.T)
     buffers = [np.empty((min(chunk, len(query)), len(gallery)), dtype=np.float32) for _ in range(2)]
     for start in range(0, len(query), chunk):
         rows = slice(start, min(start + chunk, len(query)))
         scores, shared = (
             np.matmul(left[rows], right, out=buffer[: rows.stop - start])
-            for (left, right), buffer in zip((slots, spaces), buffers, strict=True)
+            for (left, right), buffer in zip((features, spaces), buffers, strict=True)
         )
         for row, own, code, lengths in zip(scores, shared, query_codes[rows], query_lengths[rows], strict=True):
             sets = common[code]
@@ -114,8 +116,8 @@ def mixed_similarities(query: Embeddings, gallery: Embeddings, chunk: int) -> It
 
 
 def _lengths(items: Embeddings) -> npt.NDArray[np.float64]:
-    """Length of each item over each set of slots, (N, 8); 1 where that is 0."""
-    squares = np.einsum("nmd,nmd->nm", items.slots, items.slots).astype(np.float64)
+    """Length of each item over each set of modalities, (N, 8); 1 where that is 0."""
+    squares = np.einsum("nmd,nmd->nm", items.features, items.features).astype(np.float64)
     members = np.arange(8)[:, None] >> np.arange(squares.shape[1]) & 1
     lengths = np.sqrt(squares @ members.T)
     return np.where(lengths > 0, lengths, 1)

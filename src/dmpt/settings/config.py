@@ -24,7 +24,7 @@ class DataConfig:
         mean: per-channel mean in [0, 1]; null = the tower's own.
         std: per-channel standard deviation; null = the tower's own.
         value_range: raw values of 16-bit images that become black and white; fixed, never taken from an image.
-        augmentation: random draws per modality (``independent``, as all peers do) or once per triplet (``shared``).
+        augmentation: random draws per modality (``independent``, as all peers do) or once per sample (``shared``).
         flip: probability of a horizontal flip.
         pad: black border in pixels before the random crop.
         erasing: probability of random erasing (Zhong et al. 2020).
@@ -69,6 +69,7 @@ class BackboneConfig:
             tower's feature (the linear probe); ``lora``, low-rank updates of every block's queries and values;
             ``full`` fine-tuning.
         lora_rank: r of LoRA.
+        checkpoint: compute a block's activations again in backward instead of keeping them: less memory, more time.
         overrides: changes to the named architecture, as timm's keyword arguments, e.g. ``{embed_dim: 192, depth: 8}``.
     """
 
@@ -81,6 +82,7 @@ class BackboneConfig:
     antialias: bool = True
     tune: Literal["frozen", "linear", "lora", "full"] = "frozen"
     lora_rank: int = 8
+    checkpoint: bool = False
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
@@ -156,6 +158,7 @@ class TextConfig:
         tower: open_clip's name of the text tower.
         weights: its weights: an open_clip tag (``openai``), ``hub:OWNER/REPO/FILE``, or a local file.
         file: a ready ``text.safetensors`` (or ``package:FILE``) instead of a tower.
+        reduction: of the loss over the modalities: their ``mean``, or their ``sum`` as Eq. 6 prints it.
         tokens: learnable tokens per identity, for ``identity``.
     """
 
@@ -164,6 +167,7 @@ class TextConfig:
     tower: str = "ViT-B-16-quickgelu"
     weights: str = "openai"
     file: str | None = None
+    reduction: Literal["mean", "sum"] = "mean"
     tokens: int = 4
 
 
@@ -174,24 +178,26 @@ class LossConfig:
     Attributes:
         ce: weight of cross-entropy.
         smoothing: label smoothing of cross-entropy.
-        triplet: weight of the metric loss.
+        metric_weight: weight of the metric loss.
         metric: ``triplet``: batch-hard, soft margin, Euclidean distances of unnormalised features; ``normalised``: the
             same on L2-normalised features, distances times ``metric_scale``; ``contrastive``: supervised contrastive
             on cosines times ``metric_scale``.
         metric_scale: the inverse of a temperature.
+        head_reduction: of cross-entropy and metric loss over the heads: their ``mean``, or their ``sum``.
         centre: weight of the centre loss.
         centre_reduction: mean or sum over the feature's width.
         centre_normalise: L2-normalise features first.
         text: weight of the contrastive loss.
-        shared: weight of cross-entropy and triplet of the shared part, where there is one.
-        distil: weight of distillation from the whole triplet, where training sees it (``missing.view: both``).
+        shared: weight of cross-entropy and metric loss of the shared part, where there is one.
+        distil: weight of distillation from the whole sample, where training sees it (``missing.view: both``).
     """
 
     ce: float = 1.0
     smoothing: float = 0.1
-    triplet: float = 1.0
+    metric_weight: float = 1.0
     metric: Literal["triplet", "normalised", "contrastive"] = "triplet"
     metric_scale: float = 10.0
+    head_reduction: Literal["mean", "sum"] = "mean"
     centre: float = 1.0
     centre_reduction: Literal["mean", "sum"] = "mean"
     centre_normalise: bool = False
@@ -202,15 +208,15 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class MissingConfig:
-    """Triplets that lack a modality; not in the paper.
+    """Samples that lack a modality; not in the paper.
 
     Attributes:
-        dropout: probability with which training leaves out each modality of a triplet; one always stays.
+        dropout: probability with which training leaves out each modality of a sample; one always stays.
         shared: train the shared part, by which items without a common modality are compared; null = where dropout is
             above 0.
-        view: what training sees of a triplet under dropout: the ``subset`` that is left; or ``both``, the whole triplet
+        view: what training sees of a sample under dropout: the ``subset`` that is left; or ``both``, the whole sample
             too, from one pass of the tower and two of the interaction, and the subset is taught by the whole.
-        absent: what stands in the bind for a modality that a triplet lacks: ``nothing``, the bind is the mean over the
+        absent: what stands in the bind for a modality that a sample lacks: ``nothing``, the bind is the mean over the
             others; or ``learned`` tokens.
     """
 
@@ -232,7 +238,7 @@ class TrainConfig:
     Attributes:
         epochs: passes over the training identities; warm-up and cosine keep their shares of it.
         ids: P, identities per batch.
-        instances: K, triplets per identity.
+        instances: K, samples per identity.
         lr: peak learning rate of Adam.
         weight_decay: Adam's.
         warmup: share of the run that warms up linearly.
@@ -247,7 +253,7 @@ class TrainConfig:
             does, and as such an optimistic number.
         val_share: share of the training identities seen by two or more cameras that ``val`` holds out.
         eval_every: epochs between evaluations for ``val`` and ``test``.
-        average: decay of an exponential moving average of the trained tensors, which is what is evaluated and saved as
+        ema: decay of an exponential moving average of the trained tensors, which is what is evaluated and saved as
             the adapter; 0 = none.
         tensorboard: also write TensorBoard events (extra ``track``).
     """
@@ -268,7 +274,7 @@ class TrainConfig:
     select: Literal["last", "val", "test"] = "last"
     val_share: float = 0.2
     eval_every: int = 1
-    average: float = 0.0
+    ema: float = 0.0
     tensorboard: bool = False
 
 
@@ -284,13 +290,13 @@ class Config:
         bind: PromptIBind.
         text: text prompts and their loss.
         prompts: ``prefix``: prompts as attention prefixes, exact and faster; ``token``: inserted as tokens.
-        heads: where cross-entropy and triplet act: on the concatenated feature, on each modality's, on both, or
+        heads: where cross-entropy and metric loss act: on the concatenated feature, on each modality's, on both, or
             (``paper``) on both and on the concatenated projections.
         feature: of a modality: its enhanced class token ``cls``; or with the mean of its semantic prompts after the
             exchange beside it, ``cls+bind``. Heads and test alike.
         neck: test features ``before`` or ``after`` the batch norm of the heads.
         loss: the terms of Eq. 17.
-        missing: triplets that lack a modality.
+        missing: samples that lack a modality.
         train: the recipe.
     """
 

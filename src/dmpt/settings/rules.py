@@ -68,11 +68,14 @@ def check(config: Config) -> None:
     }
     for name, share in shares.items():
         require(0 <= share <= 1, f"{name} is {share}; it must lie between 0 and 1")
-    weights = {name: getattr(config.loss, name) for name in ("ce", "triplet", "centre", "text", "shared", "distil")}
+    weights = {
+        name: getattr(config.loss, name) for name in ("ce", "metric_weight", "centre", "text", "shared", "distil")
+    }
     for name, weight in weights.items():
         require(0 <= weight < math.inf, f"loss.{name} is {weight}; it must be 0 or more")
     require(
-        any(weights[name] for name in ("ce", "triplet", "centre")), "loss.ce, triplet and centre are all 0; set one"
+        any(weights[name] for name in ("ce", "metric_weight", "centre")),
+        "loss.ce, metric_weight and centre are all 0; set one",
     )
     require(
         0 < data.test_share < 1, f"data.test_share is {data.test_share}; it must lie between 0 and 1, both excluded"
@@ -121,7 +124,7 @@ def check(config: Config) -> None:
     require(
         0 < config.loss.metric_scale < math.inf, f"loss.metric_scale is {config.loss.metric_scale}; it must be above 0"
     )
-    require(0 <= train.average < 1, f"train.average is {train.average}; it must be at least 0 and below 1")
+    require(0 <= train.ema < 1, f"train.ema is {train.ema}; it must be at least 0 and below 1")
     require(
         config.feature == "cls" or (bind.depth > 0 and bind.external),
         "feature cls+bind takes semantic prompts after the exchange, but there is none; "
@@ -133,12 +136,12 @@ def check(config: Config) -> None:
     )
     require(
         config.neck == "before" or not config.missing.with_shared,
-        "neck is after, but the shared part is calibrated to features before batch norm; "
+        "neck is after, but the shared part is standardised on features before batch norm; "
         "set neck before, or missing.shared false",
     )
     require(
         config.missing.view == "subset" or (config.missing.dropout > 0 and not bind.layers),
-        "missing.view both compares a triplet with what modality dropout leaves of it, after one pass of the tower; "
+        "missing.view both compares a sample with what modality dropout leaves of it, after one pass of the tower; "
         "set missing.dropout above 0 and bind.layers [], or missing.view subset",
     )
     require(

@@ -1,6 +1,6 @@
 """Settings as plain values, as JSON and YAML hold them, and back: unknown keys and wrong types are refused."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -9,6 +9,31 @@ from dmpt.base.errors import UserError
 from dmpt.settings.config import Config
 
 Section = TypeVar("Section")
+RENAMED = {"loss.triplet": "loss.metric_weight", "train.average": "train.ema"}
+"""Settings of older files, and what they are called now."""
+
+
+def renamed(content: Mapping[str, Any], say: Callable[[str], object] | None = None) -> dict[str, Any]:
+    """Settings by the names of today, nested or as dotted keys.
+
+    Args:
+        content: as a file has them.
+        say: is told of each name that is no longer used.
+
+    Raises:
+        UserError: a setting stands there by both names.
+    """
+    found = {key: dict(value) if isinstance(value, Mapping) else value for key, value in content.items()}
+    for old, new in RENAMED.items():
+        section, _, name = old.partition(".")
+        for place, one, other in ((found, old, new), (found.get(section), name, new.partition(".")[2])):
+            if isinstance(place, dict) and one in place:
+                if other in place:
+                    raise UserError(f"{old} is now called {new}, and both are given; remove {old}")
+                place[other] = place.pop(one)
+                if say is not None:
+                    say(f"{old} is now called {new}; the old name still works")
+    return found
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -61,6 +86,8 @@ def checked(kind: type[Section], content: Any, where: str) -> Section:
     """
     if not isinstance(content, dict):
         raise UserError(f"{where}: must be a mapping, not {content!r}")
+    if kind is Config:
+        content = renamed(content)
     hints, values = get_type_hints(kind), {}
     for name, value in content.items():
         hint = hints.get(name)

@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 
 from dmpt.base.errors import UserError
+from dmpt.base.terminal import warn
 from dmpt.base.yaml import load
 from dmpt.settings.config import Config
 from dmpt.settings.shipped import settings_file
-from dmpt.settings.values import dotted, flatten
+from dmpt.settings.values import dotted, flatten, renamed
 
 KNOWN: dict[str, Any] = dotted(Config())
 """Every setting and its default, as dotted keys."""
@@ -100,12 +101,13 @@ def settings_in(path: Path, where: str, change: Any) -> dict[str, Any]:
     Raises:
         UserError: there is something else, or a key is unknown: it names the nearest that is.
     """
-    for key in mapping_in(path, where, change):
+    found = renamed(mapping_in(path, where, change), warn)
+    for key in found:
         if key not in KNOWN:
             near = difflib.get_close_matches(str(key), KNOWN, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"{path}, {where}: this version of dmpt has no setting {key}{hint}")
-    return dict(change)
+    return found
 
 
 def mapping_in(path: Path, where: str, change: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ _SUBJECT, _CAMERA, _SHOT, _SCENE = range(4)
 
 @dataclass(frozen=True, eq=False)
 class Shot:
-    """One aligned triplet of pictures.
+    """One aligned sample of pictures.
 
     Attributes:
         rgb: visible, uint8 ``(H, W, 3)``.
@@ -72,7 +72,7 @@ class World:
         return self.subject(pid).caption(modality)
 
     def shoot(self, pid: int, camera: int, number: int, scene: int | None = None) -> Shot:
-        """Take one triplet.
+        """Take one sample.
 
         Args:
             pid: who.

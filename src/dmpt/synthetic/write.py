@@ -35,7 +35,7 @@ LEAST, MOST = 16, 4096
 
 @dataclass(frozen=True)
 class Take:
-    """One triplet to write.
+    """One sample to write.
 
     Attributes:
         pid: identity.
@@ -71,7 +71,7 @@ def write_world(
         object: persons in the layout of RGBNT201, or vehicles in that of MSVR310.
         train_ids: identities 1 ... ``train_ids``.
         test_ids: identities after them, numbered on.
-        images: triplets per identity, dealt to the cameras in turn.
+        images: samples per identity, dealt to the cameras in turn.
         cameras: number of cameras; at most 8 for vehicles, whose file names have one digit for it.
         seed: of everything.
         size: height and width; None = 128x64 for persons, 64x128 for vehicles.
@@ -117,7 +117,7 @@ def write_world(
 
 
 def plan(object: Kind, train_ids: int, test_ids: int, images: int, cameras: int, seed: int) -> Iterator[Take]:
-    """List the triplets of a world and their files."""
+    """List the samples of a world and their files."""
     draw = np.random.default_rng([seed, 10**6])
     for pid in range(1, train_ids + test_ids + 1):
         training = pid <= train_ids

@@ -26,8 +26,8 @@ def lines(config: Config, data: TrainingData, model: Model) -> list[str]:
         found.append(f"not used of the weights file: {', '.join(model.tower.unused)}")
     if recipe.accumulate > 1:
         found.append(
-            f"train.accumulate {recipe.accumulate}: the optimiser sees more triplets per step, "
-            f"but triplet and centre loss still see {recipe.ids} x {recipe.instances} at a time"
+            f"train.accumulate {recipe.accumulate}: the optimiser sees more samples per step, "
+            f"but metric and centre loss still see {recipe.ids} x {recipe.instances} at a time"
         )
     return found
 
@@ -48,7 +48,7 @@ def card_of(config: Config, data: TrainingData, model: Model) -> Card:
         data={
             "name": data.dataset.name,
             "fingerprint": fingerprint(data.records),
-            "triplets": len(data.records),
+            "samples": len(data.records),
             "skipped": data.skipped,
         },
         backbone_unused=model.tower.unused,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from dmpt.base.errors import UserError
 from dmpt.data.check import keep_readable
 from dmpt.data.layouts import load_dataset
-from dmpt.data.loader import Batch, TripletDataset, train_batches
+from dmpt.data.loader import Batch, SampleDataset, train_batches
 from dmpt.data.missing import incomplete, restrict
 from dmpt.data.records import Dataset, Record, labels_of, pid_to_label
 from dmpt.data.sampler import PKSampler, shard
@@ -19,17 +19,17 @@ from dmpt.settings.config import Config
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """Training triplets, their batches, and what is held out.
+    """Training samples, their batches, and what is held out.
 
     Attributes:
         dataset: all of it, as its layout lists it.
         records: what is trained on: readable, with the modalities asked for, without the identities held out.
         labels: class of each identity, from 0.
-        sampler: batches of P identities x K triplets.
+        sampler: batches of P identities x K samples.
         evaluated: queries and gallery that choose the epoch (``train.select`` val or test); None = the last is taken.
         protocol: the rule by which these are judged.
         valid: how many of these queries have something to find.
-        skipped: a line for each missing or broken file, of any split, for which a triplet is left out.
+        skipped: a line for each missing or broken file, of any split, for which a sample is left out.
     """
 
     dataset: Dataset
@@ -48,11 +48,11 @@ class TrainingData:
             select: what ``evaluated`` is.
         """
         lines = [
-            f"{self.dataset.name}: {len(self.records)} triplets of {len(self.labels)} identities; the first epoch has "
+            f"{self.dataset.name}: {len(self.records)} samples of {len(self.labels)} identities; the first epoch has "
             f"{len(self.sampler.epoch(0))} batches of {self.sampler.ids} x {self.sampler.instances}"
         ]
         if lacking := incomplete(self.records):
-            lines.append(f"triplets that lack a modality: {len(lacking)}")
+            lines.append(f"samples that lack a modality: {len(lacking)}")
         if self.skipped:
             lines.append(f"skipped {len(self.skipped)} missing or broken files (any split): {'; '.join(self.skipped)}")
         if self.evaluated is not None:
@@ -82,7 +82,7 @@ class TrainingData:
         transform = TrainTransform(data, data.mean, data.std, seed)
         labels = [self.labels[record.pid] for record in self.records]
         leave_out = missing.dropout, seed, missing.view == "both"
-        dataset = TripletDataset(self.records, transform, data.value_range, labels, *leave_out)
+        dataset = SampleDataset(self.records, transform, data.value_range, labels, *leave_out)
         own = [shard(batch, process, processes) for batch in self.sampler.epoch(epoch)]
         return train_batches(dataset, own, epoch, start=start, workers=data.workers)
 
@@ -92,7 +92,7 @@ def read(config: Config, skip_broken: bool) -> TrainingData:
 
     Args:
         config: the settings.
-        skip_broken: leave out triplets with unreadable images, counted and listed.
+        skip_broken: leave out samples with unreadable images, counted and listed.
 
     Raises:
         UserError: the data are not as they must be; names the file or what to change.
@@ -108,7 +108,7 @@ def read(config: Config, skip_broken: bool) -> TrainingData:
     skipped = [*incomplete, *unreadable]
     if config.heads != "modality" and not any(len(r.paths) == len(config.data.modalities) for r in records):
         raise UserError(
-            f"no training triplet has all of {', '.join(config.data.modalities)}, so the head on their "
+            f"no training sample has all of {', '.join(config.data.modalities)}, so the head on their "
             "concatenation would see none; set data.modalities to those there are, or heads to modality"
         )
     evaluated: tuple[Sequence[Record], Sequence[Record]] | None = None

@@ -22,7 +22,7 @@ from dmpt.base.errors import UserError
 from dmpt.base.files import write_text
 from dmpt.base.yaml import load
 from dmpt.settings.config import Config
-from dmpt.settings.values import dotted, flatten, nest
+from dmpt.settings.values import dotted, flatten, nest, renamed
 from dmpt.training.log import LOG, cut_log
 from dmpt.training.state import STATE, fixed_settings, refuse_change
 
@@ -37,7 +37,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        return flatten(load(path.read_text(encoding="utf-8")))
+        return renamed(flatten(load(path.read_text(encoding="utf-8"))))
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is damaged ({error!r}); remove its folder and run again") from error
 

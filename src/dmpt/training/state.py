@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from dmpt.adapter.folder import metadata_of, reading
+from dmpt.adapter.folder import metadata_of, name_today, reading
 from dmpt.base.errors import UserError
-from dmpt.extensions.ema import Average
+from dmpt.extensions.ema import EMA
 from dmpt.method.network import DMPT
 from dmpt.settings.config import Config
-from dmpt.settings.values import dotted, flatten
+from dmpt.settings.values import dotted, flatten, renamed
 from dmpt.towers.tensors import write_tensors
 
 STATE = "state.safetensors"
@@ -72,7 +72,7 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     who: dict[str, Any],
-    average: Average | None = None,
+    ema: EMA | None = None,
 ) -> None:
     """Write ``state.safetensors`` in one rename.
 
@@ -80,7 +80,7 @@ def save_state(
         UserError: the disk is full, ...; the state of the previous save is then untouched.
     """
     tensors = {f"model.{name}": t for name, t in network.own_state().items()}
-    tensors |= {f"average.{name}": t for name, t in (average.tensors if average is not None else {}).items()}
+    tensors |= {f"ema.{name}": t for name, t in (ema.tensors if ema is not None else {}).items()}
     names = {id(p): name for name, p in network.trained().items()}
     for parameter, moments in optimizer.state.items():
         for key, value in moments.items():
@@ -94,7 +94,7 @@ def load_state(
     network: DMPT,
     optimizer: torch.optim.Optimizer,
     who: dict[str, Any],
-    average: Average | None = None,
+    ema: EMA | None = None,
 ) -> Progress:
     """Put everything back.
 
@@ -103,8 +103,9 @@ def load_state(
     """
     path = out / STATE
     with reading(path):
-        tensors, metadata = load_file(path), metadata_of(path)
+        tensors, metadata = {_today(name): t for name, t in load_file(path).items()}, metadata_of(path)
         began, progress = json.loads(metadata["identity"]), Progress(**json.loads(metadata["progress"]))
+    began["settings"] = renamed(began["settings"])
     refuse_change(flatten(began), flatten(who), out)
     model = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     network.load_own_state(model, str(path))
@@ -114,11 +115,20 @@ def load_state(
             _, key, parameter = name.split(".", 2)
             target = parameters[parameter]
             optimizer.state[target][key] = tensor if key == "step" else tensor.to(target.device)
-    if average is not None:
+    if ema is not None:
         with reading(path):
-            for name, mean in average.tensors.items():
-                mean.copy_(tensors[f"average.{name}"])
+            for name, mean in ema.tensors.items():
+                mean.copy_(tensors[f"ema.{name}"])
     return progress
+
+
+def _today(name: str) -> str:
+    """What a tensor of an older run is called now."""
+    kind, _, rest = name.partition(".")
+    if kind == "adam":
+        moment, _, rest = rest.partition(".")
+        return f"adam.{moment}.{name_today(rest)}"
+    return f"{'ema' if kind == 'average' else kind}.{name_today(rest)}"
 
 
 def is_finished(out: Path) -> bool:

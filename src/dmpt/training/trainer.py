@@ -28,7 +28,7 @@ from dmpt.embed.extract import PRECISIONS
 from dmpt.evaluation.evaluate import retrieve
 from dmpt.extensions.assemble import assemble
 from dmpt.extensions.distillation import both_views
-from dmpt.extensions.ema import Average
+from dmpt.extensions.ema import EMA
 from dmpt.extensions.prompts_from_data import start_prompts
 from dmpt.method.network import Output
 from dmpt.retrieval.metrics import Metrics
@@ -53,7 +53,7 @@ class Trainer:
         config: the settings.
         out: run folder.
         resume: go on with the run in ``out``, if it has saved anything.
-        skip_broken: leave out triplets with unreadable images, counted and listed.
+        skip_broken: leave out samples with unreadable images, counted and listed.
 
     Raises:
         UserError: settings, data, weights or the folder are not as they must be.
@@ -101,7 +101,7 @@ class Trainer:
             with self.accelerator.autocast():
                 start_prompts(self.network, self.data.records, self.config)
         self.trained = self.network.trained()
-        self.average = Average(self.network, config.train.average) if config.train.average else None
+        self.ema = EMA(self.network, config.train.ema) if config.train.ema else None
         adam = torch.optim.Adam(self.trained.values(), lr=config.train.lr, weight_decay=config.train.weight_decay)
         self.optimizer = self.accelerator.prepare(adam)
         self.card = announce.card_of(self.config, self.data, self.model)
@@ -126,7 +126,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         going_on = (self.out / STATE).exists()
         if going_on:
-            self.progress = load_state(self.out, self.network, self.optimizer.optimizer, self.who, self.average)
+            self.progress = load_state(self.out, self.network, self.optimizer.optimizer, self.who, self.ema)
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(self.progress.scaler)
             if self.main:
@@ -255,8 +255,8 @@ class Trainer:
             group["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.average is not None:
-            self.average.update(self.progress.step)
+        if self.ema is not None:
+            self.ema.update(self.progress.step)
         return norm if math.isfinite(norm) else 0.0  # JSON has no infinity
 
     def _epoch_line(self, seconds: float, steps: list[float]) -> dict[str, Any]:
@@ -292,7 +292,7 @@ class Trainer:
 
     def _as_saved(self) -> AbstractContextManager[None]:
         """Inside, the network is the one that adapters hold."""
-        return nullcontext() if self.average is None else self.average.swapped_in()
+        return nullcontext() if self.ema is None else self.ema.swapped_in()
 
     def validate(self) -> Metrics:
         """The network that adapters hold, on what is evaluated along the way (``train.select`` val or test)."""
@@ -308,7 +308,7 @@ class Trainer:
         if self.main:
             if self.accelerator.scaler is not None:
                 self.progress.scaler = self.accelerator.scaler.state_dict()
-            save_state(self.out, self.network, self.optimizer.optimizer, self.progress, self.who, self.average)
+            save_state(self.out, self.network, self.optimizer.optimizer, self.progress, self.who, self.ema)
             self._save_adapter("last")
         self.accelerator.wait_for_everyone()
 

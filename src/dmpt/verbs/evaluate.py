@@ -21,8 +21,8 @@ def add(parser: Parser) -> None:
     parser.add_argument("--backbone.weights", type=str, default=None, help="Weights file, when it has moved.")
     parser.add_argument("--which", choices=["last", "best"], default=None, help="Default: the one training selected.")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default=None, help="Default: as in training.")
-    parser.add_argument("--batch-size", type=PositiveInt, default=64, help="Triplets per pass.")
-    parser.add_argument("--skip-broken", action="store_true", help="Leave out triplets with unreadable images.")
+    parser.add_argument("--batch-size", type=PositiveInt, default=64, help="Samples per pass.")
+    parser.add_argument("--skip-broken", action="store_true", help="Leave out samples with unreadable images.")
     parser.add_argument(
         "--missing",
         type=str,
@@ -91,7 +91,7 @@ def _show_missing(data: str, result: dict[str, Any]) -> None:
     title = f"{data}, protocol {found['protocol']}: any-to-any, means over pairs of subsets"
     _table(title, {name: row for name, row in rows.items() if row is not None})
     if not found["shared_part"]:
-        print("no shared part was trained (missing.dropout): without a common modality mean slots were compared")
+        print("no shared part was trained (missing.dropout): without a common modality mean features were compared")
 
 
 def _counts(found: dict[str, Any]) -> str:
@@ -107,7 +107,7 @@ def _table(title: str, rows: dict[str, dict[str, Any]], valid: bool = False) -> 
     Args:
         title: of the table.
         rows: numbers by name.
-        valid: also how many queries each is of: where triplets are incomplete, cases have their own.
+        valid: also how many queries each is of: where samples are incomplete, cases have their own.
     """
     from dmpt.retrieval.metrics import MEASURES
 

@@ -13,9 +13,11 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from dmpt.base.errors import UserError
+from dmpt.base.terminal import warn
 from dmpt.base.yaml import load
 from dmpt.settings.config import Config
 from dmpt.settings.shipped import settings_file
+from dmpt.settings.values import renamed
 
 PLAIN = {
     r'^Parser key "([\w.]+)":': r"\1:",
@@ -48,6 +50,7 @@ class Parser(ArgumentParser):
 
     def parse_args(self, args: Sequence[str], **options: Any) -> Namespace:  # type: ignore[override]
         """Parse, and remember the file. ``--config NAME`` is a file of the package; a second one changes the first."""
+        args = [_today(arg) for arg in args]
         flags = dict(itertools.pairwise(part for arg in args for part in arg.split("=", 1)))
         args = list(args)
         for place, name in list(_configs(args)):
@@ -122,6 +125,18 @@ class Parser(ArgumentParser):
 
     def _settings(self) -> list[str]:
         return [option[2:] for action in self._actions for option in action.option_strings if option.startswith("--")]
+
+
+def load_settings(text: str) -> Any:
+    """What YAML holds, with settings by their names of today."""
+    content = load(text)
+    return renamed(content, warn) if isinstance(content, dict) else content
+
+
+def _today(arg: str) -> str:
+    """A flag by its name of today."""
+    name, equals, value = arg.removeprefix("--").partition("=")
+    return f"--{next(iter(renamed({name: None}, warn)))}{equals}{value}" if arg.startswith("--") else arg
 
 
 def _configs(args: Sequence[str]) -> Iterator[tuple[int, str]]:

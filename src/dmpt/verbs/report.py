@@ -20,7 +20,7 @@ def add(parser: Parser) -> None:
     )
     parser.add_argument("--data.root", type=str, default=None, help="Data folder; default: where training found it.")
     parser.add_argument("--backbone.weights", type=str, default=None, help="Weights file, when it has moved.")
-    parser.add_argument("--skip-broken", action="store_true", help="Leave out triplets with unreadable images.")
+    parser.add_argument("--skip-broken", action="store_true", help="Leave out samples with unreadable images.")
     parser.add_argument(
         "--out",
         type=str,

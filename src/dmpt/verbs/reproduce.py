@@ -19,7 +19,7 @@ def add(parser: Parser) -> None:
     add_settings(parser)
     parser.add_argument("--out", type=str, default=None, help="Run folder; a finished run is only evaluated.")
     parser.add_argument("--resume", action="store_true", help="Go on with the unfinished run in --out.")
-    parser.add_argument("--skip-broken", action="store_true", help="Leave out triplets with unreadable images.")
+    parser.add_argument("--skip-broken", action="store_true", help="Leave out samples with unreadable images.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     parser.preset = "cell", _preset
 

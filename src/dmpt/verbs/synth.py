@@ -14,7 +14,7 @@ def add(parser: Parser) -> None:
     parser.add_argument("out", type=str, help="Folder to write; must be empty or not exist.")
     parser.add_argument("--ids", type=PositiveInt, default=250, help="Identities in all.")
     parser.add_argument("--test-ids", type=PositiveInt, default=100, help="How many of them are for testing.")
-    parser.add_argument("--images", type=PositiveInt, default=8, help="Triplets per identity.")
+    parser.add_argument("--images", type=PositiveInt, default=8, help="Samples per identity.")
     parser.add_argument("--cameras", type=PositiveInt, default=4, help="Cameras, at most 8.")
     parser.add_argument("--object", choices=["person", "vehicle"], default="person", help="What is seen.")
     parser.add_argument("--size", type=tuple[int, int] | None, default=None, help="Height and width in pixels.")

@@ -17,7 +17,7 @@ def add(parser: Parser) -> None:
     add_settings(parser)
     parser.add_argument("--out", type=str, required=True, help="Run folder to write.")
     parser.add_argument("--resume", action="store_true", help="Go on with the run in --out.")
-    parser.add_argument("--skip-broken", action="store_true", help="Leave out triplets with unreadable images.")
+    parser.add_argument("--skip-broken", action="store_true", help="Leave out samples with unreadable images.")
 
 
 def run(arguments: Namespace) -> None:

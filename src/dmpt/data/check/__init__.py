@@ -74,12 +74,12 @@ def keep_readable(
     """Decode every image once.
 
     Args:
-        records: triplets.
+        records: samples.
         value_range: of 16-bit images (``images.read_image``).
-        skip: leave out triplets with an unreadable image instead of refusing them.
+        skip: leave out samples with an unreadable image instead of refusing them.
 
     Returns:
-        The readable triplets (``records`` itself when all are), and for each of the others what was wrong.
+        The readable samples (``records`` itself when all are), and for each of the others what was wrong.
 
     Raises:
         UserError: a file does not decode and ``skip`` is off.
@@ -87,12 +87,12 @@ def keep_readable(
     broken = find_broken(records, value_range)
     if broken and not skip:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        raise UserError(f"{broken[0][1]}{more}, or leave such triplets out with --skip-broken")
+        raise UserError(f"{broken[0][1]}{more}, or leave such samples out with --skip-broken")
     if not broken:
         return records, []
     bad: dict[int, str] = {}
     for index, message in broken:
         bad[index] = f"{bad[index]}, {message}" if index in bad else message
     if len(bad) == len(records):
-        raise UserError(f"none of {len(records)} triplets can be read: {broken[0][1]}")
+        raise UserError(f"none of {len(records)} samples can be read: {broken[0][1]}")
     return [record for index, record in enumerate(records) if index not in bad], list(bad.values())

@@ -155,7 +155,7 @@ def _shapes(seen: Sequence[Seen]) -> Iterator[Finding]:
         record, said = resolutions[0]
         yield Finding(
             "resolution",
-            f"{len(resolutions)} of {total} triplets have modalities of different size, the first is {record.file}: "
+            f"{len(resolutions)} of {total} samples have modalities of different size, the first is {record.file}: "
             f"{said}; all are resized alike, see that they show the same",
             tuple(dict.fromkeys(record.paths.values())),
         )

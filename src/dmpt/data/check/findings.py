@@ -41,7 +41,7 @@ KINDS = {
     "pseudo_colour": Kind("warning", "infrared in colour throughout"),
     "grey_rgb": Kind("warning", "bright RGB pictures without colour"),
     "blank": Kind("warning", "pictures of one single value"),
-    "incomplete": Kind("warning", "triplets that lack a modality"),
+    "incomplete": Kind("warning", "samples that lack a modality"),
     "one_camera": Kind("warning", "training identities seen by one camera only (under same_scene: in one scene)"),
     "counts": Kind("warning", "counts other than the published ones"),
 }
@@ -70,7 +70,7 @@ class Report:
         layout: how the data were read.
         root: from where.
         protocol: which gallery items a query ignores.
-        counts: of each split: ``triplets``, ``ids``, ``cameras``, ``scenes`` and images per modality.
+        counts: of each split: ``samples``, ``ids``, ``cameras``, ``scenes`` and images per modality.
         findings: ordered by kind, and within a kind by record.
     """
 

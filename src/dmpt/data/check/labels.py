@@ -14,10 +14,10 @@ from dmpt.settings.modalities import MODALITIES
 
 
 def count(records: Sequence[Record]) -> dict[str, int]:
-    """Triplets, identities, cameras, scenes where there are any, and images of each modality."""
+    """Samples, identities, cameras, scenes where there are any, and images of each modality."""
     scenes = len({record.scene for record in records} - {None})
     return {
-        "triplets": len(records),
+        "samples": len(records),
         "ids": len({record.pid for record in records}),
         "cameras": len({record.camera for record in records}),
         **({"scenes": scenes} if scenes else {}),
@@ -46,7 +46,7 @@ def check_counts(layout: str, splits: Splits) -> Iterator[Finding]:
 
 
 def check_labels(dataset: Dataset) -> Iterator[Finding]:
-    """Splits that are empty or share identities, queries without a match, incomplete triplets, ids of one camera."""
+    """Splits that are empty or share identities, queries without a match, incomplete samples, ids of one camera."""
     for split, records in {"train": dataset.train, "query": dataset.query, "gallery": dataset.gallery}.items():
         if not records:
             yield Finding("empty", f"{split} has no usable image; add some, unless it is never needed")
@@ -67,7 +67,7 @@ def check_labels(dataset: Dataset) -> Iterator[Finding]:
         if len(views) == 1 and None not in views:  # scenes may be lacking: no_match says so
             yield Finding(
                 "one_camera",
-                f"identity {pid} is seen by {view} {views.pop()} only ({len(seen)} triplets, {seen[0].file}): it "
+                f"identity {pid} is seen by {view} {views.pop()} only ({len(seen)} samples, {seen[0].file}): it "
                 f"cannot teach what changes between {view}s; add images of another, or accept it",
                 (seen[0].file,),
             )
@@ -81,8 +81,8 @@ def _incomplete(dataset: Dataset) -> Iterator[Finding]:
         absent = " and ".join(m for m in MODALITIES if m in used and m not in lacking[0].paths)
         yield Finding(
             "incomplete",
-            f"{len(lacking)} of {len(records)} triplets lack a modality, the first is {lacking[0].file} (no {absent}); "
-            "restore the images, or accept it: in folders the images of a triplet share their name but for the suffix",
+            f"{len(lacking)} of {len(records)} samples lack a modality, the first is {lacking[0].file} (no {absent}); "
+            "restore the images, or accept it: in folders the images of a sample share their name but for the suffix",
             (lacking[0].file,),
         )
 

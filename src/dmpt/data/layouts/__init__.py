@@ -24,13 +24,13 @@ class Count:
 
     Attributes:
         ids: different identities, distractors (identity 0) counted as one.
-        triplets: records.
+        samples: records.
         cameras: different cameras.
         scenes: different scenes.
     """
 
     ids: int | None = None
-    triplets: int | None = None
+    samples: int | None = None
     cameras: int | None = None
     scenes: int | None = None
 
@@ -43,7 +43,7 @@ class Layout:
         object: what is re-identified.
         protocol: which gallery items a query ignores.
         licence: its terms.
-        read: from the folder to the splits. What can be left out (a triplet with a missing image, a misnamed file) it
+        read: from the folder to the splits. What can be left out (a sample with a missing image, a misnamed file) it
             adds to the list of problems, one line each, and goes on.
         known: published counts of ``train``, ``query``, ``gallery`` and ``total`` (train and gallery together).
     """
@@ -160,10 +160,10 @@ DATASETS = {
         licence="none stated with the download; it shows recognisable people: ask Zheng et al. (AAAI 2021)",
         read=read_rgbnt201,
         known={
-            "train": Count(ids=171, triplets=3951, cameras=4),
-            "query": Count(ids=30, triplets=836, cameras=2),
-            "gallery": Count(ids=30, triplets=836, cameras=2),
-            "total": Count(ids=201, triplets=4787),
+            "train": Count(ids=171, samples=3951, cameras=4),
+            "query": Count(ids=30, samples=836, cameras=2),
+            "gallery": Count(ids=30, samples=836, cameras=2),
+            "total": Count(ids=201, samples=4787),
         },
     ),
     "market1501_mm": Layout(
@@ -172,9 +172,9 @@ DATASETS = {
         licence="none stated with the download; derived from Market-1501, whose terms hold (Zheng et al., ICCV 2015)",
         read=read_market1501_mm,
         known={
-            "train": Count(ids=751, triplets=12936, cameras=6),
-            "query": Count(ids=750, triplets=3368, cameras=6),
-            "gallery": Count(ids=751, triplets=15913, cameras=6),  # 750, and the distractors under 0
+            "train": Count(ids=751, samples=12936, cameras=6),
+            "query": Count(ids=750, samples=3368, cameras=6),
+            "gallery": Count(ids=751, samples=15913, cameras=6),  # 750, and the distractors under 0
         },
     ),
     "rgbnt100": Layout(
@@ -183,10 +183,10 @@ DATASETS = {
         licence=_UNKNOWN + "Li et al. (AAAI 2020)",
         read=read_rgbnt100,
         known={
-            "train": Count(ids=50, triplets=8675, cameras=8),
-            "query": Count(ids=50, triplets=1715),
-            "gallery": Count(ids=50, triplets=8575, cameras=8),
-            "total": Count(ids=100, triplets=17250),
+            "train": Count(ids=50, samples=8675, cameras=8),
+            "query": Count(ids=50, samples=1715),
+            "gallery": Count(ids=50, samples=8575, cameras=8),
+            "total": Count(ids=100, samples=17250),
         },
     ),
     "msvr310": Layout(
@@ -195,10 +195,10 @@ DATASETS = {
         licence=_UNKNOWN + "Zheng et al. (CCNet, Information Fusion 2023)",
         read=read_msvr310,
         known={
-            "train": Count(ids=155, triplets=1032, cameras=8, scenes=30),
-            "query": Count(ids=52, triplets=591),
-            "gallery": Count(ids=155, triplets=1055, scenes=30),
-            "total": Count(ids=310, triplets=2087),
+            "train": Count(ids=155, samples=1032, cameras=8, scenes=30),
+            "query": Count(ids=52, samples=591),
+            "gallery": Count(ids=155, samples=1055, scenes=30),
+            "total": Count(ids=310, samples=2087),
         },
     ),
     "wmveid863": Layout(
@@ -212,7 +212,7 @@ DATASETS = {
         protocol="same_camera",
         licence=_UNKNOWN + "Li et al. (AAAI 2020)",
         read=read_rgbn300,
-        known={"total": Count(ids=300, triplets=50125, cameras=8)},
+        known={"total": Count(ids=300, samples=50125, cameras=8)},
     ),
     "manifest": Layout(
         object="person",

@@ -25,7 +25,7 @@ class Grammar(NamedTuple):
 
 
 class Found(NamedTuple):
-    """One triplet, or what there is of it.
+    """One sample, or what there is of it.
 
     Attributes:
         match: its name, taken apart.
@@ -86,7 +86,7 @@ def images(folder: Path, grammar: Grammar, problems: list[str], twice: set[str])
         folder: lists as empty where it does not exist.
         grammar: of the names.
         problems: gets a line for each image that is misnamed, which is left out, or there twice.
-        twice: gets the stems of those that are there twice, whose triplets are to be left out.
+        twice: gets the stems of those that are there twice, whose samples are to be left out.
     """
     listed: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -96,7 +96,7 @@ def images(folder: Path, grammar: Grammar, problems: list[str], twice: set[str])
         if not grammar.pattern.fullmatch(stem):
             problems.append(f"{path} is not named {grammar.words}; rename or remove it")
         elif stem in listed:
-            problems.append(f"{listed[stem]} and {path.name} are the same triplet's image twice; remove one")
+            problems.append(f"{listed[stem]} and {path.name} are the same sample's image twice; remove one")
             twice.add(stem)
         else:
             listed[stem] = path
@@ -106,14 +106,14 @@ def images(folder: Path, grammar: Grammar, problems: list[str], twice: set[str])
 def pair(
     folder: Path, names: Mapping[str, str], grammar: Grammar, problems: list[str], *, subsets: bool = False
 ) -> Iterator[Found]:
-    """Triplets of a folder whose modalities lie in subfolders, paired by stem, sorted.
+    """Samples of a folder whose modalities lie in subfolders, paired by stem, sorted.
 
     Args:
         folder: holds the subfolders.
         names: the subfolder of each modality.
         grammar: of the names.
-        problems: gets a line for each image that is missing, misnamed or there twice; its triplet is left out.
-        subsets: triplets may lack modalities.
+        problems: gets a line for each image that is missing, misnamed or there twice; its sample is left out.
+        subsets: samples may lack modalities.
     """
     twice = set[str]()
     files = {modality: images(folder / name, grammar, problems, twice) for modality, name in names.items()}

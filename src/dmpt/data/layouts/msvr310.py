@@ -20,7 +20,7 @@ _WMVEID863 = Grammar(
 def read_msvr310(root: Path, problems: list[str]) -> Splits:
     """Read ``{bounding_box_train,query3,bounding_box_test}/PID/{vis,ni,th}``.
 
-    The identity is in the name and in the folder's; where they differ the triplet is left out. Views are numbered as
+    The identity is in the name and in the folder's; where they differ the sample is left out. Views are numbered as
     in the names, from 0.
     """
     folder = home(root, ("bounding_box_train", "query3", "bounding_box_test"), ("MSVR310",))
@@ -49,7 +49,7 @@ def read_wmveid863(root: Path, problems: list[str]) -> Splits:
     """Read ``{train,query,test}/PID/{vis,ni,th}``; the gallery is ``test``.
 
     The folder is the identity and the digit behind the first v of the name the camera. Modalities are paired by *name*:
-    the field's loaders pair unsorted listings by position, which mixes triplets up as soon as one file is missing.
+    the field's loaders pair unsorted listings by position, which mixes samples up as soon as one file is missing.
     """
     folder = home(root, ("train", "query", "test"), ("WMVEID863", "MSVWild863"))
 

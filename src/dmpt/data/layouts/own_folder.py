@@ -19,7 +19,7 @@ def read_folder(root: Path, problems: list[str]) -> Splits:
     """Read ``{rgb,nir,tir}/PID_cCAM[_sSCENE][_ANYTHING].*``, in the folder itself or in one for each split.
 
     Splits are ``train`` and ``test``, or ``train``, ``query`` and ``gallery``; ``train`` may be absent. Images of one
-    triplet have the same name. A folder or image that is not there is a missing modality.
+    sample have the same name. A folder or image that is not there is a missing modality.
 
     Args:
         root: the folder.

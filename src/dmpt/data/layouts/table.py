@@ -1,4 +1,4 @@
-"""Own data as a table: a CSV or Parquet file with a row per triplet."""
+"""Own data as a table: a CSV or Parquet file with a row per sample."""
 
 import csv
 import io
@@ -70,7 +70,7 @@ def read_manifest(root: Path, problems: list[str]) -> Splits:
         for split in targets:
             splits[split].append(record)
     if not any(splits.values()) and not problems:
-        raise UserError(f"{path} has no rows; write one for each triplet")
+        raise UserError(f"{path} has no rows; write one for each sample")
     query, gallery = tuple(splits["query"]), tuple(splits["gallery"])
     return Splits(tuple(splits["train"]), query, query if query == gallery else gallery, tuple(splits["unsplit"]))
 
