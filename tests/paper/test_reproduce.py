@@ -17,7 +17,7 @@ from dmpt.paper.reproduce import UNPRINTED, deviations
 from dmpt.settings import shipped
 from dmpt.settings.rules import check
 from dmpt.settings.values import flatten
-from dmpt.training.folder import STATE, is_finished
+from dmpt.training.state import STATE, is_finished
 from dmpt.training.trainer import Trainer
 from layouts import Facts, write_market1501_mm, write_msvr310, write_rgbnt100
 from runs import TOWER, toy, with_
@@ -261,7 +261,7 @@ def test_every_main_cell_on_a_stand_in_of_its_layout(
 def test_an_unfinished_run_goes_on_only_when_told_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dmpt.training.folder import Stopped
+    from dmpt.training.stopping import Stopped
 
     data, out = toy(tmp_path / "data"), tmp_path / "run"
     command = ["reproduce", "table4-k0", *SMALL, "--data.root", str(data), "--out", str(out), "--train.epochs", "2"]

@@ -34,7 +34,7 @@ from dmpt.report.single import report
 from dmpt.retrieval.statistics import bootstrap
 from dmpt.settings.config import DataConfig
 from dmpt.settings.modalities import MODALITIES
-from dmpt.training.folder import read_log
+from dmpt.training.log import read_log
 from runs import fit, settings, toy, with_
 from small import error_of
 

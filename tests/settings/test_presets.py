@@ -17,7 +17,7 @@ from dmpt.study.definition import find, studies
 from dmpt.study.reading import shipped_settings
 from dmpt.study.results import read_all
 from dmpt.study.rows import config_of
-from dmpt.training.folder import LOG
+from dmpt.training.log import LOG
 from runs import fit, settings, toy, with_
 
 PRESETS = ("dmpt+", "dmpt-fast")

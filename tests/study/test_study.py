@@ -43,7 +43,7 @@ from dmpt.study.rows import config_of, runnable, settings_of
 from dmpt.study.run import _with_data, dry_run, study
 from dmpt.study.table import grid_lines, write
 from dmpt.study.twins import with_twins
-from dmpt.training.folder import STATE
+from dmpt.training.state import STATE
 from dmpt.training.trainer import Trainer
 from runs import dmpt, settings, toy
 

@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import dmpt.training.folder as run_module
 from dmpt.adapter.folder import chosen_by, load_card
 from dmpt.base.errors import UserError
 from dmpt.cli import main
@@ -28,12 +27,13 @@ from dmpt.data.sampler import PKSampler
 from dmpt.data.split import hold_out
 from dmpt.data.transforms import TrainTransform
 from dmpt.evaluation.evaluate import evaluate
-from dmpt.method.losses import objective
 from dmpt.method.network import Output
 from dmpt.settings.config import Config, TrainConfig
+from dmpt.settings.values import flatten
 from dmpt.towers.image import build_vit
-from dmpt.training.folder import _refuse_change, cut_log, fixed_settings, read_log
+from dmpt.training.log import cut_log, read_log
 from dmpt.training.schedule import learning_rate
+from dmpt.training.state import HARMLESS, fixed_settings, refuse_change
 from dmpt.training.trainer import Trainer
 from runs import dmpt, fit, flags, log, same_in_two_processes, same_state, settings, toy, with_
 
@@ -296,9 +296,9 @@ def test_resume_refuses_a_setting_that_came_to_it(data: Path, tmp_path: Path) ->
 def test_resume_takes_a_setting_that_is_younger_than_the_run_for_its_default(tmp_path: Path) -> None:
     now = fixed_settings(Config())
     old = {key: value for key, value in now.items() if key != "train.average"}
-    _refuse_change(old, now, tmp_path)
+    refuse_change(old, now, tmp_path)
     with pytest.raises(UserError, match=r"train\.average was 0\.0, now it is 0\.9"):
-        _refuse_change(old, now | {"train.average": 0.9}, tmp_path)
+        refuse_change(old, now | {"train.average": 0.9}, tmp_path)
 
 
 def test_resume_refuses_other_validation_data(data: Path, tmp_path: Path) -> None:
@@ -460,20 +460,17 @@ def test_disk_full_leaves_the_previous_save_whole(data: Path, tmp_path: Path, mo
     assert after == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(data: Path, tmp_path: Path) -> None:
     def broken(*arguments: object) -> dict[str, torch.Tensor]:
         return {"ce": torch.tensor(1.0, requires_grad=True), "triplet": torch.tensor(float("inf"))}
 
-    monkeypatch.setattr("dmpt.training.trainer.objective", broken)
+    trainer = Trainer(settings(data), tmp_path / "run")
+    trainer.objective = broken  # type: ignore[assignment]
     with pytest.raises(UserError, match="loss term triplet is inf at step 1"):
-        fit(settings(data), tmp_path / "run")
+        trainer.fit()
 
 
-def test_a_gradient_that_is_not_finite_moves_nothing(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gradient_that_is_not_finite_moves_nothing(data: Path, tmp_path: Path) -> None:
     trainer = Trainer(settings(data), tmp_path / "run")
     before = {name: p.detach().clone() for name, p in trainer.trained.items()}
 
@@ -481,7 +478,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing(
         parameter = next(iter(trainer.trained.values()))
         return {"ce": (parameter - parameter.detach()).abs().sqrt().sum()}  # 0, with an infinite slope
 
-    monkeypatch.setattr("dmpt.training.trainer.objective", explosive)
+    trainer.objective = explosive  # type: ignore[assignment]
     with pytest.raises(UserError, match="the gradient is not finite at step 1"):
         trainer.fit()
     assert all(torch.equal(p, before[name]) for name, p in trainer.trained.items())
@@ -615,9 +612,9 @@ def test_two_processes_do_what_one_does(data: Path, tmp_path: Path) -> None:
 
 def test_settings_that_change_no_number_may_change_on_resume() -> None:
     config = Config(train=replace(TrainConfig(), save_every=7))
-    for name in run_module.HARMLESS:
-        assert name in run_module.flatten(json.loads(json.dumps(_plain(config))))
-        assert name not in run_module.fixed_settings(config)
+    for name in HARMLESS:
+        assert name in flatten(json.loads(json.dumps(_plain(config))))
+        assert name not in fixed_settings(config)
 
 
 def _plain(config: Config) -> dict[str, object]:
@@ -680,17 +677,19 @@ def test_a_resumed_run_knows_its_best(data: Path, tmp_path: Path) -> None:
     assert Trainer(config, tmp_path / "run", resume=True).progress == trainer.progress
 
 
-def test_heads_and_losses_are_in_float32_whatever_the_precision(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_heads_and_losses_are_in_float32_whatever_the_precision(data: Path, tmp_path: Path) -> None:
     seen = set[torch.dtype]()
+    trainer = Trainer(settings(data, epochs=1, precision="bf16"), tmp_path / "run")
+    own = trainer.objective
 
-    def spy(config: Config, output: Output, heads: dict[str, tuple[Tensor, Tensor]], *rest: Any) -> Any:
-        seen.update(x.dtype for pair in heads.values() for x in pair)
-        return objective(config, output, heads, *rest)
+    def spy(output: Output, labels: Tensor) -> dict[str, Tensor]:
+        seen.update(x.dtype for head in own.heads(output, labels).values() for x in (head.feature, head.logits))
+        terms = own(output, labels)
+        seen.update(term.dtype for term in terms.values())
+        return terms
 
-    monkeypatch.setattr("dmpt.training.trainer.objective", spy)
-    fit(settings(data, epochs=1, precision="bf16"), tmp_path / "run")
+    trainer.objective = spy  # type: ignore[assignment]
+    trainer.fit()
     assert seen == {torch.float32}
 
 

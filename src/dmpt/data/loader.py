@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dmpt.base.errors import UserError
-from dmpt.data.images import read_record
+from dmpt.data.images import Pixels, read_record
 from dmpt.data.missing import drop
 from dmpt.data.records import Record
 from dmpt.data.transforms import TestTransform
@@ -30,7 +30,7 @@ class Transform(Protocol):
     size: tuple[int, int]
 
     def __call__(
-        self, images: dict[str, Tensor], epoch: int, index: int, out: dict[str, Tensor] | None = None, /
+        self, images: dict[str, Pixels], epoch: int, index: int, out: dict[str, Tensor] | None = None, /
     ) -> object:
         """Fill ``out``, which has a zero float32 ``(3, *size)`` for each modality in ``images``."""
 

@@ -1,7 +1,7 @@
 """From decoded images to the network's input, for training and for testing."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,10 +9,14 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
+from dmpt.data.images import Pixels
 from dmpt.data.sampler import seed_for
 from dmpt.settings.config import DataConfig
 
-Images = dict[str, Tensor]
+Images = Mapping[str, Pixels | Tensor]
+"""uint8 ``(3, H, W)`` per modality; sizes may differ."""
+Prepared = dict[str, Tensor]
+"""Normalised float32 ``(3, *size)`` per modality."""
 #: Of random erasing: the box's share of the picture, its height / width, and how often a box is drawn that may not fit.
 _AREA, _RATIO, _TRIES = (0.02, 1 / 3), (0.3, 3.3), 10
 
@@ -29,12 +33,12 @@ class _Prepare:
         # Scaled to 0..255 instead of the pixels to 0..1: a pass less.
         self.mean, self.std = (torch.tensor([255 * value for value in values]).view(3, 1, 1) for values in (mean, std))
 
-    def memory(self, images: Images, out: Images | None) -> Images:
+    def memory(self, images: Images, out: Prepared | None) -> Prepared:
         """Where to write: what was given, or new."""
         return {modality: torch.zeros(3, *self.size) for modality in images} if out is None else out
 
-    def resize(self, image: Tensor) -> Tensor:
-        resized: Tensor = resize(image, list(self.size), InterpolationMode.BICUBIC, antialias=True)
+    def resize(self, image: Pixels | Tensor) -> Tensor:
+        resized: Tensor = resize(torch.as_tensor(image), list(self.size), InterpolationMode.BICUBIC, antialias=True)
         return resized
 
     def normalise(self, pixels: Tensor) -> None:
@@ -79,7 +83,7 @@ class TrainTransform:
         self.data, self.size, self.seed = data, data.size, seed
         self._prepare = _Prepare(data.size, mean, std)
 
-    def __call__(self, images: Images, epoch: int, index: int, out: Images | None = None) -> Images:
+    def __call__(self, images: Images, epoch: int, index: int, out: Prepared | None = None) -> Prepared:
         """Augment one sample.
 
         Args:
@@ -119,13 +123,13 @@ class TrainTransform:
                     return _Draw(flip, top, left, noise, (integer(height - h), integer(width - w)))
         return _Draw(flip, top, left, None, (0, 0))
 
-    def _augment(self, image: Tensor, draw: _Draw, out: Tensor) -> None:
-        image = self._prepare.resize(image)
+    def _augment(self, image: Pixels | Tensor, draw: _Draw, out: Tensor) -> None:
+        resized = self._prepare.resize(image)
         if draw.flip:
-            image = image.flip(-1)
+            resized = resized.flip(-1)
         to_rows, rows = _overlap(draw.top, self.size[0])
         to_columns, columns = _overlap(draw.left, self.size[1])
-        out[:, to_rows, to_columns] = image[:, rows, columns]  # the rest is zero: black
+        out[:, to_rows, to_columns] = resized[:, rows, columns]  # the rest is zero: black
         self._prepare.normalise(out)
         if draw.noise is not None:
             (top, left), (h, w) = draw.corner, draw.noise.shape[1:]
@@ -152,7 +156,7 @@ class TestTransform:
         self.size = size
         self._prepare = _Prepare(size, mean, std)
 
-    def __call__(self, images: Images, epoch: int = 0, index: int = 0, out: Images | None = None) -> Images:
+    def __call__(self, images: Images, epoch: int = 0, index: int = 0, out: Prepared | None = None) -> Prepared:
         """Prepare one sample.
 
         Args:

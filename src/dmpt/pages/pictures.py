@@ -10,7 +10,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from dmpt.data.images import read_record
+from dmpt.data.images import read_record, resize
 from dmpt.data.records import Record
 from dmpt.settings.config import DataConfig
 
@@ -53,8 +53,7 @@ def thumbnail(record: Record, modality: str, data: DataConfig) -> Pixels:
     if path is None:
         return np.full((height, width, 3), 128, np.uint8)
     own = read_record(replace(record, paths={modality: path}), data.value_range)[modality]
-    pixels = own.permute(1, 2, 0).numpy()
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+    return resize(own, (height, width)).transpose(1, 2, 0)
 
 
 def sample(record: Record, data: DataConfig) -> list[Pixels]:

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from torch import Tensor
 
 from dmpt.base.errors import UserError
 from dmpt.base.processes import spread
 from dmpt.base.terminal import track
-from dmpt.data.images import decode, read_record, to_uint8
+from dmpt.data.images import Pixels, decode, read_record, to_uint8
 from dmpt.data.records import Record
 
 #: Records that a process looks at before it says so, and how many are worth a second process.
@@ -146,19 +145,18 @@ def _look(record: Record, value_range: tuple[float, float]) -> Look:
     return Look(pictures, tuple(unreadable))
 
 
-def measure(pixels: Tensor, deep: Deep | None = None) -> Picture:
+def measure(pixels: Pixels, deep: Deep | None = None) -> Picture:
     """Statistics of one picture.
 
     Args:
         pixels: uint8 ``(3, H, W)``.
         deep: what its own values said, where it has more than 8 bits.
     """
-    array = np.ascontiguousarray(pixels.numpy())
-    _, height, width = array.shape
+    _, height, width = pixels.shape
     digest = hashlib.blake2b(f"{width}x{height}".encode(), digest_size=16)
-    digest.update(array.data)
+    digest.update(pixels.data)
     step = max(1, min(height, width) // SAMPLES)
-    sample = array[:, ::step, ::step].reshape(3, -1).astype(np.float32)
+    sample = pixels[:, ::step, ::step].reshape(3, -1).astype(np.float32)
     luminance = np.array([0.299, 0.587, 0.114], dtype=np.float32) @ sample
     darkest, brightest, white = np.percentile(luminance, [1, 90, 99])
     colour, beyond_tint = _colour(sample, luminance)
