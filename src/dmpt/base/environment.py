@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import dmpt
 
 
@@ -34,6 +32,7 @@ def _commit() -> str | None:
 def environment() -> dict[str, Any]:
     """Versions, machine and commit."""
     import timm
+    import torch
 
     return {
         "dmpt": dmpt.__version__,
