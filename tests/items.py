@@ -24,7 +24,7 @@ def items(
     scale = None
     if calibrated:
         scale = np.random.default_rng(99).uniform(0.5, 2, (8, 2)).astype(np.float32)
-        scale[7] = 1, 0  # complete triplets stay as they are
+        scale[7] = 1, 0  # complete samples stay as they are
     return Embeddings(slots, present, space, scale)
 
 

@@ -112,7 +112,7 @@ def write_market1501_mm(root: Path, name: str = "Market1501-MM") -> Facts:
 
 
 def write_rgbnt100(root: Path, inner: str = "RGBNT100/rgbir") -> Facts:
-    """One 768 x 128 file per triplet; the query is a copy of some of the gallery; junk (-1)."""
+    """One 768 x 128 file per sample; the query is a copy of some of the gallery; junk (-1)."""
     columns = {"rgb": (0, 256), "nir": (256, 512), "tir": (512, 768)}
     return _write_columns(root, inner, columns, 768)
 
@@ -171,7 +171,7 @@ WMVEID863_LOST = ("WMVEID863/train/0007/ni/0007_v1_n0_001.jpg", "WMVEID863/test/
 
 
 def write_wmveid863(root: Path, damaged: bool = False) -> Facts:
-    """A folder per identity, the gallery in ``test``; ``damaged``: two triplets lack an image."""
+    """A folder per identity, the gallery in ``test``; ``damaged``: two samples lack an image."""
 
     def fact(split: str, pid: int, file: str, camera: int) -> Fact:
         return Fact(pid, camera, _in_folders(f"WMVEID863/{split}/{pid:04d}", file, VEHICLE))

@@ -29,7 +29,7 @@ TOWER = {"embed_dim": 48, "depth": 2, "num_heads": 3}
 
 
 def toy(root: Path, **changes: Any) -> Path:
-    """A toy set of 8 training and 4 test identities, 6 triplets each, 32x16 pixels."""
+    """A toy set of 8 training and 4 test identities, 6 samples each, 32x16 pixels."""
     settings: dict[str, Any] = {"train_ids": 8, "test_ids": 4, "images": 6, "cameras": 2, "size": (32, 16)}
     write_toy_set(root, **(settings | changes))
     return root

@@ -29,7 +29,7 @@ def write_toy_set(
         root: folder to fill; it is created.
         train_ids: identities 1 ... ``train_ids``.
         test_ids: identities after them, numbered on.
-        images: triplets per identity, dealt to the cameras in turn.
+        images: samples per identity, dealt to the cameras in turn.
         cameras: number of cameras.
         seed: of everything drawn.
         size: height and width.

@@ -54,7 +54,7 @@ def test_a_loaded_adapter_gives_the_trained_features(trained: Trainer) -> None:
     assert card.object == "person"
     assert card.config.data.mean == trained.model.tower.mean
     assert card.backbone_sha256 == trained.model.tower.sha256
-    assert card.data["triplets"] == 48
+    assert card.data["samples"] == 48
 
 
 def test_it_holds_what_was_trained_and_nothing_of_the_backbone(trained: Trainer) -> None:

@@ -34,7 +34,7 @@ Damage = Callable[[Path], object]
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three identities to learn, 1 to 3, and two to test, 4 and 5; four triplets of each by two cameras."""
+    """Three identities to learn, 1 to 3, and two to test, 4 and 5; four samples of each by two cameras."""
     root = tmp_path_factory.mktemp("toy") / "set"
     write_toy_set(root, train_ids=3, test_ids=2, images=4)
     return root
@@ -62,7 +62,7 @@ def test_a_clean_set_has_no_findings(root: Path) -> None:
     write_manifest(root / "manifest.csv", load_dataset("rgbnt201", root))
     report = check("manifest", root)
     assert report.findings == ()
-    assert report.counts["train"] == {"triplets": 12, "ids": 3, "cameras": 2, "rgb": 12, "nir": 12, "tir": 12}
+    assert report.counts["train"] == {"samples": 12, "ids": 3, "cameras": 2, "rgb": 12, "nir": 12, "tir": 12}
     assert report.counts["query"] == report.counts["gallery"]
     assert list(report.lines())[-1] == "nothing wrong found"
 
@@ -70,8 +70,8 @@ def test_a_clean_set_has_no_findings(root: Path) -> None:
 def test_published_counts(root: Path) -> None:
     messages = [finding.message for finding in check("rgbnt201", root).findings]
     assert len(messages) == 4
-    assert messages[0].startswith("train has 3 ids (published: 171), 12 triplets (published: 3951), 2 cameras (publ")
-    assert messages[3].startswith("total has 5 ids (published: 201), 20 triplets (published: 4787); fetch")
+    assert messages[0].startswith("train has 3 ids (published: 171), 12 samples (published: 3951), 2 cameras (publ")
+    assert messages[3].startswith("total has 5 ids (published: 201), 20 samples (published: 4787); fetch")
 
 
 TRAIN, TEST = "000001_cam1_0_00.jpg", "000004_cam1_0_00.jpg"
@@ -198,16 +198,16 @@ def deep(low: int, high: int) -> Damage:
             ["RGB/000005_cam2_0_01.jpg (rgb, tir), identity 5, camera 2,", f"RGB/{TEST}, identity 4, camera 1"],
         ),
         (one_camera_in_test, {"no_match": 4}, [TEST, "identity 4 counts under protocol same_camera; add"]),
-        (one_camera_in_train, {"one_camera": 1}, ["identity 2 is seen by camera 1 only (4 triplets"]),
+        (one_camera_in_train, {"one_camera": 1}, ["identity 2 is seen by camera 1 only (4 samples"]),
         (exchange, {"exchanged": 1}, [f"TI/{TRAIN}: its tir is in colour and its rgb is grey; exchange the two"]),
         (all_exchanged, {"exchanged": 20}, ["its nir is in colour and its rgb is grey"]),
         (copy_rgb_to_thermal, {"identical": 1, "colour": 1}, [f"TI/{TRAIN}: its tir has the same pixels as its rgb"]),
         (another_rgb_in_thermal, {"colour": 1}, [f"TI/{TRAIN}: its tir is a colour picture"]),
         (false_colour, {"pseudo_colour": 1}, ["20 of 20 tir pictures are in colour, the first is"]),
         (resize("NI", (32, 60)), {"sizes": 1}, [TRAIN, "rgb 32 x 64, nir 32 x 60, tir 32 x 64; crop"]),
-        (resize("NI", (16, 32)), {"resolution": 1}, ["1 of 20 triplets", "rgb 32 x 64, nir 16 x 32, tir 32 x 64"]),
+        (resize("NI", (16, 32)), {"resolution": 1}, ["1 of 20 samples", "rgb 32 x 64, nir 16 x 32, tir 32 x 64"]),
         (resize("NI", (13, 25)), {"resolution": 1}, ["nir 13 x 25"]),  # 12.5 x 25, rounded
-        (resize("TI", (64, 64), "*/{}/*.jpg"), {"resolution": 1}, ["20 of 20 triplets have modalities of different"]),
+        (resize("TI", (64, 64), "*/{}/*.jpg"), {"resolution": 1}, ["20 of 20 samples have modalities of different"]),
         (bright_grey, {"grey_rgb": 1}, [f"RGB/{TRAIN}: its rgb is bright and has no colour"]),
         (dark_grey, {}, []),
         (blank, {"blank": 3}, [f"train_3/TI/{TRAIN}: its tir shows nothing but one value"]),
@@ -288,11 +288,11 @@ def test_subsets_of_modalities_and_a_missing_split(root: Path) -> None:
     rows.append("gone.jpg,,,1,1,train")
     report = check("manifest", own(root, rows))
     assert found(report) == {"files": 1, "empty": 2, "incomplete": 1}
-    assert "2 of 2 triplets lack a modality, the first is " in next(
+    assert "2 of 2 samples lack a modality, the first is " in next(
         finding.message for finding in report.findings if finding.kind == "incomplete"
     )
     assert "row 4, column rgb: there is no file gone.jpg" in report.findings[0].message
-    assert report.counts["train"] == {"triplets": 2, "ids": 1, "cameras": 2, "rgb": 1, "nir": 1, "tir": 0}
+    assert report.counts["train"] == {"samples": 2, "ids": 1, "cameras": 2, "rgb": 1, "nir": 1, "tir": 0}
 
 
 def test_modalities_side_by_side_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,7 +379,7 @@ def test_exit_codes_and_texts(root: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_under_the_scene_rule_one_scene_is_one_view(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_msvr310(tmp_path / "data")
     _, out, _ = run(capsys, tmp_path / "data", "--layout", "msvr310")
-    assert "identity 1 is seen by scene 3 only (2 triplets" in out  # by two cameras
+    assert "identity 1 is seen by scene 3 only (2 samples" in out  # by two cameras
     assert "of another, or accept it" in out
 
 
@@ -393,7 +393,7 @@ def test_json_is_complete(root: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert set(result) == {"layout", "root", "protocol", "counts", "errors", "warnings", "kinds", "findings"}
     assert result["kinds"] == {"unreadable": 3, "no_match": 4, "counts": 4}
     assert (result["errors"], result["warnings"]) == (7, 4)
-    assert result["counts"]["train"]["triplets"] == 12
+    assert result["counts"]["train"]["samples"] == 12
     assert Counter(finding["kind"] for finding in result["findings"]) == result["kinds"]
     for finding in result["findings"]:
         assert set(finding) == {"kind", "level", "message", "paths"}

@@ -15,7 +15,7 @@ from toy import write_toy_set
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three identities to learn, two to test, four triplets of each, named files without pixels."""
+    """Three identities to learn, two to test, four samples of each, named files without pixels."""
     for split, pids in {"train_3": (9, 2, 300), "test": (7, 8)}.items():
         for folder in ("RGB", "NI", "TI"):
             (tmp_path / "set" / split / folder).mkdir(parents=True)
@@ -25,7 +25,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-def test_reads_sorted_aligned_triplets(root: Path) -> None:
+def test_reads_sorted_aligned_samples(root: Path) -> None:
     dataset = load_dataset("rgbnt201", root)
     assert (dataset.name, dataset.object, dataset.protocol) == ("rgbnt201", "person", "same_camera")
     assert [record.pid for record in dataset.train] == [2] * 4 + [9] * 4 + [300] * 4

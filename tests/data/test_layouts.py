@@ -15,7 +15,7 @@ from dmpt.base.yaml import load
 from dmpt.data.images import find_broken, read_image, read_record
 from dmpt.data.layouts import DATASETS, list_dataset, load_dataset
 from dmpt.data.layouts.rgbnt201 import MARKET_NAMES
-from dmpt.data.loader import TripletDataset, test_batches
+from dmpt.data.loader import SampleDataset, test_batches
 from dmpt.data.records import Record, fingerprint, labels_of
 from dmpt.data.transforms import TestTransform
 from dmpt.evaluation.evaluate import evaluate as evaluate_run
@@ -207,7 +207,7 @@ def test_errors_are_one_line_and_name_the_place(
         ("msvr310", "MSVR310/query3/0019/th/0019_s012_v0_000.png"),
     ],
 )
-def test_a_triplet_whose_image_is_there_twice_is_left_out(layout: str, copy: str, tmp_path: Path) -> None:
+def test_a_sample_whose_image_is_there_twice_is_left_out(layout: str, copy: str, tmp_path: Path) -> None:
     WRITERS[layout](tmp_path)
     before = load_dataset(layout, tmp_path)
     (tmp_path / copy).touch()
@@ -283,7 +283,7 @@ def test_columns_reach_the_batches(tmp_path: Path) -> None:
     records = load_dataset("rgbnt100", tmp_path).gallery
     half = (0.5, 0.5, 0.5)
     transform = TestTransform((128, 256), half, half)
-    (batch,) = test_batches(TripletDataset(records, transform, FULL), 8, workers=0)
+    (batch,) = test_batches(SampleDataset(records, transform, FULL), 8, workers=0)
     whole = read_image(records[1].paths["rgb"], FULL).float() / 255 * 2 - 1
     torch.testing.assert_close(batch.images[2, 1], whole[..., 512:], atol=1e-5, rtol=0)
 
@@ -339,13 +339,13 @@ def test_the_published_counts() -> None:
         if "train" in layout.known:
             train, gallery = layout.known["train"], layout.known["gallery"]
             if total := layout.known.get("total"):
-                assert (total.ids, total.triplets) == (train.ids + gallery.ids, train.triplets + gallery.triplets)
+                assert (total.ids, total.samples) == (train.ids + gallery.ids, train.samples + gallery.samples)
     found = {
         name: {split: tuple(vars(count).values()) for split, count in layout.known.items()}
         for name, layout in DATASETS.items()
         if layout.known
     }
-    assert found == {  # identities, triplets, cameras, scenes
+    assert found == {  # identities, samples, cameras, scenes
         "rgbnt201": {
             "train": (171, 3951, 4, None),
             "query": (30, 836, 2, None),

@@ -17,7 +17,7 @@ from torch import Tensor
 from dmpt.base.errors import UserError
 from dmpt.data.images import read_image
 from dmpt.data.layouts import load_dataset
-from dmpt.data.loader import Batch, TripletDataset, test_batches, train_batches
+from dmpt.data.loader import Batch, SampleDataset, test_batches, train_batches
 from dmpt.data.loader import test_set as set_of
 from dmpt.data.records import Dataset, pid_to_label
 from dmpt.data.sampler import PKSampler
@@ -37,15 +37,15 @@ def toy(tmp_path: Path) -> Dataset:
     return load_dataset("rgbnt201", tmp_path)
 
 
-def shuffled(toy: Dataset) -> tuple[TripletDataset, list[list[int]]]:
+def shuffled(toy: Dataset) -> tuple[SampleDataset, list[list[int]]]:
     label = pid_to_label(toy.train)
     labels = [label[record.pid] for record in toy.train]
     transform = TrainTransform(DataConfig(size=SIZE, pad=3), HALF, HALF, 0)
-    return TripletDataset(toy.train, transform, FULL, labels), PKSampler(labels, 2, 2, 0).epoch(1)
+    return SampleDataset(toy.train, transform, FULL, labels), PKSampler(labels, 2, 2, 0).epoch(1)
 
 
-def in_order(toy: Dataset) -> TripletDataset:
-    return TripletDataset(toy.gallery, TestTransform(SIZE, HALF, HALF), FULL)
+def in_order(toy: Dataset) -> SampleDataset:
+    return SampleDataset(toy.gallery, TestTransform(SIZE, HALF, HALF), FULL)
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:
@@ -70,7 +70,7 @@ def test_training_batches(toy: Dataset) -> None:
             assert torch.equal(batch.images[m, 2], dataset.transform(images, 1, indices[2])[modality])
 
 
-def test_repeats_of_a_triplet_are_augmented_anew(toy: Dataset) -> None:
+def test_repeats_of_a_sample_are_augmented_anew(toy: Dataset) -> None:
     dataset, _ = shuffled(toy)
     images, labels, present, _ = dataset.batch(1, [2, 2 + len(dataset), 2 + 2 * len(dataset)])
     assert len({image.numpy().tobytes() for image in images[0]}) == 3
@@ -132,13 +132,13 @@ class Fail(TestTransform):
 
 def test_a_killed_worker_is_explained(toy: Dataset) -> None:
     with pytest.raises(UserError, match=r"killed.*shared memory.*data\.workers 0"):
-        list(test_batches(TripletDataset(toy.gallery, Die(SIZE, HALF, HALF), FULL), 5, workers=1))
+        list(test_batches(SampleDataset(toy.gallery, Die(SIZE, HALF, HALF), FULL), 5, workers=1))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_other_errors_keep_their_traceback(toy: Dataset, workers: int) -> None:
     with pytest.raises(RuntimeError, match="a mistake in the program"):
-        list(test_batches(TripletDataset(toy.gallery, Fail(SIZE, HALF, HALF), FULL), 5, workers=workers))
+        list(test_batches(SampleDataset(toy.gallery, Fail(SIZE, HALF, HALF), FULL), 5, workers=workers))
 
 
 def test_leaving_early_ends_the_workers(toy: Dataset) -> None:
@@ -167,7 +167,7 @@ def stoppable_here() -> Iterator[None]:
 
 @pytest.mark.usefixtures("stoppable_here")
 def test_ctrl_c_is_for_the_main_process_however_workers_are_started(toy: Dataset) -> None:
-    dataset = TripletDataset(toy.query, Stoppable(SIZE, (0.5,) * 3, (0.5,) * 3), FULL)
+    dataset = SampleDataset(toy.query, Stoppable(SIZE, (0.5,) * 3, (0.5,) * 3), FULL)
     assert not any(batch.images.any() for batch in test_batches(dataset, 5, workers=1))
     assert all(batch.images.all() for batch in test_batches(dataset, 5, workers=0))
 
@@ -175,10 +175,10 @@ def test_ctrl_c_is_for_the_main_process_however_workers_are_started(toy: Dataset
 PROGRAM = """
 import sys, time
 from dmpt.data.layouts import load_dataset
-from dmpt.data.loader import TripletDataset, test_batches
+from dmpt.data.loader import SampleDataset, test_batches
 from dmpt.data.transforms import TestTransform
 half = (0.5, 0.5, 0.5)
-dataset = TripletDataset(load_dataset("rgbnt201", sys.argv[1]).gallery, TestTransform((32, 16), half, half), (0, 1))
+dataset = SampleDataset(load_dataset("rgbnt201", sys.argv[1]).gallery, TestTransform((32, 16), half, half), (0, 1))
 for batch in test_batches(dataset, 1, workers=2):
     print("loading", flush=True)
     time.sleep(30)

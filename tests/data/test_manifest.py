@@ -32,7 +32,7 @@ HEADER = "rgb,nir,tir,pid,camera"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three triplets, named files without pixels."""
+    """Three samples, named files without pixels."""
     for name in ("rgb/1.jpg", "nir/1.jpg", "tir/1.jpg", "rgb/2.jpg", "rgb/3.jpg"):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).touch()
@@ -448,7 +448,7 @@ def test_training_says_beforehand_what_will_be_missing(root: Path, first: str, s
         data=DataConfig(layout="manifest", root=str(path)), heads="modality", train=TrainConfig(ids=2, instances=2)
     )
     assert read(config, False).lines("val")[1:] == [
-        f"triplets that lack a modality: {lacking}",
+        f"samples that lack a modality: {lacking}",
         "dmpt evaluate will find nothing: under protocol same_camera no test query has a match (dmpt check lists them)",
     ]
 

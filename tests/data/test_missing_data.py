@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dmpt.data.layouts import load_dataset
-from dmpt.data.loader import Batch, TripletDataset, train_batches
+from dmpt.data.loader import Batch, SampleDataset, train_batches
 from dmpt.data.missing import drop, restrict
 from dmpt.data.records import Record
 from dmpt.data.transforms import TestTransform
@@ -56,7 +56,7 @@ def batches_of(data: Path, **options: Any) -> list[Batch]:
     records[1] = replace(records[1], paths={"nir": records[1].paths["nir"]})
     transform = TestTransform((32, 16), (0.5,) * 3, (0.5,) * 3)
     workers = options.pop("workers", 0)
-    dataset = TripletDataset(records, transform, (0, 65535), [0] * len(records), **options)
+    dataset = SampleDataset(records, transform, (0, 65535), [0] * len(records), **options)
     return list(train_batches(dataset, [[0, 1, 2], [3, 4, 5]], 1, workers=workers))
 
 
@@ -75,7 +75,7 @@ def test_batches_say_what_is_present_and_absent_images_are_zeros(data: Path) -> 
     assert not all(batch.present.all() for batch in dropped)
 
 
-def test_whole_triplets_come_with_the_subset_that_dropout_leaves(data: Path) -> None:
+def test_whole_samples_come_with_the_subset_that_dropout_leaves(data: Path) -> None:
     whole, dropped, both = (batches_of(data, **form) for form in ({}, DROPPED, {**DROPPED, "whole": True}))
     for one, left, batch in zip(whole, dropped, both, strict=True):
         assert torch.equal(batch.images, one.images)

@@ -40,7 +40,7 @@ def test_batches_are_p_identities_of_k(case: tuple[list[int], int, int, int, int
             available = labels.count(labels[group[0]])
             assert len(set(group)) == min(instances, available)  # fewer than K: all of them, then repeats
             used += set(group)
-    assert len(used) == len(set(used))  # no triplet twice in an epoch, but to fill its group
+    assert len(used) == len(set(used))  # no sample twice in an epoch, but to fill its group
     # Drawn until fewer than P identities have groups left.
     left = {label: max(1, labels.count(label) // instances) for label in set(labels)}
     for batch in batches:
@@ -76,7 +76,7 @@ def test_number_of_batches_is_chance() -> None:
     assert {len(sampler.epoch(epoch)) for epoch in range(30)} == {1, 2}
 
 
-def test_every_triplet_has_its_turn() -> None:
+def test_every_sample_has_its_turn() -> None:
     labels = [i // 5 for i in range(20)]
     sampler = PKSampler(labels, 4, 4, 0)
     assert {index for epoch in range(40) for batch in sampler.epoch(epoch) for index in batch} == set(range(20))
@@ -99,7 +99,7 @@ def test_shards_concatenate_to_the_batch(part: list[int], world: int) -> None:
 
 
 def test_shard_refuses_a_rest() -> None:
-    with pytest.raises(UserError, match="64 triplets does not divide among 3 processes"):
+    with pytest.raises(UserError, match="64 samples does not divide among 3 processes"):
         shard(range(64), 0, 3)
 
 

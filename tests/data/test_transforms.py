@@ -18,7 +18,7 @@ DATA = DataConfig(size=(64, 32), pad=5)
 PLAIN = replace(DATA, flip=0.0, pad=0, erasing=0.0)
 
 
-def triplet(size: tuple[int, int] = (64, 32)) -> dict[str, Tensor]:
+def sample(size: tuple[int, int] = (64, 32)) -> dict[str, Tensor]:
     """The same random picture for all modalities, so that equal draws give equal results."""
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     return {modality: image.clone() for modality in MODALITIES}
@@ -34,7 +34,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize("augmentation", ["independent", "shared"])
 def test_output_is_plain_float_of_the_asked_size(augmentation: str) -> None:
-    images = {"rgb": triplet((50, 20))["rgb"], "nir": triplet((128, 64))["nir"], "tir": triplet()["tir"]}
+    images = {"rgb": sample((50, 20))["rgb"], "nir": sample((128, 64))["nir"], "tir": sample()["tir"]}
     out = train(replace(DATA, augmentation=augmentation))(images, 0, 0)  # type: ignore[arg-type]
     for image in out.values():
         assert type(image) is Tensor
@@ -45,22 +45,22 @@ def test_output_is_plain_float_of_the_asked_size(augmentation: str) -> None:
 
 def test_normalisation_is_per_channel_and_exact() -> None:
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
-    image = triplet()["rgb"]
+    image = sample()["rgb"]
     expected = (image / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     for transform in (TestTransform((64, 32), mean, std), TrainTransform(PLAIN, mean, std, 0)):
         torch.testing.assert_close(transform({"rgb": image}, 0, 0)["rgb"], expected)
 
 
 def test_input_is_left_alone() -> None:
-    images = triplet()
+    images = sample()
     for augmentation in ("independent", "shared"):
         train(replace(DATA, augmentation=augmentation, erasing=1.0))(images, 0, 0)  # type: ignore[arg-type]
         TestTransform((64, 32), HALF, HALF)(images)
-    assert equal(images, triplet())
+    assert equal(images, sample())
 
 
 def test_resize_is_bicubic_and_antialiased_in_both() -> None:
-    image = triplet((128, 128))["rgb"]
+    image = sample((128, 128))["rgb"]
     expected = torch.nn.functional.interpolate(
         image[None].float(), (64, 32), mode="bicubic", antialias=True, align_corners=False
     )[0].clamp(0, 255)
@@ -70,7 +70,7 @@ def test_resize_is_bicubic_and_antialiased_in_both() -> None:
 
 
 def test_flip() -> None:
-    images = triplet()
+    images = sample()
     plain, flipped = train(PLAIN)(images, 0, 0), train(replace(PLAIN, flip=1.0))(images, 0, 0)
     for modality in MODALITIES:
         torch.testing.assert_close(flipped[modality], plain[modality].flip(-1))
@@ -122,7 +122,7 @@ def test_shared_draws_hit_every_modality_alike() -> None:
     transform = train(replace(DATA, augmentation="shared"))
     seen = []
     for index in range(20):
-        out = transform(triplet(), 0, index)
+        out = transform(sample(), 0, index)
         assert torch.equal(out["rgb"], out["nir"])
         assert torch.equal(out["rgb"], out["tir"])
         seen.append(out["rgb"])
@@ -139,19 +139,19 @@ def test_shared_draws_hit_modalities_of_different_sizes_alike() -> None:
 
 def test_independent_draws_differ() -> None:
     transform = train(DATA)
-    outs = [transform(triplet(), 0, index) for index in range(20)]
+    outs = [transform(sample(), 0, index) for index in range(20)]
     assert sum(torch.equal(out["rgb"], out["nir"]) for out in outs) <= 2
 
 
 @pytest.mark.parametrize("augmentation", ["independent", "shared"])
 def test_draws_depend_on_seed_epoch_and_index_alone(augmentation: str) -> None:
     data = replace(DATA, augmentation=augmentation)  # type: ignore[arg-type]
-    reference = train(data)(triplet(), 3, 7)
+    reference = train(data)(sample(), 3, 7)
     torch.manual_seed(99)
     other = train(data)
-    other(triplet(), 1, 1)
-    assert equal(other(triplet(), 3, 7), reference)
-    for changed in (train(data, seed=1)(triplet(), 3, 7), other(triplet(), 4, 7), other(triplet(), 3, 8)):
+    other(sample(), 1, 1)
+    assert equal(other(sample(), 3, 7), reference)
+    for changed in (train(data, seed=1)(sample(), 3, 7), other(sample(), 4, 7), other(sample(), 3, 8)):
         assert not equal(changed, reference)
 
 
@@ -162,7 +162,7 @@ def test_global_random_state_is_untouched(augmentation: str, monkeypatch: pytest
 
     monkeypatch.setattr(torch, "manual_seed", refuse)
     before = torch.get_rng_state()
-    train(replace(DATA, augmentation=augmentation))(triplet(), 0, 0)  # type: ignore[arg-type]
+    train(replace(DATA, augmentation=augmentation))(sample(), 0, 0)  # type: ignore[arg-type]
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -196,13 +196,13 @@ def test_draws_and_results_are_torchvisions(augmentation: str, pad: int, size: t
     data = replace(DATA, augmentation=augmentation, pad=pad)  # type: ignore[arg-type]
     transform = train(data)
     for index in range(30):
-        ours, theirs = transform(triplet(size), 2, index), by_torchvision(data, triplet(size), 2, index)
+        ours, theirs = transform(sample(size), 2, index), by_torchvision(data, sample(size), 2, index)
         for modality in MODALITIES:
             torch.testing.assert_close(ours[modality], theirs[modality], rtol=0, atol=1e-6)
 
 
 def test_results_are_written_where_asked() -> None:
-    images = triplet()
+    images = sample()
     for transform in (train(DATA), TestTransform((64, 32), HALF, HALF)):
         batch = torch.zeros(3, 2, 3, 64, 32)
         out = dict(zip(MODALITIES, batch[:, 1], strict=True))

@@ -16,7 +16,7 @@ from dmpt.adapter import folder as adapter
 from dmpt.base.errors import UserError
 from dmpt.cli import main
 from dmpt.data.layouts import load_dataset
-from dmpt.data.loader import TripletDataset, test_batches
+from dmpt.data.loader import SampleDataset, test_batches
 from dmpt.data.records import Dataset, Record
 from dmpt.data.transforms import TestTransform
 from dmpt.demo.demo import QUICK, ROWS, configure, demo
@@ -168,7 +168,7 @@ def images_of(root: Path) -> torch.Tensor:
     """A test batch, ``(3, B, 3, H, W)``."""
     config = configure(root, "DMPT", 0)
     half = (0.5, 0.5, 0.5)
-    dataset = TripletDataset(
+    dataset = SampleDataset(
         load_dataset("rgbnt201", root).gallery, TestTransform(config.data.size, half, half), (0, 65535)
     )
     return next(iter(test_batches(dataset, 6, workers=0))).images
@@ -221,7 +221,7 @@ _EXTERNAL = "bind.layers.0.external."  # exchanges semantic prompts, so it canno
         ({"bind": {"depth": 0}}, ("bind.",), None),
         ({"text": {"loss": "off"}}, (), "text"),
         ({"loss": {"centre": 0.0}}, (), "centre"),
-        ({"loss": {"triplet": 0.0}}, (), "triplet"),
+        ({"loss": {"metric_weight": 0.0}}, (), "metric"),
     ],
 )
 def test_a_component_switched_off_takes_its_own_and_no_more(

@@ -16,7 +16,7 @@ __all__ = ["root"]
 
 
 def relabelled(dataset: Dataset) -> Dataset:
-    """Training identities shuffled among the training triplets."""
+    """Training identities shuffled among the training samples."""
     pids = np.random.default_rng(0).permutation([record.pid for record in dataset.train]).tolist()
     train = tuple(replace(record, pid=pid) for record, pid in zip(dataset.train, pids, strict=True))
     return replace(dataset, train=train)

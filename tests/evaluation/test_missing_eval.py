@@ -80,7 +80,7 @@ def test_a_case_is_a_test_set_without_these_images(run: Path, data: Path, monkey
         test = tuple(restrict(whole.gallery, ("nir",)))
         return replace(whole, query=test, gallery=test)
 
-    monkeypatch.setattr("dmpt.evaluation.evaluate.load_dataset", only)
+    monkeypatch.setattr("dmpt.evaluation.opened.load_dataset", only)
     assert evaluate(run)["mAP"] == one["cases"]["M(RGB+TIR)"]["mAP"]
 
 
@@ -100,7 +100,7 @@ def test_without_a_shared_part_it_says_so(data: Path, tmp_path: Path, capsys: py
 
 
 def own_data(folder: Path, source: Path, test_has: Any) -> Path:
-    """A manifest of the toy set whose test triplets lack what ``test_has`` says no to."""
+    """A manifest of the toy set whose test samples lack what ``test_has`` says no to."""
     listed = load_dataset("rgbnt201", source, settings(source).data)
     rows = [",".join(map(str, [*r.paths.values(), r.pid, r.camera, "train"])) for r in listed.train]
     for record in listed.gallery:
@@ -124,7 +124,7 @@ def test_a_test_split_without_the_models_modalities(tmp_path: Path) -> None:
     data = own_data(tmp_path / "own", toys, lambda record, name: name == "rgb")
     settled = with_(settings(toys, epochs=0), data={"root": str(data), "layout": "manifest", "modalities": ("tir",)})
     fit(settled, tmp_path / "run")
-    with pytest.raises(UserError, match="no query triplet has tir, which the model reads"):
+    with pytest.raises(UserError, match="no query sample has tir, which the model reads"):
         evaluate(tmp_path / "run")
 
 
@@ -154,8 +154,8 @@ def test_any_to_any_is_every_pair_and_a_draw_of_views() -> None:
     query = join(*(views[c].query[np.array([i])] for i, c in enumerate(choice[0])))
     gallery = join(*(views[c].gallery[np.array([i])] for i, c in enumerate(choice[1])))
     assert found["mixed"]["mAP"] == score(query, gallery, *labels, "none").mAP
-    raw = score(query, replace(gallery, calibration=None), *labels, "none").mAP
-    assert found["mixed_uncalibrated"]["mAP"] == raw != found["mixed"]["mAP"]
+    raw = score(query, replace(gallery, standardisation=None), *labels, "none").mAP
+    assert found["mixed_unstandardised"]["mAP"] == raw != found["mixed"]["mAP"]
 
 
 def test_each_side_is_cut_to_what_is_left() -> None:

@@ -408,7 +408,7 @@ def literal_terms(text: str) -> dict[str, float]:
     }
     return {
         "ce": mean([literal_cross_entropy(seen.logits, LABELS, 0.1) for seen in heads.values()]),
-        "triplet": mean([literal_triplet(seen.feature, LABELS) for seen in heads.values()]),
+        "metric": mean([literal_triplet(seen.feature, LABELS) for seen in heads.values()]),
         "centre": literal_centre(output.features.x, LABELS, "mean", False),
         "text": text_terms[text],
     }
@@ -418,27 +418,30 @@ def literal_terms(text: str) -> dict[str, float]:
 def test_the_objective_is_equation_17(text: str) -> None:
     terms, expected = terms_of(text={"loss": text}), literal_terms(text)
     assert terms == near(expected)
-    assert list(terms) == ["ce", "triplet", "centre", "text"]
+    assert list(terms) == ["ce", "metric", "centre", "text"]
     assert sum(terms.values()) == near(sum(expected.values()))
 
 
-@pytest.mark.parametrize("name", ["ce", "triplet", "centre", "text"])
+WEIGHTS = {"ce": "ce", "metric": "metric_weight", "centre": "centre", "text": "text"}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
 def test_each_weight_scales_its_own_term(name: str) -> None:
     expected = literal_terms("modality")
     expected[name] *= 2.5
-    assert terms_of(loss={name: 2.5}) == near(expected)
+    assert terms_of(loss={WEIGHTS[name]: 2.5}) == near(expected)
 
 
-@pytest.mark.parametrize("name", ["ce", "triplet", "centre", "text"])
+@pytest.mark.parametrize("name", WEIGHTS)
 def test_a_term_of_weight_0_is_absent(name: str) -> None:
     expected = {term: value for term, value in literal_terms("modality").items() if term != name}
-    assert terms_of(loss={name: 0}) == near(expected)
+    assert terms_of(loss={WEIGHTS[name]: 0}) == near(expected)
 
 
 def test_the_text_term_is_absent_when_off() -> None:
     output, heads, _, _ = material()
     terms = objective_of(small_config(text={"loss": "off"}), heads)(Output(output.features), LABELS)
-    assert list(terms) == ["ce", "triplet", "centre"]
+    assert list(terms) == ["ce", "metric", "centre"]
 
 
 @pytest.mark.parametrize(("reduction", "normalise"), [("sum", False), ("mean", True), ("sum", True)])
@@ -454,7 +457,7 @@ def test_the_text_term_is_of_the_modalities_there_are(form: str) -> None:
     z, texts = draw(3, 6, TEXT_WIDTH, seed=3), draw(3, IDS, TEXT_WIDTH, seed=5)
     targets = small_targets(dtype=torch.float64)
     heads = {"rgb": Seen(torch.zeros(6, 7), torch.zeros(6, IDS), LABELS)}
-    config = small_config(text={"loss": form}, loss={"ce": 0, "triplet": 0})
+    config = small_config(text={"loss": form}, loss={"ce": 0, "metric_weight": 0})
     output = Output(Features(torch.zeros(3, 6, 7), PRESENT), z=Features(z, PRESENT))
     terms = objective_of(config, heads, targets, identity_text=Told(texts))(output, LABELS)
     there = [(m, z[m, b], int(LABELS[b])) for m, b in PRESENT.nonzero().tolist()]
@@ -503,7 +506,7 @@ def test_a_layer_that_does_not_exist_is_refused(kind: str) -> None:
         ),
         ({"bind": {"layers": (0,), "depth": 0}}, r"bind.layers is \[0\], but there is no interaction"),
         ({"bind": {"layers": (1,)}}, r"bind.layers is \[1\], but the tower has 2 layers.*layers up to 0"),
-        ({"train": {"average": 1.0}}, "train.average is 1.0; it must be at least 0 and below 1"),
+        ({"train": {"ema": 1.0}}, "train.ema is 1.0; it must be at least 0 and below 1"),
         (
             {"semantic": {"init": "data", "length": 0}, "bind": {"depth": 0}},
             "semantic.init is data, but semantic.length is 0",

@@ -103,11 +103,11 @@ def test_the_form_reaches_the_objective(form: str) -> None:
     features = torch.randn(3, 4, 7, generator=seeded())
     logits = torch.randn(4, 2, generator=seeded(1))
     heads = {name: Seen(x, logits, labels) for name, x in zip(("rgb", "nir"), features, strict=False)}
-    config = small_config(loss={"metric": form, "metric_scale": 4.0, "triplet": 2.0}, text={"loss": "off"})
+    config = small_config(loss={"metric": form, "metric_scale": 4.0, "metric_weight": 2.0}, text={"loss": "off"})
     terms = objective_of(config, heads)(Output(Features(features)), labels)
     expected = [FORMS[form](x, labels, 4.0).item() for x in features[:2]]
-    assert terms["triplet"].item() == pytest.approx(2 * sum(expected) / 2)
-    assert list(terms) == ["ce", "triplet", "centre"]
+    assert terms["metric"].item() == pytest.approx(2 * sum(expected) / 2)
+    assert list(terms) == ["ce", "metric", "centre"]
 
 
 def test_the_default_is_the_unnormalised_triplet() -> None:

@@ -61,7 +61,14 @@ def said() -> Output:
 
 
 def test_the_shared_part_has_the_forms_and_weights_of_the_heads() -> None:
-    form = {"ce": 2.0, "triplet": 3.0, "shared": 1.5, "smoothing": 0.3, "metric": "normalised", "metric_scale": 4.0}
+    form = {
+        "ce": 2.0,
+        "metric_weight": 3.0,
+        "shared": 1.5,
+        "smoothing": 0.3,
+        "metric": "normalised",
+        "metric_scale": 4.0,
+    }
     _, neck, objective = spoken(**form)
     output = said()
     ce = cross_entropy(neck(output.also["shared"]), LABELS, 0.3)
@@ -109,7 +116,7 @@ def test_a_head_without_a_pair_of_samples_adds_nothing() -> None:
     terms = Small(network, heads, config).objective()(output, LABELS)
     assert torch.equal(before, heads.get_buffer("necks.tir.norm.running_mean"))
     assert terms["ce"].item() == pytest.approx(sum(x.item() for x in ce) / 4)
-    assert terms["triplet"].item() == pytest.approx(sum(x.item() for x in triplet) / 4)
+    assert terms["metric"].item() == pytest.approx(sum(x.item() for x in triplet) / 4)
     own = cross_entropy(logits["shared"], LABELS) + batch_hard_triplet(shared, LABELS)
     assert terms["shared"].item() == pytest.approx(own.item())
     torch.stack(list(terms.values())).sum().backward()

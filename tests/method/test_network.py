@@ -187,7 +187,7 @@ def test_nothing_reads_an_absent_image(form: str, sections: dict[str, Any]) -> N
     (one, terms, gradients), (two, other, poisoned_gradients) = (
         step(model, given, PRESENT) for given in (images, poisoned)
     )
-    assert set(terms) == {"ce", "triplet", "centre", "text", "shared"}
+    assert set(terms) == {"ce", "metric", "centre", "text", "shared"}
     assert torch.equal(one.features.x, two.features.x)
     assert torch.equal(one.also["shared"], two.also["shared"])
     assert terms == other
@@ -319,7 +319,7 @@ def test_every_trained_tensor_learns_within_three_steps(kind: str, k: int, form:
     """From the real initial values: a zero-initialised layer must not cut off what stands before it for good."""
     model = small_model(kind, bind={"depth": k}, heads="paper", prompts=form)
     network = model.network
-    assert [term.name for term in model.objective().terms] == ["ce", "triplet", "centre", "text"]
+    assert [term.name for term in model.objective().terms] == ["ce", "metric", "centre", "text"]
     assert ("projection.weight" in network.trained()) is (kind != "clip")
     before = {name: value.clone() for name, value in network.state_dict().items()}
     assert train_steps(model) == set(network.trained())

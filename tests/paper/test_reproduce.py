@@ -205,8 +205,8 @@ def test_a_cell_from_end_to_end_on_a_stand_in(
         assert f"{metrics[key]:.1f}" in text
         assert f"{metrics[key] - printed:+.1f}" in text
     assert written["provenance"]["data"] == "rgbnt201"
-    assert "other data: 48 train triplets, not 3951" in written["deviations"]
-    assert "other data: 24 query triplets, not 836" in written["deviations"]
+    assert "other data: 48 train samples, not 3951" in written["deviations"]
+    assert "other data: 24 query samples, not 836" in written["deviations"]
     changed = {line.split(":")[0] for line in written["deviations"]} - {"other data"}
     assert changed == {flag[2:] for flag in SMALL if flag.startswith("--")} - set(UNPRINTED)
     assert "not the paper's setting:" in text
@@ -254,7 +254,7 @@ def test_every_main_cell_on_a_stand_in_of_its_layout(
     assert result["paper"] == cell.paper
     assert result["protocol"] == DATASETS[data].protocol
     known = DATASETS[data].known
-    assert f"other data: {len(facts.train)} train triplets, not {known['train'].triplets}" in result["deviations"]
+    assert f"other data: {len(facts.train)} train samples, not {known['train'].samples}" in result["deviations"]
     assert f"{cell.paper['mAP']:.1f}" in capsys.readouterr().out
 
 

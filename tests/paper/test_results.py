@@ -152,9 +152,9 @@ def test_ours_says_where_it_comes_from(tmp_path: Path) -> None:
     ("changes", "reason"),
     [
         ({"protocol": "none"}, "protocol none"),
-        ({"queries": 900}, "other data: 900 query triplets, not 836"),
-        ({"queries": 24}, "other data: 24 query triplets, not 836"),
-        ({"gallery": 9, "protocol": "none"}, "protocol none, other data: 9 gallery triplets, not 836"),
+        ({"queries": 900}, "other data: 900 query samples, not 836"),
+        ({"queries": 24}, "other data: 24 query samples, not 836"),
+        ({"gallery": 9, "protocol": "none"}, "protocol none, other data: 9 gallery samples, not 836"),
         ({"skipped": ["x", "y"]}, "2 missing or broken files left out"),
     ],
 )

@@ -19,7 +19,7 @@ from PIL import Image
 from dmpt.base.errors import UserError
 from dmpt.cli import main
 from dmpt.data.layouts.rgbnt100 import COLUMNS
-from dmpt.data.loader import TripletDataset
+from dmpt.data.loader import SampleDataset
 from dmpt.data.records import Record
 from dmpt.data.transforms import TestTransform
 from dmpt.demo.page import Row, demo_page
@@ -245,12 +245,12 @@ def test_a_slot_is_the_feature_of_its_modality(full: Measured) -> None:
     data = full.card.config.data
     assert data.mean is not None
     assert data.std is not None
-    images = TripletDataset(records, TestTransform(data.size, data.mean, data.std), data.value_range).batch(0, range(5))
+    images = SampleDataset(records, TestTransform(data.size, data.mean, data.std), data.value_range).batch(0, range(5))
     with torch.inference_mode():
         own = full.network(images.images).features.x
     for m in range(len(MODALITIES)):
         expected = torch.nn.functional.normalize(own[m], dim=-1)
-        cut = breakdown.slots(full.gallery_features[:5], [m], width)
+        cut = breakdown.chosen_features(full.gallery_features[:5], [m], width)
         assert error_of(torch.from_numpy(cut), expected) < 1e-4
     values = breakdown.modality_mAP(full)
     assert list(values)[:3] == [(0,), (1,), (2,)]
@@ -275,7 +275,7 @@ def test_a_run_of_two_spectra_shows_these_alone(tmp_path: Path) -> None:
     run = measure(tmp_path / "run")
     page = stands_alone(report(run))
     assert not [text for _, text in page.texts if "NIR" in text or "near-infrared" in text]
-    assert any("triplets of RGB and thermal pictures" in text for text in page.said("p"))
+    assert any("samples of RGB and thermal pictures" in text for text in page.said("p"))
     assert all((a["alt"] or "").endswith("in RGB and TIR") for a in page.all("img"))
     assert [text for text in page.said("th") if text.endswith(", %")] == ["RGB, %", "TIR, %", "even look, %"]
     seen = attention.gaze(run.network, run.gallery[:3], run.card.config)
@@ -313,7 +313,7 @@ def test_gaze_splits_the_class_token_s_attention(full: Measured, frozen: Measure
     assert data.mean is not None
     assert data.std is not None
     transform = TestTransform(data.size, data.mean, data.std)
-    images = TripletDataset(full.gallery[:3], transform, data.value_range).batch(0, range(3)).images
+    images = SampleDataset(full.gallery[:3], transform, data.value_range).batch(0, range(3)).images
     with torch.inference_mode():
         looked = look_of(network, images)[1].mean(dim=2)
     by_hand = looked[:, :, 2:5, 5:].mean(dim=2)[..., None].numpy()  # class token, M, then three S, then two patches
@@ -342,7 +342,7 @@ def test_overlay_is_light_where_the_attention_is(full: Measured) -> None:
     assert (clipped == clipped[0, 0]).all()
 
 
-def test_map_shows_the_same_triplets_for_both(full: Measured, frozen: Measured) -> None:
+def test_map_shows_the_same_samples_for_both(full: Measured, frozen: Measured) -> None:
     picked = embedding.pick(full)
     assert (picked.rows == embedding.pick(frozen).rows).all()
     assert len(np.unique(picked.pids)) == 6
@@ -570,7 +570,7 @@ def test_a_query_that_is_in_the_gallery_too_is_shown_once(tmp_path: Path) -> Non
 
     gallery, query = records("test", range(4)), records("query3", range(2, 6))
     features = np.arange(8.0).reshape(8, 1)
-    found = Measured.triplets(
+    found = Measured.samples(
         SimpleNamespace(query=query, gallery=gallery, query_features=features[:4], gallery_features=features[4:])  # type: ignore[arg-type]
     )
     assert [record.pid for record in found[0]] == [4, 5, 0, 1, 2, 3]
@@ -591,7 +591,7 @@ def test_nothing_is_trained_before_the_first_step(full: Measured, frozen: Measur
 
 
 @pytest.mark.parametrize("other", [{"camera": 2}, {"scene": 3}])
-def test_a_name_in_another_camera_or_scene_is_another_triplet(tmp_path: Path, other: dict[str, int]) -> None:
+def test_a_name_in_another_camera_or_scene_is_another_sample(tmp_path: Path, other: dict[str, int]) -> None:
     gallery = [Record({"rgb": tmp_path / "test" / "1.jpg"}, pid=1, camera=1, scene=2)]
     run: Any = SimpleNamespace(
         query=[replace(gallery[0], **other)],
@@ -599,4 +599,4 @@ def test_a_name_in_another_camera_or_scene_is_another_triplet(tmp_path: Path, ot
         query_features=np.zeros((1, 1)),
         gallery_features=np.ones((1, 1)),
     )
-    assert len(Measured.triplets(run)[0]) == 2
+    assert len(Measured.samples(run)[0]) == 2

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmpt.base.errors import UserError
-from dmpt.retrieval.embeddings import Embeddings, one_slot, unit
+from dmpt.retrieval.embeddings import Embeddings, plain, unit
 from dmpt.retrieval.metrics import evaluate, measure
 from dmpt.retrieval.protocols import Labels
 from dmpt.retrieval.rerank import KReciprocal, rerank
@@ -72,40 +72,40 @@ def reranked(query: Embeddings, gallery: Embeddings, p: KReciprocal, chunk: int 
 def test_agrees_with_the_oracle(queries: int, items: int, k1: int, k2: int, weight: float, seed: int) -> None:
     values = drawn(queries + items, 5, seed)
     query, gallery = values[:queries], values[queries:]
-    got = reranked(one_slot(query), one_slot(gallery), KReciprocal(k1, k2, weight))
+    got = reranked(plain(query), plain(gallery), KReciprocal(k1, k2, weight))
     np.testing.assert_allclose(got, oracle(query, gallery, k1, k2, weight), atol=2e-5)
 
 
 def test_chunk_changes_nothing_beyond_rounding() -> None:
-    values = one_slot(drawn(60, 8, 1))
+    values = plain(drawn(60, 8, 1))
     whole = reranked(values[:20], values[20:], KReciprocal())
     np.testing.assert_allclose(reranked(values[:20], values[20:], KReciprocal(), chunk=7), whole, atol=1e-5)
 
 
 def test_weight_1_is_the_plain_ranking() -> None:
-    values = one_slot(drawn(80, 8, 2))
+    values = plain(drawn(80, 8, 2))
     labels = Labels(np.arange(80) % 6, np.arange(80) // 6 % 2)
     query, gallery, ql, gl = values[:30], values[30:], labels[:30], labels[30:]
-    plain = evaluate(query, gallery, ql, gl, "same_camera")
+    ranking = evaluate(query, gallery, ql, gl, "same_camera")
     same = measure(rerank(query, gallery, KReciprocal(weight=1.0)), ql, gl, "same_camera")
-    assert same.mAP == pytest.approx(plain.mAP)
-    assert same.cmc == plain.cmc
+    assert same.mAP == pytest.approx(ranking.mAP)
+    assert same.cmc == ranking.cmc
 
 
 def test_clusters_gain() -> None:
     rng = np.random.default_rng(3)
     who = np.arange(120) % 10
-    values = one_slot(unit((rng.standard_normal((10, 8))[who] + 0.6 * rng.standard_normal((120, 8))).astype("float32")))
+    values = plain(unit((rng.standard_normal((10, 8))[who] + 0.6 * rng.standard_normal((120, 8))).astype("float32")))
     labels = Labels(who, np.arange(120) // 10 % 2)
-    plain = evaluate(values[:40], values[40:], labels[:40], labels[40:], "none").mAP
-    assert measure(rerank(values[:40], values[40:]), labels[:40], labels[40:], "none").mAP > plain + 2
+    before = evaluate(values[:40], values[40:], labels[:40], labels[40:], "none").mAP
+    assert measure(rerank(values[:40], values[40:]), labels[:40], labels[40:], "none").mAP > before + 2
 
 
-def test_embeddings_of_complete_triplets_are_their_vectors() -> None:
+def test_embeddings_of_complete_samples_are_their_vectors() -> None:
     values = drawn(40, 9, 4)
     items = Embeddings(values.reshape(40, 3, 3), np.ones((40, 3), dtype=np.bool_))
-    p, plain = KReciprocal(5, 3, 0.3), one_slot(values)
-    np.testing.assert_array_equal(reranked(items[:10], items[10:], p), reranked(plain[:10], plain[10:], p))
+    p, vectors = KReciprocal(5, 3, 0.3), plain(values)
+    np.testing.assert_array_equal(reranked(items[:10], items[10:], p), reranked(vectors[:10], vectors[10:], p))
 
 
 def test_sides_that_lack_different_modalities_are_on_one_scale() -> None:
@@ -124,18 +124,18 @@ def test_sides_that_lack_different_modalities_are_on_one_scale() -> None:
 
 
 def test_identical_items_do_not_break_it() -> None:
-    values = one_slot(unit(np.ones((30, 4), dtype=np.float32)))
+    values = plain(unit(np.ones((30, 4), dtype=np.float32)))
     assert np.isfinite(reranked(values[:5], values[5:], KReciprocal())).all()
 
 
 @pytest.mark.parametrize("p", [KReciprocal(k1=0), KReciprocal(k2=0), KReciprocal(weight=1.5)])
 def test_parameters_are_checked(p: KReciprocal) -> None:
     with pytest.raises(UserError, match="k1 and k2 must be at least 1, lambda between 0 and 1"):
-        next(rerank(one_slot(drawn(4, 3, 0)), one_slot(drawn(4, 3, 1)), p))
+        next(rerank(plain(drawn(4, 3, 0)), plain(drawn(4, 3, 1)), p))
 
 
 @pytest.mark.parametrize("k1", [7, 11])
 def test_half_of_an_odd_number_is_rounded_as_its_authors_do(k1: int) -> None:
     values = drawn(24, 5, 0)
-    got = reranked(one_slot(values[:6]), one_slot(values[6:]), KReciprocal(k1, 1, 0.0))
+    got = reranked(plain(values[:6]), plain(values[6:]), KReciprocal(k1, 1, 0.0))
     np.testing.assert_allclose(got, oracle(values[:6], values[6:], k1, 1, 0.0), atol=2e-5)

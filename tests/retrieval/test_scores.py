@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dmpt.base.errors import UserError
 from dmpt.retrieval import scores as scores_module
-from dmpt.retrieval.embeddings import Embeddings, join, one_slot, unit
+from dmpt.retrieval.embeddings import Embeddings, join, plain, unit
 from dmpt.retrieval.metrics import evaluate
 from dmpt.retrieval.protocols import Labels
 from dmpt.retrieval.scores import as_vectors, blocks
@@ -28,14 +28,14 @@ def oracle(query: Embeddings, gallery: Embeddings) -> npt.NDArray[np.float64]:
         for j in range(len(gallery)):
             both = [m for m in range(3) if query.present[i, m] and gallery.present[j, m]]
             if both:
-                one, other = (side.slots[k][both].ravel().astype(float) for side, k in ((query, i), (gallery, j)))
+                one, other = (side.features[k][both].ravel().astype(float) for side, k in ((query, i), (gallery, j)))
             elif query.shared is not None and gallery.shared is not None:
                 one, other = query.shared[i].astype(float), gallery.shared[j].astype(float)
             else:
-                one, other = (side.slots[k].astype(float).sum(axis=0) for side, k in ((query, i), (gallery, j)))
+                one, other = (side.features[k].astype(float).sum(axis=0) for side, k in ((query, i), (gallery, j)))
             value = one @ other / (np.linalg.norm(one) * np.linalg.norm(other))
-            if gallery.calibration is not None:
-                scale, shift = gallery.calibration[sum(2**m for m in both)]
+            if gallery.standardisation is not None:
+                scale, shift = gallery.standardisation[sum(2**m for m in both)]
                 value = scale * value + shift
             found[i, j] = value
     return found
@@ -65,13 +65,13 @@ def test_items_of_one_subset_are_vectors(
     assert all(len(np.unique(row)) == 8 for row in got)  # disjoint subsets give no constant score
 
 
-def test_complete_triplets_rank_as_the_concatenated_feature() -> None:
+def test_complete_samples_rank_as_the_concatenated_feature() -> None:
     whole = np.ones(3, dtype=np.bool_)
     query, gallery = items(30, 1, whole, calibrated=True), items(90, 2, whole, calibrated=True)
     labels = some_labels(30), some_labels(90, 1)
     expected = evaluate(query.flat, gallery.flat, *labels, "same_camera")
     assert evaluate(query, gallery, *labels, "same_camera") == expected
-    assert np.array_equal(scores(query, gallery), scores(one_slot(query.flat), one_slot(gallery.flat)))
+    assert np.array_equal(scores(query, gallery), scores(plain(query.flat), plain(gallery.flat)))
     # and by the way of mixed items, which one more item without a slot makes them take
     mixed = scores(query, join(gallery, items(1, 3, SETS[0], calibrated=True)))[:, :90]
     np.testing.assert_allclose(mixed, scores(query, gallery), atol=2e-6)
@@ -82,12 +82,12 @@ def test_complete_triplets_rank_as_the_concatenated_feature() -> None:
 def test_an_item_with_fewer_slots_does_not_reorder_the_others(fewer: npt.NDArray[np.bool_], calibrated: bool) -> None:
     query, gallery = items(20, 1, calibrated=calibrated), items(60, 2, calibrated=calibrated)
     before = scores(query, gallery)
-    cut = gallery.slots[:1] * fewer[None, :, None]
+    cut = gallery.features[:1] * fewer[None, :, None]
     lesser = Embeddings(
         unit(cut.reshape(1, -1)).reshape(1, 3, WIDTH),
         fewer[None],
         gallery.shared[:1],
-        gallery.calibration,  # type: ignore[index]
+        gallery.standardisation,  # type: ignore[index]
     )
     after = scores(query, join(gallery, lesser))[:, :60]
     order = np.argsort(-before, axis=1, kind="stable")
@@ -123,7 +123,7 @@ def test_copies_in_a_mixed_gallery_rank_by_index() -> None:
 def test_views_of_a_list() -> None:
     every = items(10, 1, calibrated=True)
     parts = join(every[:4], every[np.arange(4, 10)])
-    assert np.array_equal(parts.slots, every.slots)
+    assert np.array_equal(parts.features, every.features)
     assert np.array_equal(parts.present, every.present)
     assert np.array_equal(parts.common_space, every.common_space)
     assert parts.calibration is every.calibration
@@ -132,7 +132,7 @@ def test_views_of_a_list() -> None:
 
 def test_errors_of_embeddings() -> None:
     query, gallery = items(4, 1), items(6, 2)
-    gallery.slots[3, 0] = np.nan
+    gallery.features[3, 0] = np.nan
     with pytest.raises(UserError, match="gallery features hold NaN"):
         evaluate(query, gallery, some_labels(4), some_labels(6), "none")
     with pytest.raises(UserError, match="4 query features but 5 query labels"):

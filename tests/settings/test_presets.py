@@ -84,7 +84,7 @@ def test_dmpt_plus_learns_by_two_terms(tmp_path: Path) -> None:
     config = config_of(flatten(asdict(settings(toy(tmp_path / "toy"), epochs=1))) | changes("dmpt+"))
     trainer = fit(config, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / LOG).read_text().splitlines()]
-    assert {name for line in lines for name in line.get("losses", {})} == {"ce", "triplet"}
+    assert {name for line in lines for name in line.get("losses", {})} == {"ce", "metric"}
     assert trainer.network.prompts is not None
     assert trainer.network.prompts.modality is None
 

@@ -637,7 +637,7 @@ def test_a_learning_rate_is_chosen_on_validation_identities(
 
 
 def test_rows_measured_on_validation_identities_leave_the_test_split_alone(data: Path, tmp_path: Path) -> None:
-    rows = [{"name": "averaged", "change": {"train.average": 0.5}}, {"name": "frozen", "change": {"train.epochs": 0}}]
+    rows = [{"name": "averaged", "change": {"train.ema": 0.5}}, {"name": "frozen", "change": {"train.epochs": 0}}]
     base = {"train.val_share": 0.5, "train.ids": 2}
     place = Place(tmp_path, data, rows=rows, reference="averaged", split="validation", base=base)
     with pytest.MonkeyPatch.context() as patch:

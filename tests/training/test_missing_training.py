@@ -38,9 +38,7 @@ def test_a_run_with_dropout_trains_everything(data: Path, tmp_path: Path) -> Non
     trainer.fit()
     assert all(not torch.equal(p, before[name]) for name, p in trainer.trained.items())
     assert any(name.startswith("also.shared.project") for name in before)
-    assert all(
-        set(x["losses"]) == {"ce", "triplet", "centre", "shared"} for x in log(tmp_path / "run") if "losses" in x
-    )
+    assert all(set(x["losses"]) == {"ce", "metric", "centre", "shared"} for x in log(tmp_path / "run") if "losses" in x)
     saved = load_file(tmp_path / "run" / "last" / "adapter.safetensors")
     assert (saved["also.shared.variance"] >= 0).any()
 
@@ -53,7 +51,7 @@ def test_a_run_that_sees_both_trains_everything_and_halves_the_terms(data: Path,
     assert any(name.endswith("absent") for name in before)
     assert all(not torch.equal(p, before[name]) for name, p in trainer.trained.items())
     lines = [x["losses"] for x in log(tmp_path / "run") if "losses" in x]
-    assert all(set(line) == {"ce", "triplet", "centre", "shared", "distil"} for line in lines)
+    assert all(set(line) == {"ce", "metric", "centre", "shared", "distil"} for line in lines)
     ce = lines[0]["ce"]
     assert ce == pytest.approx(2.08, abs=0.1)  # log 8: one view's worth of it, not two
     assert evaluate(tmp_path / "run", without="rgb")["missing"]["cases"]["M(RGB)"]["mAP"] > 0
@@ -82,7 +80,7 @@ def test_two_processes_with_dropout_do_what_one_does(data: Path, tmp_path: Path,
 
 
 def incomplete(layout: str, root: str, *settings: Any) -> Dataset:
-    """Every other triplet lacks one modality or two."""
+    """Every other sample lacks one modality or two."""
     whole = load_dataset(layout, root)
 
     def cut(records: tuple[Record, ...]) -> tuple[Record, ...]:
@@ -95,11 +93,11 @@ def incomplete(layout: str, root: str, *settings: Any) -> Dataset:
     return replace(whole, train=cut(whole.train), query=test, gallery=test)
 
 
-def test_incomplete_triplets_train_and_are_evaluated(
+def test_incomplete_samples_train_and_are_evaluated(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dmpt.training.data.load_dataset", incomplete)
-    monkeypatch.setattr("dmpt.evaluation.evaluate.load_dataset", incomplete)
+    monkeypatch.setattr("dmpt.evaluation.opened.load_dataset", incomplete)
     fit(with_(settings(data, epochs=1), missing={"shared": True}), tmp_path / "run")
     result = evaluate(tmp_path / "run", without="all")
     assert result["queries"] == result["gallery"] == 24
@@ -108,7 +106,7 @@ def test_incomplete_triplets_train_and_are_evaluated(
     assert "mixed" not in result["missing"]["any_to_any"]
 
 
-def test_no_complete_triplet_is_refused_where_a_head_needs_one(
+def test_no_complete_sample_is_refused_where_a_head_needs_one(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def two(layout: str, root: str, *settings: Any) -> Dataset:
@@ -116,7 +114,7 @@ def test_no_complete_triplet_is_refused_where_a_head_needs_one(
         return replace(whole, train=tuple(restrict(whole.train, ("rgb", "nir"))))
 
     monkeypatch.setattr("dmpt.training.data.load_dataset", two)
-    with pytest.raises(UserError, match=r"no training triplet has all of rgb, nir, tir.*set data\.modalities"):
+    with pytest.raises(UserError, match=r"no training sample has all of rgb, nir, tir.*set data\.modalities"):
         Trainer(settings(data), tmp_path / "run")
     Trainer(with_(settings(data), data={"modalities": ("rgb", "nir")}), tmp_path / "other")
 
@@ -144,7 +142,7 @@ def test_a_fixed_subset_reads_nothing_else(data: Path, tmp_path: Path, modalitie
 
 
 @pytest.mark.parametrize("view", ["both", "subset"])
-def test_a_run_reads_whole_triplets_where_it_sees_both(data: Path, tmp_path: Path, view: Any) -> None:
+def test_a_run_reads_whole_samples_where_it_sees_both(data: Path, tmp_path: Path, view: Any) -> None:
     trainer = Trainer(with_(with_dropout(data), missing={"view": view}), tmp_path / "run")
     batches = list(trainer.data.batches(trainer.config, 0, 0, 0, 1))
     assert not all(batch.subset.all() for batch in batches)
@@ -160,7 +158,7 @@ def test_a_run_reads_whole_triplets_where_it_sees_both(data: Path, tmp_path: Pat
         ("--data.modalities=[]", "data.modalities is []; name at least one"),
         ("--loss.shared=-1", "loss.shared is -1.0; it must be 0 or more"),
         ("--loss.distil=-1", "loss.distil is -1.0; it must be 0 or more"),
-        ("--missing.view=both", "missing.view both compares a triplet with what modality dropout leaves of it"),
+        ("--missing.view=both", "missing.view both compares a sample with what modality dropout leaves of it"),
         (
             '--missing={"dropout": 0.3, "view": "both"} --bind.layers=[0]',
             "set missing.dropout above 0 and bind.layers [], or missing.view subset",

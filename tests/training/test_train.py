@@ -21,7 +21,7 @@ from dmpt.base.errors import UserError
 from dmpt.cli import main
 from dmpt.data import loader
 from dmpt.data.layouts import load_dataset
-from dmpt.data.loader import TripletDataset
+from dmpt.data.loader import SampleDataset
 from dmpt.data.records import Record
 from dmpt.data.sampler import PKSampler
 from dmpt.data.split import hold_out
@@ -68,7 +68,7 @@ def test_a_run_folder_holds_what_it_promises(data: Path, tmp_path: Path) -> None
     }
     lines = [line for line in log(out) if "losses" in line]
     assert [line["step"] for line in lines] == list(range(1, trainer.progress.step + 1))
-    assert all(set(line["losses"]) == {"ce", "triplet", "centre"} for line in lines)
+    assert all(set(line["losses"]) == {"ce", "metric", "centre"} for line in lines)
     assert lines[-1]["loss"] == pytest.approx(sum(lines[-1]["losses"].values()))
     environment = json.loads((out / "environment.json").read_text())
     assert environment["torch"] == torch.__version__
@@ -295,10 +295,10 @@ def test_resume_refuses_a_setting_that_came_to_it(data: Path, tmp_path: Path) ->
 
 def test_resume_takes_a_setting_that_is_younger_than_the_run_for_its_default(tmp_path: Path) -> None:
     now = fixed_settings(Config())
-    old = {key: value for key, value in now.items() if key != "train.average"}
+    old = {key: value for key, value in now.items() if key != "train.ema"}
     refuse_change(old, now, tmp_path)
     with pytest.raises(UserError, match=r"train\.average was 0\.0, now it is 0\.9"):
-        refuse_change(old, now | {"train.average": 0.9}, tmp_path)
+        refuse_change(old, now | {"train.ema": 0.9}, tmp_path)
 
 
 def test_resume_refuses_other_validation_data(data: Path, tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_held_out_images_do_not_find_themselves(data: Path, tmp_path: Path, capf
     said = capfd.readouterr().err
     assert "queries valid, protocol same_camera" in said
     batches = len(trainer.data.sampler.epoch(0))
-    assert f"{len(trainer.data.records)} triplets of 4 identities; the first epoch has {batches} batches of 2 x" in said
+    assert f"{len(trainer.data.records)} samples of 4 identities; the first epoch has {batches} batches of 2 x" in said
     assert trainer.validate().protocol == "same_camera"
 
 
@@ -462,11 +462,11 @@ def test_disk_full_leaves_the_previous_save_whole(data: Path, tmp_path: Path, mo
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(data: Path, tmp_path: Path) -> None:
     def broken(*arguments: object) -> dict[str, torch.Tensor]:
-        return {"ce": torch.tensor(1.0, requires_grad=True), "triplet": torch.tensor(float("inf"))}
+        return {"ce": torch.tensor(1.0, requires_grad=True), "metric": torch.tensor(float("inf"))}
 
     trainer = Trainer(settings(data), tmp_path / "run")
     trainer.objective = broken  # type: ignore[assignment]
-    with pytest.raises(UserError, match="loss term triplet is inf at step 1"):
+    with pytest.raises(UserError, match="loss term metric is inf at step 1"):
         trainer.fit()
 
 
@@ -576,7 +576,7 @@ def test_hold_out_needs_two_scenes_where_the_protocol_looks_at_them() -> None:
     assert len({r.pid for r in hold_out(records, 1.0, 0)[1]}) == 9
 
 
-def test_skip_broken_leaves_triplets_out_and_lists_them(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_skip_broken_leaves_samples_out_and_lists_them(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     data = toy(tmp_path / "data")
     victim = sorted((data / "train_8" / "TI").iterdir())[3]
     victim.write_bytes(b"")
@@ -706,7 +706,7 @@ def test_settings_and_seed_reach_what_a_run_reads(data: Path, tmp_path: Path, mo
     labels = [trainer.data.labels[record.pid] for record in trainer.data.records]
     indices = PKSampler(labels, 4, 2, 5).epoch(1)[0]
     transform = TrainTransform(config.data, mean, std, 5)
-    expected = TripletDataset(trainer.data.records, transform, span, labels, 0.4, 5).batch(1, indices)
+    expected = SampleDataset(trainer.data.records, transform, span, labels, 0.4, 5).batch(1, indices)
     assert all(torch.equal(one, other) for one, other in zip(batch, expected, strict=True))
 
 

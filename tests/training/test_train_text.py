@@ -44,7 +44,7 @@ def losses(out: Path) -> list[dict[str, float]]:
 def test_words_and_modality_loss(clipped: Config, tmp_path: Path) -> None:
     trainer = fit(clipped, tmp_path / "run")
     terms = losses(tmp_path / "run")
-    assert set(terms[0]) == {"ce", "triplet", "centre", "text"}
+    assert set(terms[0]) == {"ce", "metric", "centre", "text"}
     assert terms[-1]["text"] < terms[0]["text"]
     words = trainer.network.prompts.modality.words  # type: ignore[union-attr]
     assert words.shape == (3, 2, 48)

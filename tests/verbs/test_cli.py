@@ -151,7 +151,7 @@ def test_flags_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["params", "--data.std", "[0.5,.nan,0.5]"], "data.std is (0.5, nan, 0.5); each value must be above 0"),
         (["params", "--data.mean", "[0.5,.nan,0.5]"], "data.mean is (0.5, nan, 0.5); each value must be a number"),
         (["params", "--loss.ce", "-1"], "loss.ce is -1"),
-        (["params", "--loss.ce", "0", "--loss.triplet", "0", "--loss.centre", "0"], "are all 0"),
+        (["params", "--loss.ce", "0", "--loss.metric_weight", "0", "--loss.centre", "0"], "are all 0"),
         (["params", "--modality.length", "4"], "modality.length is 4"),
         (["evaluate", "x", "--data.workers", "-1"], "data.workers"),
         (
