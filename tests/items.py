@@ -11,7 +11,7 @@ SETS = [np.array([code >> m & 1 for m in range(3)], dtype=np.bool_) for code in 
 
 
 def items(
-    count: int, seed: int, present: npt.NDArray[np.bool_] | None = None, shared: bool = True, calibrated: bool = False
+    count: int, seed: int, present: npt.NDArray[np.bool_] | None = None, shared: bool = True, standardised: bool = False
 ) -> Embeddings:
     """Random items; each in a random subset unless ``present`` says."""
     rng = np.random.default_rng(seed)
@@ -22,7 +22,7 @@ def items(
     slots = unit((slots * present[:, :, None]).reshape(count, -1).astype(np.float32)).reshape(count, 3, WIDTH)
     space = unit(rng.standard_normal((count, 4)).astype(np.float32)) if shared else None
     scale = None
-    if calibrated:
+    if standardised:
         scale = np.random.default_rng(99).uniform(0.5, 2, (8, 2)).astype(np.float32)
         scale[7] = 1, 0  # complete samples stay as they are
     return Embeddings(slots, present, space, scale)

@@ -189,3 +189,43 @@ def test_a_gallery_under_ten_is_fine(trained: Trainer, tmp_path: Path) -> None:
     result = evaluate(trained.out, str(data))
     assert result["gallery"] == 4
     assert result["rank10"] == 100
+
+
+BARE: dict[str, Any] = {"semantic": {"length": 0}, "modality": {"length": 0}, "bind": {"depth": 0}}
+OLDER: dict[str, tuple[dict[str, Any], str, str]] = {
+    "linear": (BARE | {"backbone": {"tune": "linear"}}, "readout.map.0.weight", "probe.map.0.weight"),
+    "exchanges": (
+        {"bind": {"layers": (0,)}},
+        "exchanges.0.external.key.weight",
+        "bind.between.0.external.key.weight",
+    ),
+    "shared": ({"missing": {"dropout": 0.4}}, "also.shared.project.2.bias", "shared.project.2.bias"),
+}
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_adapters_with_older_names_are_read(tmp_path: Path, name: str) -> None:
+    changes, now, then = OLDER[name]
+    trainer = fit(with_(settings(toy(tmp_path / "data"), epochs=1), **changes), tmp_path / "run")
+    folder = tmp_path / "run" / "last"
+    path = folder / "adapter.safetensors"
+    tensors, metadata = load_file(path), adapter.metadata_of(path)
+    assert now in tensors
+    names = {new: old for old, new in adapter.RENAMED.items()}
+
+    def of_old(tensor: str) -> str:
+        new = next((prefix for prefix in names if tensor.startswith(prefix)), "")
+        return names.get(new, "") + tensor.removeprefix(new)
+
+    older = {of_old(tensor): value for tensor, value in tensors.items()}
+    assert then in older
+    assert not any(tensor.startswith(tuple(names)) for tensor in older)
+    assert sum(tensor.startswith("heads.") for tensor in older) == sum(n.startswith("heads.") for n in tensors)
+    save_file(older, path, metadata)
+    network, _ = adapter.load(folder)
+    own = network.own_state()
+    assert own.keys() == tensors.keys()
+    assert all(torch.equal(own[tensor], value) for tensor, value in tensors.items())
+    images = torch.randn(3, 2, 3, 32, 16)
+    with torch.no_grad():
+        assert torch.equal(network.embed(images), trainer.network.eval().embed(images))

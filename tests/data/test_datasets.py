@@ -2,13 +2,15 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dmpt.base.errors import UserError
 from dmpt.data.layouts import load_dataset
-from dmpt.data.records import Record, fingerprint, pid_to_label
+from dmpt.data.records import Record, fingerprint, labels_of, pid_to_label
 from dmpt.settings.modalities import MODALITIES
 from toy import write_toy_set
 
@@ -146,6 +148,31 @@ def test_fingerprint_knows_the_data_but_not_the_place(root: Path) -> None:
         path = moved / "train_3" / folder / "000009_cam1_0_00.jpg"
         path.rename(path.with_name("000009_cam2_0_00.jpg"))
     assert fingerprint(load_dataset("rgbnt201", moved).train) != first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"camera": 2}, {"pid": 8}, {"scene": 4}, {"scene": None}, {"columns": {"rgb": (0, 8)}}, {"paths": {}}],
+    ids=str,
+)
+def test_fingerprint_knows_each_thing_that_a_record_says(change: dict[str, Any]) -> None:
+    """With the same files: a manifest may say another camera of a picture."""
+    records = [Record({"rgb": Path("RGB/a.jpg")}, 7, 1, 3), Record({"rgb": Path("RGB/b.jpg")}, 7, 1, 3)]
+    assert fingerprint([records[0], replace(records[1], **change)]) != fingerprint(records)
+    assert fingerprint([records[0], replace(records[1])]) == fingerprint(records)
+
+
+@pytest.mark.parametrize("scenes", [(3, None, 5), (None, None, None), (0, 0, 5)], ids=str)
+def test_labels_have_scenes_where_every_record_has_one(scenes: tuple[int | None, ...]) -> None:
+    records = [Record({"rgb": Path("x.jpg")}, 10 + i, i, scene) for i, scene in enumerate(scenes)]
+    labels = labels_of(records)
+    assert labels.pids.tolist() == [10, 11, 12]
+    assert labels.cameras.tolist() == [0, 1, 2]
+    if None in scenes:
+        assert labels.scenes is None
+    else:
+        assert labels.scenes is not None
+        assert labels.scenes.tolist() == list(scenes)
 
 
 def test_toy_set_is_a_readable_layout_and_deterministic(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageFile
 
 import dmpt.data.images as images
@@ -22,10 +21,10 @@ DEEP = np.array([[0, 1000, 20000], [30000, 40000, 65535]], np.uint16)
 
 def read(path: Path, value_range: tuple[float, float] = FULL) -> np.ndarray:
     image = read_image(path, value_range)
-    assert image.dtype == torch.uint8
+    assert image.dtype == np.uint8
     assert image.shape[0] == 3
-    assert image.is_contiguous()
-    return image.permute(1, 2, 0).numpy()
+    assert image.flags.c_contiguous
+    return image.transpose(1, 2, 0)
 
 
 def grey(values: object) -> np.ndarray:

@@ -28,8 +28,8 @@ def test_features_have_length_1_and_the_standardisation_of_their_network(tmp_pat
     assert np.linalg.norm(found.flat, axis=1) == pytest.approx(1, abs=1e-5)
     part = shared_part(opened.network)
     assert part is not None
-    assert found.calibration is not None
-    assert np.array_equal(found.calibration, part.standardisation().numpy())
+    assert found.standardisation is not None
+    assert np.array_equal(found.standardisation, part.standardisation().numpy())
 
 
 class Elsewhere(torch.nn.Module):

@@ -138,7 +138,7 @@ def seen_in(kept: tuple[str, ...]) -> Seen:
     """9 queries and 15 gallery items whose features depend on what is left, as the interaction makes them."""
     has = np.array([m in kept for m in MODALITIES])
     code = sum(2 ** MODALITIES.index(m) for m in kept)
-    sides = items(9, code, has, calibrated=True), items(15, 10 + code, has, calibrated=True)
+    sides = items(9, code, has, standardised=True), items(15, 10 + code, has, standardised=True)
     return Seen(*sides, some_labels(9), some_labels(15, 1))
 
 

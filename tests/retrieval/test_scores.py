@@ -44,9 +44,9 @@ def oracle(query: Embeddings, gallery: Embeddings) -> npt.NDArray[np.float64]:
 @given(st.integers(2, 9), st.integers(2, 12), st.booleans(), st.booleans(), st.integers(0, 999), st.integers(1, 9))
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_mixed_items_score_as_the_oracle_says(
-    queries: int, count: int, shared: bool, calibrated: bool, seed: int, chunk: int
+    queries: int, count: int, shared: bool, standardised: bool, seed: int, chunk: int
 ) -> None:
-    query, gallery = (items(n, seed + i, None, shared, calibrated) for i, n in enumerate((queries, count)))
+    query, gallery = (items(n, seed + i, None, shared, standardised) for i, n in enumerate((queries, count)))
     if as_vectors(query, gallery) is not None:
         return
     np.testing.assert_allclose(scores(query, gallery, chunk), oracle(query, gallery), atol=2e-6)
@@ -67,20 +67,22 @@ def test_items_of_one_subset_are_vectors(
 
 def test_complete_samples_rank_as_the_concatenated_feature() -> None:
     whole = np.ones(3, dtype=np.bool_)
-    query, gallery = items(30, 1, whole, calibrated=True), items(90, 2, whole, calibrated=True)
+    query, gallery = items(30, 1, whole, standardised=True), items(90, 2, whole, standardised=True)
     labels = some_labels(30), some_labels(90, 1)
     expected = evaluate(query.flat, gallery.flat, *labels, "same_camera")
     assert evaluate(query, gallery, *labels, "same_camera") == expected
     assert np.array_equal(scores(query, gallery), scores(plain(query.flat), plain(gallery.flat)))
     # and by the way of mixed items, which one more item without a slot makes them take
-    mixed = scores(query, join(gallery, items(1, 3, SETS[0], calibrated=True)))[:, :90]
+    mixed = scores(query, join(gallery, items(1, 3, SETS[0], standardised=True)))[:, :90]
     np.testing.assert_allclose(mixed, scores(query, gallery), atol=2e-6)
 
 
-@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("standardised", [False, True])
 @pytest.mark.parametrize("fewer", SETS[:-1])
-def test_an_item_with_fewer_slots_does_not_reorder_the_others(fewer: npt.NDArray[np.bool_], calibrated: bool) -> None:
-    query, gallery = items(20, 1, calibrated=calibrated), items(60, 2, calibrated=calibrated)
+def test_an_item_with_fewer_modalities_does_not_reorder_the_others(
+    fewer: npt.NDArray[np.bool_], standardised: bool
+) -> None:
+    query, gallery = items(20, 1, standardised=standardised), items(60, 2, standardised=standardised)
     before = scores(query, gallery)
     cut = gallery.features[:1] * fewer[None, :, None]
     lesser = Embeddings(
@@ -121,12 +123,12 @@ def test_copies_in_a_mixed_gallery_rank_by_index() -> None:
 
 
 def test_views_of_a_list() -> None:
-    every = items(10, 1, calibrated=True)
+    every = items(10, 1, standardised=True)
     parts = join(every[:4], every[np.arange(4, 10)])
     assert np.array_equal(parts.features, every.features)
     assert np.array_equal(parts.present, every.present)
     assert np.array_equal(parts.common_space, every.common_space)
-    assert parts.calibration is every.calibration
+    assert parts.standardisation is every.standardisation
     assert len(every[:4]) == 4
 
 
