@@ -88,14 +88,14 @@ def flags(config: Config) -> list[str]:
 
 def dmpt(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "dmpt.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "dmpt", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
 
 
 def torchrun(*arguments: str | Path, processes: int = 2, restarts: int = 0) -> list[str]:
     """The command that starts ``dmpt`` in several processes; accelerate's launcher starts one on a CPU, unnoticed."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [*launch, f"--max-restarts={restarts}", "-m", "dmpt.cli", *map(str, arguments)]
+    return [*launch, f"--max-restarts={restarts}", "-m", "dmpt", *map(str, arguments)]
 
 
 def processes_of(run: Path) -> int:

@@ -10,8 +10,9 @@ from PIL import Image, ImageFile
 
 import dmpt.data.images as images
 from dmpt.base.errors import UserError
-from dmpt.data.images import find_broken, read_image
+from dmpt.data.images import find_broken, read_image, resize
 from dmpt.data.records import Record
+from dmpt.data.transforms import TestTransform
 
 FULL = (0.0, 65535.0)
 RGB = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[10, 20, 30], [40, 50, 60], [70, 80, 90]]], np.uint8)
@@ -172,3 +173,17 @@ def test_find_broken_reports_every_broken_file(tmp_path: Path) -> None:
     broken = find_broken(records, FULL)
     assert [index for index, _ in broken] == [1, 1, 3]
     assert all(str(bad) in message for _, message in broken)
+
+
+@pytest.mark.parametrize("size", [(128, 64), (37, 91), (300, 300)])
+def test_resizing_without_torch_is_within_a_level_of_what_the_network_sees(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(rng.integers(-9, 10, (3, 150, 75)), axis=1).clip(-120, 120) + 128
+    pixels = smooth.astype(np.uint8)
+    seen = TestTransform(size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))({"rgb": pixels})["rgb"] * 255
+    own = resize(pixels, size)
+    assert own.shape == (3, *size)
+    assert own.dtype == np.uint8
+    off = np.abs(own.astype(float) - seen.numpy())
+    assert off.max() <= 1.01  # which of two levels a value between them becomes
+    assert off.mean() < 0.3

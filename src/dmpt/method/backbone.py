@@ -214,5 +214,5 @@ class Backbone(nn.Module):
 
 def _each(x: Tensor, shared: Tensor) -> Tensor:
     """What the images of a group share, ``(G, ...)``, for each of them, ``(n, ...)``; its gradient is their sum."""
-    groups, own = len(shared), shared.to(x.dtype)
-    return own[:, None].expand(-1, len(x) // groups, *own.shape[1:]).flatten(0, 1)
+    own, size = shared.to(x.dtype), x.shape[0] // shared.shape[0]  # not len(x), a constant in an exported graph
+    return own[:, None].expand(-1, size, *own.shape[1:]).flatten(0, 1)

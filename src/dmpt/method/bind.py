@@ -119,7 +119,7 @@ class PromptIBind(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, tokens: Features, semantic: slice) -> tuple[Tensor, Tensor]:
-        """The backbone's tokens ``(3, B, N, D)`` to class tokens ``(3, B, D)`` and semantic prompts ``(3, B, S, D)``.
+        """The backbone's tokens ``(3, B, N, D)`` to class tokens ``(3, B, D)`` and enriched prompts ``(3, B, S, D)``.
 
         Nothing but the class token leaves the last layer, so nothing else is a query there.
         """

@@ -22,7 +22,7 @@ BARS = 400
 
 
 def differences(a: Measured, b: Measured) -> NDArray[np.float64]:
-    """EMA precision of each query in b minus that in a, percentage points; NaN where there is nothing to find."""
+    """Average precision of each query in b minus that in a, percentage points; NaN where there is nothing to find."""
     return b.metrics.average_precision - a.metrics.average_precision
 
 
@@ -112,7 +112,7 @@ def _query_section(a: Measured, b: Measured, changes: NDArray[np.float64], valid
         groups,
         Axis(f"average precision in {a.name}, %", 0, 100, percent),
         Axis(f"in {b.name}, %", 0, 100, percent),
-        f"EMA precision of each query in {a.name} (across) and {b.name} (up)",
+        f"Average precision of each query in {a.name} (across) and {b.name} (up)",
         diagonal=True,
     )
     body = pair(

@@ -156,7 +156,7 @@ def check_matches(
 
 
 def text_file(config: TextConfig) -> TextFile:
-    """Words and text features: from ``config.file``, else the cache, else built from the tower and cached.
+    """Words and text features (Eq. 4): from ``config.file``, else the cache, else built from the tower and cached.
 
     Raises:
         UserError: a file or weights are missing, or do not fit.

@@ -103,7 +103,7 @@ def gather(output: Output, present: Tensor, accelerator: Accelerator) -> Output:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
-    """EMA over the processes.
+    """Average over the processes.
 
     All have gradients for the same parameters: whether a head saw a sample is decided on the global batch, and a
     modality that a share lacks has gradients of zero.

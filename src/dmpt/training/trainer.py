@@ -1,7 +1,7 @@
 """``dmpt train``: the recipe of section 4.2, one readable loop.
 
 Processes. The sampler yields global batches. Each process runs the frozen backbone on its share; the rest sees the
-global batch (``processes``).
+global batch (``distributed``).
 """
 
 import math
