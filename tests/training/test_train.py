@@ -117,7 +117,7 @@ def test_kill_9_at_random_moments_loses_nothing(data: Path, tmp_path: Path) -> N
     config = settings(data, epochs=10, save_every=3)
     fit(config, tmp_path / "whole")
     out, chance = tmp_path / "killed", random.Random(0)
-    command = [sys.executable, "-m", "dmpt.cli", "train", *flags(config), f"--out={out}", "--resume"]
+    command = [sys.executable, "-m", "dmpt", "train", *flags(config), f"--out={out}", "--resume"]
     kills = 0
     for _ in range(4):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -143,7 +143,7 @@ def test_kill_9_at_random_moments_loses_nothing(data: Path, tmp_path: Path) -> N
 def test_ctrl_c_saves_says_so_and_resumes_to_the_same_end(data: Path, tmp_path: Path) -> None:
     config = settings(data, epochs=30, save_every=1000)
     out = tmp_path / "stopped"
-    command = [sys.executable, "-m", "dmpt.cli", "train", *flags(config), f"--out={out}"]
+    command = [sys.executable, "-m", "dmpt", "train", *flags(config), f"--out={out}"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not (out / "metrics.jsonl").exists() or (out / "metrics.jsonl").read_text().count("\n") < 3:
         assert process.poll() is None

@@ -222,7 +222,7 @@ def test_names_with_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -
 
 def test_a_reader_that_goes_away_loses_no_result(tmp_path: Path) -> None:
     fit(settings(toy(tmp_path / "data"), epochs=0), tmp_path / "run")
-    command = [sys.executable, "-m", "dmpt.cli", "evaluate", str(tmp_path / "run"), "--missing", "all"]
+    command = [sys.executable, "-m", "dmpt", "evaluate", str(tmp_path / "run"), "--missing", "all"]
     read, write = os.pipe()
     os.close(read)
     ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
