@@ -174,8 +174,8 @@ class Backbone(nn.Module):
         self, layer: int, x: Tensor, prompts: Tensor, modalities: tuple[int, ...] = ALL
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Tokens with their prompts ``(n, N + P, D)``, and queries, keys and values of all ``(n, h, N + P, D / h)``."""
-        prompts = prompts.to(self.vit.blocks[layer].norm1.weight.dtype)
-        found = self._project(layer, x, modalities), self._project(layer, prompts, modalities, patches=False)
+        own = prompts.to(self.vit.blocks[layer].norm1.weight.dtype)
+        found = self._project(layer, x, modalities), self._project(layer, own, modalities, patches=False)
         q, k, v = (self._insert(one, its, dim=2) for one, its in zip(*found, strict=True))
         return self._insert(x, prompts), q, k, v
 
