@@ -207,7 +207,7 @@ def targets_of(config: Config, thing: str, monkeypatch: pytest.MonkeyPatch) -> T
     """What the text loss of the assembled objective is given."""
     model, seen = assemble(config, 8, thing), list[TextTargets]()
     monkeypatch.setattr(
-        "dmpt.extensions.assemble.text_modality", lambda _, targets: seen.append(targets) or torch.zeros(())
+        "dmpt.extensions.assemble.text_modality", lambda _, targets, __: seen.append(targets) or torch.zeros(())
     )
     output = model.network(torch.zeros(3, 2, 3, 32, 16))
     (text,) = (term for term in model.objective.terms if term.name == "text")
