@@ -21,6 +21,7 @@ from by_hand import (
 )
 from dmpt.adapter import folder as adapter
 from dmpt.base.errors import UserError
+from dmpt.base.yaml import load
 from dmpt.embed.attention import attention
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.extensions.assemble import build_backbone, build_network
@@ -35,6 +36,7 @@ from dmpt.method.network import DMPT, Output
 from dmpt.method.prompts import ModalityPrompts, SemanticPrompts
 from dmpt.paper import parameters as params
 from dmpt.settings.config import BackboneConfig, Config
+from dmpt.settings.values import from_dict
 from dmpt.towers.image import build_vit
 from dmpt.towers.phrases import TextTargets
 from runs import fit, settings, toy, with_
@@ -517,3 +519,43 @@ def test_a_layer_that_does_not_exist_is_refused(kind: str) -> None:
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         small_network(**NO_TEXT | changes)
+
+
+# --- readings that are sums or means, and what else is named ----------------------------------------------------------
+
+
+def test_the_text_loss_is_a_sum_over_modalities_where_asked_to() -> None:
+    assert terms_of(text={"reduction": "sum"})["text"] == near(3 * terms_of()["text"])
+    identity = {"loss": "identity"}
+    assert terms_of(text=identity | {"reduction": "sum"})["text"] == near(3 * terms_of(text=identity)["text"])
+
+
+def test_losses_are_a_sum_over_heads_where_asked_to() -> None:
+    count = len(material()[1])
+    assert count > 1
+    mean_of, sum_of = terms_of(), terms_of(loss={"head_reduction": "sum"})
+    for name in ("ce", "metric"):
+        assert sum_of[name] == near(count * mean_of[name])
+    for name in ("centre", "text"):
+        assert sum_of[name] == near(mean_of[name])
+
+
+def test_the_papers_files_sum_over_modalities_and_no_other() -> None:
+    folder = Path(__file__).parents[2] / "configs"
+    found = {path.stem: from_dict(load(path.read_text(encoding="utf-8"))) for path in folder.glob("*.yaml")}
+    paper = {name for name, config in found.items() if config.heads == "paper"}
+    assert len(paper) == 12
+    assert {name for name, config in found.items() if config.text.reduction == "sum"} == paper
+
+
+def test_every_map_of_the_interaction_has_a_bias() -> None:
+    """Eq. 11 and 13 print none."""
+    network = small_network(bind={"depth": 1})
+    maps = [m for m in network.get_submodule("bind").modules() if isinstance(m, torch.nn.Linear)]
+    assert len(maps) == 3 + 3 + 1 + 3 * 2
+    assert all(m.bias is not None and m.bias.requires_grad for m in maps)
+
+
+def test_the_setting_checkpoint_reaches_the_tower() -> None:
+    built = [build_backbone(BackboneConfig(checkpoint=on), small_network().backbone.vit) for on in (False, True)]
+    assert [backbone.checkpoint for backbone in built] == [False, True]
