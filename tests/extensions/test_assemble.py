@@ -49,6 +49,7 @@ from small import (
     objective_of,
     redraw,
     seeded,
+    small_backbone,
     small_config,
     small_images,
     small_model,
@@ -101,6 +102,15 @@ def test_what_is_switched_off_does_not_exist(kind: str, settings: dict[str, Any]
     assert {part for part in expected if any(n.startswith(part + ".") for n in network.trained())} == trained
     output = network(small_images(network.backbone))
     assert (output.z is not None) is (config.text.loss != "off")
+
+
+@pytest.mark.parametrize("tune", ["frozen", "linear", "lora", "full"])
+def test_the_tower_is_tuned_as_asked(tune: Any) -> None:
+    backbone = build_backbone(BackboneConfig(tune=tune, lora_rank=3), small_backbone().vit)
+    assert backbone.frozen is (tune != "full")
+    assert backbone.wrapped is (tune == "lora")
+    trained = {name for name, p in backbone.named_parameters() if p.requires_grad}
+    assert len(trained) == {"frozen": 0, "linear": 0, "lora": 8, "full": len(dict(backbone.named_parameters()))}[tune]
 
 
 @pytest.mark.parametrize("depth", [1, 2])
