@@ -17,7 +17,7 @@ from dmpt.settings.values import dotted
 from dmpt.study.reading import shipped_settings
 from dmpt.study.rows import config_of
 from goals import beside, goal, machine, rounds, table
-from models import DTYPES, PATHS, Case, Path, Step, Tower, network, tower
+from models import DTYPES, PATHS, Case, Path, Step, Tower, tower, trainee
 
 PLAIN = [f"full fine-tuning, {path}" for path in PATHS]
 CLAIMS = {0: 0.8, 6: 0.65}
@@ -45,7 +45,7 @@ def main() -> None:
     frozen = tower(case.plain("frozen"))
     steps = {f"DMPT, l = {first}": first_layer(case, frozen, first) for first in args.layers}
     steps |= {name: preset(case, frozen, name) for name in PRESETS}
-    trained = Step(case, network(case.plain("full")))
+    trained = Step(case, trainee(case.plain("full")))
 
     def on(path: Path) -> None:
         trained.model.backbone.path = path
@@ -71,13 +71,13 @@ def main() -> None:
 def first_layer(case: Case, frozen: Tower, first: int) -> Step:
     """A step with prompts from one layer on."""
     config = case.dmpt()
-    return Step(case, network(replace(config, semantic=replace(config.semantic, first_layer=first)), frozen))
+    return Step(case, trainee(replace(config, semantic=replace(config.semantic, first_layer=first)), frozen))
 
 
 def preset(case: Case, frozen: Tower, name: str) -> Step:
     """A step of DMPT as a file of ``configs/`` changes it."""
     change = shipped_settings(folder() / f"{name}.yaml", name)
-    return Step(case, network(config_of(dotted(case.dmpt()) | change), frozen))
+    return Step(case, trainee(config_of(dotted(case.dmpt()) | change), frozen))
 
 
 def flops(step: Step) -> int:

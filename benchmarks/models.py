@@ -6,16 +6,18 @@ random vectors as wide as CLIP's words, which cost what words cost and need no f
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from dmpt.extensions.assemble import build_network, build_objective
+from dmpt.extensions.readings import words_for_prompts
 from dmpt.method.backbone import Backbone
 from dmpt.method.heads import Heads
-from dmpt.method.losses import objective
+from dmpt.method.losses import Objective
+from dmpt.method.modalities import MODALITY_COUNT, Features
 from dmpt.method.network import DMPT, Output
-from dmpt.method.prompts import MODALITY_COUNT, modality_words
 from dmpt.settings.config import (
     BackboneConfig,
     BindConfig,
@@ -26,7 +28,7 @@ from dmpt.settings.config import (
     TextConfig,
     TrainConfig,
 )
-from dmpt.towers.image import build_vit
+from dmpt.towers.image import TowerInfo, build_vit
 
 IDS = 171
 """Training identities of RGBNT201: how wide the classifiers are."""
@@ -95,6 +97,7 @@ class Tower(Backbone):
     """A backbone whose plain pass can run timm's own blocks instead of ours."""
 
     path: Path = "ours"
+    info: TowerInfo
 
     def forward(self, images: Tensor, prompts: object = None, *args: object, **kwargs: object) -> Tensor:
         """As ``Backbone``; without prompts by the chosen path."""
@@ -103,53 +106,79 @@ class Tower(Backbone):
         return self.timm_blocks(self.embed(images))
 
     def timm_blocks(self, tokens: Tensor) -> Tensor:
-        """The blocks of timm on ``(M, B, N, D)``, with PyTorch's fused attention or timm's own without it."""
+        """The blocks of timm on ``(n, N, D)``, with PyTorch's fused attention or timm's own without it."""
         for block in self.vit.blocks:
             block.attn.fused_attn = self.path == "timm fused"
-        out: Tensor = self.vit.blocks(tokens.flatten(0, 1))
-        return out.unflatten(0, tokens.shape[:2])
+        out: Tensor = self.vit.blocks(tokens)
+        return out
 
 
 def tower(config: Config) -> Tower:
     """A tower with random weights, a frozen one in the compute precision."""
     torch.manual_seed(0)
-    backbone = Tower(*build_vit(config.backbone, config.data.size), config.backbone.tune)
+    vit, info = build_vit(config.backbone, config.data.size)
+    backbone = Tower(vit, config.backbone.tune != "full")
+    backbone.info = info
     backbone.keep_in(DTYPES[config.train.precision])
     return backbone
 
 
-def network(config: Config, backbone: Tower | None = None) -> DMPT:
-    """The network, on a backbone of its own or on one that others use too."""
+class Trainee(NamedTuple):
+    """What a step trains."""
+
+    module: nn.Module
+    objective: Objective
+    recipe: TrainConfig
+
+
+def trainee(config: Config, backbone: Tower | None = None) -> Trainee:
+    """The method, on a backbone of its own or on one that others use too."""
     backbone = backbone or tower(config)
-    words = modality_words(config.modality, None) if config.modality.length else None
-    return DMPT(config, backbone, IDS, words)
+    modality, words = config.modality, None
+    if modality.length:
+        words = words_for_prompts(modality.source, modality.length, modality.width, None)
+    network, heads = build_network(config, backbone, backbone.info, IDS, words)
+    return Trainee(network, build_objective(config, network, heads, None), config.train)
+
+
+def network(config: Config, backbone: Tower | None = None) -> DMPT:
+    """The network alone."""
+    module = trainee(config, backbone).module
+    assert isinstance(module, DMPT)
+    return module
+
+
+def three_towers(config: Config) -> Trainee:
+    """Full fine-tuning as the paper's peers have it."""
+    module = ThreeTowers(config)
+    nothing: Any = nn.Module()
+    nothing.also = {}
+    return Trainee(module, build_objective(config, nothing, module.heads, None), config.train)
 
 
 class ThreeTowers(nn.Module):
-    """Full fine-tuning as the paper's peers have it: each modality trains a tower of its own."""
+    """Each modality trains a tower of its own."""
 
     def __init__(self, config: Config):
         super().__init__()
-        self.config = config
         self.towers = nn.ModuleList(tower(config) for _ in range(MODALITY_COUNT))
         self.heads = Heads(config.heads, self.towers[0].width, None, IDS)
 
     def forward(self, images: Tensor) -> Output:
         """As ``DMPT.forward``."""
-        cls = [own(images[m : m + 1])[:, :, 0] for m, own in enumerate(self.towers)]
+        cls = [own(images[m])[:, 0] for m, own in enumerate(self.towers)]
         with torch.autocast("cpu", enabled=False):
-            return Output(torch.cat([own.norm(x) for own, x in zip(self.towers, cls, strict=True)]))
+            return Output(Features(torch.stack([own.norm(x) for own, x in zip(self.towers, cls, strict=True)])))
 
 
 class Step:
     """A training step as ``dmpt.training.trainer`` takes it: forward, losses, backward, Adam, gradients to None."""
 
-    def __init__(self, case: Case, model: DMPT | ThreeTowers):
-        self.case, self.model, self.images = case, model.train(), case.images()
+    def __init__(self, case: Case, own: Trainee):
+        self.case, self.model, self.objective, self.images = case, own.module.train(), own.objective, case.images()
         self.labels = torch.arange(case.samples) // max(2, case.samples // 8)
-        recipe = model.config.train
-        self.trained = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.trained, lr=own.recipe.lr, weight_decay=own.recipe.weight_decay)
 
     def __call__(self) -> None:
         """One step."""
@@ -161,5 +190,4 @@ class Step:
         """Leave the gradients of the losses on the trained tensors."""
         with self.case.autocast():
             output = self.model(self.images)
-        heads = self.model.heads(output.features, output.projected)
-        torch.stack(list(objective(self.model.config, output, heads, self.labels).values())).sum().backward()
+        torch.stack(list(self.objective(output, self.labels).values())).sum().backward()

@@ -13,9 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dmpt.method.network import DMPT
+from dmpt.method.network import DMPT, Baked
 from goals import beside, goal, machine, rounds, table
-from models import DTYPES, PATHS, Case, Path, Step, Tower, network, tower
+from models import DTYPES, PATHS, Case, Path, Step, Tower, network, tower, trainee
 
 Variants = dict[str, Callable[[], object]]
 TIMM = [f"timm's blocks at the token form's length, {path[5:]}" for path in PATHS[1:]]
@@ -58,19 +58,18 @@ def inference(case: Case) -> Variants:
     images = case.images()
     plain = network(case.plain("frozen"), frozen).eval()
 
-    def run(model: DMPT, path: Path = "ours") -> Tensor:
+    def run(model: DMPT, path: Path = "ours", baked: Baked = None) -> Tensor:
         frozen.path = path
         with torch.inference_mode(), case.autocast():
-            return model(images).features
+            return model(images, baked=baked).features.x
 
     variants: Variants = {name: partial(run, plain, path) for name, path in zip(PLAIN, PATHS, strict=True)}
     for depth in (0, 1):
         for form in ("prefix", "token"):
             variants[f"k={depth}, {form}"] = partial(run, network(case.dmpt(depth, form), frozen).eval())
-        baked = network(case.dmpt(depth), frozen).eval()
-        with case.autocast():
-            baked.bake()
-        variants[f"k={depth}, baked prefix"] = partial(run, baked)
+        model = network(case.dmpt(depth), frozen).eval()
+        with case.autocast(), torch.no_grad():
+            variants[f"k={depth}, baked prefix"] = partial(run, model, baked=model.bake())
     return variants | blocks(case, frozen, train=False)
 
 
@@ -80,7 +79,7 @@ def training(case: Case) -> Variants:
     variants: Variants = {}
     for depth in (0, 1):
         for form in ("prefix", "token"):
-            variants[f"k={depth}, {form}"] = Step(case, network(case.dmpt(depth, form), frozen))
+            variants[f"k={depth}, {form}"] = Step(case, trainee(case.dmpt(depth, form), frozen))
     return variants | blocks(case, frozen, train=True)
 
 
@@ -91,12 +90,13 @@ def blocks(case: Case, frozen: Tower, train: bool) -> Variants:
     assert model.prompts is not None
 
     def ours() -> Tensor:
-        return frozen(images, model.prompts(), "token")
+        return frozen(images.flatten(0, 1), model.prompts(), "token")
 
     def timms(path: Path) -> Tensor:
         frozen.path = path
-        x, first = frozen.embed(images), model.prompts()[0]
-        return frozen.timm_blocks(torch.cat([x, first[:, None].expand(-1, x.shape[1], -1, -1).to(x.dtype)], dim=2))
+        x, first = frozen.embed(images.flatten(0, 1)), model.prompts()[0]
+        own = first.repeat_interleave(images.shape[1], dim=0).to(x.dtype)
+        return frozen.timm_blocks(torch.cat([x, own], dim=1))
 
     def run(call: Callable[[], Tensor]) -> None:
         with nullcontext() if train else torch.inference_mode():

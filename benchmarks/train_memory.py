@@ -14,7 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 from goals import beside, goal, machine, rounds, status, table
-from models import PATHS, Case, Path, Step, ThreeTowers, network
+from models import PATHS, Case, Path, Step, three_towers, trainee
 
 LARGE = Case("vit_base_patch16_clip_quickgelu_224", (256, 128), 8, "fp32")
 SMALL = Case("vit_small_patch14_dinov2", (112, 56), 64, "bf16")
@@ -23,9 +23,9 @@ QUICK = Case("vit_tiny_patch16_224", (64, 32), 4, "bf16")
 CLAIM = 0.935
 SHARED, THREE = "full fine-tuning, shared", "full fine-tuning, three"
 KINDS: dict[str, Callable[[Case], Step]] = {
-    "DMPT": lambda case: Step(case, network(case.dmpt())),
-    SHARED: lambda case: Step(case, network(case.plain("full"))),
-    THREE: lambda case: Step(case, ThreeTowers(case.plain("full"))),
+    "DMPT": lambda case: Step(case, trainee(case.dmpt())),
+    SHARED: lambda case: Step(case, trainee(case.plain("full"))),
+    THREE: lambda case: Step(case, three_towers(case.plain("full"))),
 }
 
 

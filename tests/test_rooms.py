@@ -130,3 +130,10 @@ except ImportError:
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "blocked, and done", done.stderr
+
+
+def test_every_extension_has_a_test_file_of_its_own() -> None:
+    files = {path.stem for path in (SOURCE / "extensions").glob("*.py")} - {"__init__"}
+    tests = {path.stem.removeprefix("test_") for path in (Path(__file__).parent / "extensions").glob("test_*.py")}
+    assert len(files) > 10
+    assert files <= tests

@@ -14,7 +14,7 @@ from dmpt.training.log import read_log
 RANKS = 20
 POINTS = 150
 """Of a drawn loss curve: each is the mean of as many steps as needed."""
-TERMS = {"ce": "cross-entropy", "metric": "metric loss", "centre": "centre", "text": "text"}
+TERMS = {"ce": "cross-entropy", "metric": "metric loss", "triplet": "metric loss", "centre": "centre", "text": "text"}
 
 
 def cmc(runs: Sequence[Measured]) -> Markup:
