@@ -82,16 +82,15 @@ class InternalInteraction(nn.Module):
         Per head q · (W_k y + b_k) = (W_kᵀ q) · y + a constant that softmax cancels, and with weights a that sum to 1
         Σ a (W_v y + b_v) = W_v (Σ a y) + b_v.
         """
-        batch, _, width = y.shape
-        heads = self.attention_heads
+        (batch, _, width), h = y.shape, self.attention_heads
         w_q, w_k, w_v = self.qkv.weight.view(3, width, width)
-        b_q, _, b_v = self.qkv.bias.view(3, heads, -1)
-        q = F.linear(y[:, 0], w_q).view(batch, heads, -1) + b_q
+        b_q, _, b_v = self.qkv.bias.view(3, h, -1)
+        q = F.linear(y[:, 0], w_q).view(batch, h, -1) + b_q
         q = q * q.shape[-1] ** -0.5
-        asked = torch.einsum("bhd,hde->bhe", q, w_k.view(heads, -1, width))
+        asked = torch.einsum("bhd,hde->bhe", q, w_k.view(h, -1, width))
         scores = asked @ y.transpose(-1, -2)  # (B, h, N)
         seen = scores.softmax(dim=-1).to(y.dtype) @ y  # (B, h, D)
-        out: Tensor = torch.einsum("bhe,hde->bhd", seen, w_v.view(heads, -1, width)) + b_v
+        out: Tensor = torch.einsum("bhe,hde->bhd", seen, w_v.view(h, -1, width)) + b_v
         return out.flatten(1)[:, None]
 
 
