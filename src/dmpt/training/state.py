@@ -22,6 +22,7 @@ HARMLESS = (
     "data.root",
     "data.workers",
     "backbone.weights",
+    "backbone.checkpoint",
     "text.weights",
     "text.file",
     "train.save_every",

@@ -43,7 +43,7 @@ from dmpt.training.state import STATE, Progress, fixed_settings, load_state, sav
 from dmpt.training.stopping import Stopped, interrupts
 
 SATURATED = 0.01
-"""The text loss counts as saturated when it first falls below this."""
+"""The text loss counts as saturated when it first falls below this, the mean over the modalities."""
 
 
 class Trainer:
@@ -229,10 +229,12 @@ class Trainer:
         line = {"step": progress.step, "epoch": progress.epoch, "lr": lr, "loss": sum(losses.values())}
         if progress.position == started + group:
             line["grad_norm"] = self._update(lr)
-        text = self.config.text.loss == "modality" and "text" in losses
-        if text and progress.saturated is None and losses["text"] / self.config.loss.text < SATURATED:
-            progress.saturated = progress.step
-            line["text_saturated"] = True
+        text = self.config.text
+        if text.loss == "modality" and "text" in losses and progress.saturated is None:
+            count = len(self.config.data.modalities) if text.reduction == "sum" else 1
+            if losses["text"] / (self.config.loss.text * count) < SATURATED:
+                progress.saturated = progress.step
+                line["text_saturated"] = True
         return {**line, "losses": losses}
 
     def _terms(self, views: Sequence[Output], labels: torch.Tensor) -> dict[str, torch.Tensor]:
