@@ -1,4 +1,4 @@
-"""Files that are either old or new, never half-written."""
+"""Files that are either old or new, never half-written; their hashes; where things that can be made again are kept."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""One way to show long work: a bar with the time that is left, on standard error, only where a person watches."""
+"""What a person sees of work in a terminal: bars with the time that is left, notes, tables."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The one function that decodes image files, and the check that every file of a data set decodes."""
+"""The one function that decodes image files, resizing without torch, and the check that every file decodes."""
 
 import io
 import os

@@ -22,12 +22,16 @@ def attention(network: DMPT, images: Tensor, present: Tensor | None = None) -> t
     backbone = network.backbone
     prompts = None if network.prompts is None else network.prompts()
     last = backbone.depth - 1
-    entering: list[Tensor] = [images]
-    behind = network.behind(present)
-    backbone(images.flatten(0, 1), prompts, behind=behind, watch=lambda _, tokens: entering.__setitem__(0, tokens))
-    x = entering[0]  # of the last block
+    entering: dict[int, Tensor] = {}
+
+    def keep(layer: int, tokens: Tensor) -> None:
+        if layer == last:
+            entering[layer] = tokens
+
+    backbone(images.flatten(0, 1), prompts, behind=network.behind(present), watch=keep)
     own = None if prompts is None else prompts[-1]
-    x, q, k, v = backbone.in_full(last, x, x.new_zeros(1, 0, x.shape[-1]) if own is None else own)
+    x = entering[last]
+    x, q, k, v = backbone.in_full(last, x, x.new_zeros(len(images), 0, x.shape[-1]) if own is None else own)
     probabilities = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(dim=-1)
     tokens = backbone.finish(last, x, probabilities.to(v.dtype) @ v)
     size = images.shape[:2]

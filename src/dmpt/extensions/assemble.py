@@ -1,4 +1,4 @@
-"""From settings to a network and its objective: the only file that knows the settings, the paper and what is ours.
+"""From settings to a network and its objective: the one place where the paper and what is ours are put together.
 
 Parts are made in a fixed order, since each draws its initial values: kept results began from those.
 """
@@ -21,6 +21,7 @@ from dmpt.extensions.metric_losses import metric_loss
 from dmpt.extensions.readings import (
     ClassAndBind,
     LearnedAbsent,
+    LearnedWords,
     NoExchange,
     OneForAll,
     behind_the_neck,
@@ -180,8 +181,8 @@ def build_objective(config: Config, network: DMPT, heads: Heads, text: TextTarge
     terms = [
         Term("ce", loss.ce, over_heads(of_logits, loss.head_reduction)),
         Term("metric", loss.metric_weight, over_heads(of_features, loss.head_reduction)),
+        Term("centre", loss.centre, of_centres),
     ]
-    terms.append(Term("centre", loss.centre, of_centres))
     if part := shared_part(network):
 
         def metric(shared: Tensor, labels: Tensor) -> Tensor:
@@ -229,8 +230,8 @@ def _prompts(config: Config, backbone: Backbone, firsts: dict[str, int], words: 
         semantic = SemanticPrompts(count, config.semantic.length, width, patch, config.semantic.share)
     if config.modality.length:
         assert words is not None
-        learned = config.modality.source == "learned"
-        modality = ModalityPrompts(words, layers - firsts["modality"], width, learned)
+        kind = LearnedWords if config.modality.source == "learned" else ModalityPrompts
+        modality = kind(words, layers - firsts["modality"], width)
     return Prompts(semantic, modality, layers)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dmpt.method.bind import ExternalInteraction, MakeLinear
 from dmpt.method.heads import Heads
 from dmpt.method.modalities import MODALITY_COUNT, Features, PerModality
-from dmpt.method.prompts import pool
+from dmpt.method.prompts import ModalityPrompts, pool
 from dmpt.settings.modalities import MODALITIES
 from dmpt.towers.phrases import TextTargets
 
@@ -36,6 +36,15 @@ def words_for_prompts(source: str, length: int, width: int, words: Sequence[Tens
         return torch.randn(MODALITY_COUNT, length, width) * 0.02
     pooled = pool(words, length)
     return pooled.roll(1, dims=0) if source == "permuted" else pooled
+
+
+class LearnedWords(ModalityPrompts):
+    """``modality.source: learned``: the words themselves are trained."""
+
+    def __init__(self, words: Tensor, layers: int, width: int):
+        super().__init__(words, layers, width)
+        del self.words
+        self.words = nn.Parameter(words.clone())
 
 
 class NoExchange(nn.Module):
@@ -116,4 +125,4 @@ def text_literal(z: Features, targets: TextTargets, identities: int) -> Tensor:
     text = targets.features[targets.positive].to(z.x.device)  # (3, d)
     cosine = (F.normalize(z.x, dim=-1) * F.normalize(text, dim=-1)[:, None]).sum(dim=-1)  # (3, B)
     logits = (targets.scale * cosine)[..., None].expand(-1, -1, identities)
-    return z.existing(logits.softmax(dim=-1)[..., 0]).sum()
+    return Features(logits.softmax(dim=-1)[..., 0], z.present).existing().sum()

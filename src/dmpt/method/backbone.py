@@ -3,8 +3,8 @@
 The only file that runs timm's insides. The three streams of the paper hold identical frozen weights, so one copy
 serves all of them: B samples of three modalities are one pass over n = 3 B images, modality first.
 
-Shapes: n images, N tokens of one (class token, registers, patches), G groups of equal size in which the images stand
-one after the other, P prompts, D width, h heads. Prompts are per group: of three modalities, or of each image (G = n).
+Shapes: n images, N tokens of one (class token, registers, patches), P prompts, D width, h attention heads. The images
+stand in G groups of equal size, one after the other; prompts are per group: of a modality, or of each image (G = n).
 
 Prompts as prefixes. In a pre-norm block the key and value of a prompt do not depend on the image, and what the block
 makes of the prompt itself is thrown away (the dashes of Eq. 7-9) in every layer but the last. So there a prompt needs
@@ -113,7 +113,7 @@ class Backbone(nn.Module):
             own = None if prompts is None else prompts[layer]
             if watch is not None:
                 watch(layer, x)
-            keep = layer in behind or (keep_prompts and layer == self.depth - 1)
+            keep = layer in behind or (keep_prompts and layer == self.depth - 1)  # Eq. 10
             if self.checkpoint and torch.is_grad_enabled():
                 x = checkpoint(self.block, layer, x, own, form, keep, modalities, use_reentrant=False)
             else:
@@ -143,23 +143,24 @@ class Backbone(nn.Module):
         modalities: tuple[int, ...] = ALL,
     ) -> Tensor:
         """Block V^l, ``(n, N, D)`` to ``(n, N, D)``, or to ``(n, N + P, D)`` where its prompts are kept (Eq. 7-10)."""
+        assert not (keep_prompts and isinstance(prompts, tuple)), "prompts that are kept are needed in full"
         if form == "token" and isinstance(prompts, Tensor):
-            x = self._insert(x, prompts)
+            x = self._insert(x, prompts)  # Eq. 7-9: [c, M, S, E]
             q, k, v = self._project(layer, x, modalities)
         elif keep_prompts and isinstance(prompts, Tensor):
-            x, q, k, v = self.in_full(layer, x, prompts, modalities)
+            x, q, k, v = self.in_full(layer, x, prompts, modalities)  # Eq. 10
         else:
-            q, k, v = self._project(layer, x, modalities)
-            if prompts is not None:
+            q, k, v = self._project(layer, x, modalities)  # Eq. 1-3, without prompts
+            if prompts is not None:  # Eq. 7-9, as keys and values
                 own = self.prefix(layer, prompts, modalities) if isinstance(prompts, Tensor) else prompts
                 k, v = (torch.cat([one, _each(one, its)], dim=2) for one, its in zip((k, v), own, strict=True))
         x = self.finish(layer, x, attend(q, k, v), modalities)
-        if form == "token" and isinstance(prompts, Tensor) and not keep_prompts:  # the dashes of Eq. 7-9
+        if form == "token" and isinstance(prompts, Tensor) and not keep_prompts:  # Eq. 7-9: [c, -, -, E]
             x = torch.cat([x[:, : self.leading], x[:, self.leading + prompts.shape[1] :]], dim=1)
         return x
 
     def prefix(self, layer: int, prompts: Tensor, modalities: tuple[int, ...] = ALL) -> Prefix:
-        """Keys and values of a layer's prompts."""
+        """Keys and values of a layer's prompts ``(G, P, D)``."""
         block = self.vit.blocks[layer]
         attn, y = block.attn, block.norm1(prompts.to(block.norm1.weight.dtype))
         if type(attn.qkv) is nn.Linear:  # the queries' third is not needed
@@ -193,7 +194,7 @@ class Backbone(nn.Module):
         return q, k, v
 
     def finish(self, layer: int, x: Tensor, y: Tensor, modalities: tuple[int, ...] = ALL) -> Tensor:
-        """The rest of a block, after its heads have seen ``y``, ``(n, h, N, D / h)``."""
+        """The rest of a block, after its attention has given ``y``, ``(n, h, N, D / h)``."""
         block = self.vit.blocks[layer]
         y = block.attn.norm(y.transpose(1, 2).flatten(2))
         x = x + block.ls1(apply_map(block.attn.proj, y, modalities))
@@ -201,7 +202,7 @@ class Backbone(nn.Module):
         if type(mlp) is Mlp:
             y = mlp.norm(mlp.drop1(mlp.act(apply_map(mlp.fc1, y, modalities))))
             y = mlp.drop2(apply_map(mlp.fc2, y, modalities))
-        else:  # gated ones, whose maps nothing wraps
+        else:  # gated
             y = mlp(y)
         out: Tensor = x + block.ls2(y)
         return out

@@ -1,7 +1,7 @@
 """PromptIBind: the spectra exchange what they know through a bind prompt (paper section 3.4, Eq. 11-16).
 
-Shapes: 3 modalities, B samples, tokens ``(3, B, N, D)`` in the order class token, registers, modality prompts M,
-semantic prompts S, patches.
+Shapes: 3 modalities, B samples, N tokens with prompts: class token, registers, modality prompts M, semantic prompts S,
+patches.
 """
 
 import math
@@ -33,7 +33,7 @@ class ExternalInteraction(nn.Module):
     """Semantic prompts of each modality attend to the bind prompt, CA_b2m (Eq. 11-14).
 
     The bind prompt is the mean of the projected semantic prompts; it has no parameters of its own. Projected by W_b
-    it is key and value at once; there is one head, and the residual of Eq. 14.
+    it is key and value at once; there is one attention head, and the residual of Eq. 14.
     """
 
     def __init__(self, width: int, linear: MakeLinear = Linear):
@@ -70,10 +70,10 @@ class InternalInteraction(nn.Module):
         """Tokens ``(B, N, D)``, enhanced; or ``(B, 1, D)``, the class token alone, which all tokens inform."""
         y = self.norm(x.to(self.norm.weight.dtype)).to(x.dtype)
         if cls_only:
-            out: Tensor = x[:, :1] + self.proj(self._attend_cls(y))
+            out: Tensor = x[:, :1] + self.proj(self._attend_cls(y))  # Eq. 15, of the class token
         else:
             q, k, v = self.qkv(y).view(*y.shape[:2], 3, self.attention_heads, -1).permute(2, 0, 3, 1, 4)
-            out = x + self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+            out = x + self.proj(attend(q, k, v).transpose(1, 2).flatten(2))  # Eq. 15
         return out
 
     def _attend_cls(self, y: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class InteractionLayer(nn.Module):
         x = tokens.x
         enriched = self.external(Features(x[:, :, semantic], tokens.present))  # Eq. 11-14
         x = torch.cat([x[:, :, : semantic.start], enriched.to(x.dtype), x[:, :, semantic.stop :]], dim=2)
-        return self.internal(x, cls_only), x
+        return self.internal(x, cls_only), x  # Eq. 15
 
 
 class PromptIBind(nn.Module):
@@ -123,6 +123,6 @@ class PromptIBind(nn.Module):
         Nothing but the class token leaves the last layer, so nothing else is a query there.
         """
         for layer in self.layers[:-1]:
-            tokens = Features(layer(tokens, semantic)[0], tokens.present)
+            tokens = Features(layer(tokens, semantic)[0], tokens.present)  # Eq. 16
         cls, x = self.layers[-1](tokens, semantic, True)
         return cls[:, :, 0], x[:, :, semantic]

@@ -38,7 +38,7 @@ class BNNeck(nn.Module):
 
 
 class Seen(NamedTuple):
-    """What a head sees, features ``(b, width)`` of b samples, none or at least two; its logits; and their labels."""
+    """Of b samples, what a head sees ``(b, width)``, its logits ``(b, ids)``, and their labels ``(b,)``."""
 
     feature: Tensor
     logits: Tensor

@@ -60,7 +60,7 @@ def centre(features: Features, labels: Tensor, reduction: Reduction = "mean", no
     centres = (same / same.sum(dim=-1, keepdim=True).clamp(min=1)) @ x  # (3, B, D), each sample's own centre
     distance = (x - centres).abs()
     distance = distance.mean(dim=-1) if reduction == "mean" else distance.sum(dim=-1)
-    return features.existing(distance).mean()
+    return Features(distance, present).existing().mean()
 
 
 def text_contrast(z: Features, text: Tensor, positive: Tensor, scale: float, reduction: Reduction = "mean") -> Tensor:
@@ -77,16 +77,17 @@ def text_contrast(z: Features, text: Tensor, positive: Tensor, scale: float, red
         reduction: over the modalities, each a mean over its samples; Eq. 6 prints the sum. Where samples lack
             modalities the mean is over all images.
     """
-    logits = scale * F.normalize(z.x, dim=-1) @ F.normalize(text, dim=-1).transpose(-1, -2)  # (3, B, n)
+    logits = scale * F.normalize(z.x, dim=-1) @ F.normalize(text, dim=-1).transpose(-1, -2)  # Eq. 5: (3, B, n)
     if reduction == "mean":
-        return F.cross_entropy(z.existing(logits), z.existing(positive))
+        own, wanted = (Features(x, z.present).existing() for x in (logits, positive))
+        return F.cross_entropy(own, wanted)  # Eq. 5, and a mean in the place of Eq. 6
     losses = Features(F.cross_entropy(logits.transpose(1, 2), positive, reduction="none"), z.present)
     count = losses.x.shape[1] if z.present is None else z.present.sum(dim=1).clamp(min=1)
     return (losses.masked().x.sum(dim=1) / count).sum()  # Eq. 6
 
 
 def text_modality(z: Features, targets: TextTargets, reduction: Reduction = "mean") -> Tensor:
-    """L_con with the fixed prompts as texts: an image must find its own modality's and object's."""
+    """L_con with the fixed prompts as texts: z ``(3, B, d)`` must find its own modality's and object's."""
     features, positive = targets.features.to(z.x.device), targets.positive.to(z.x.device)
     return text_contrast(z, features, positive[:, None].expand(z.x.shape[:2]), targets.scale, reduction)
 
@@ -118,12 +119,12 @@ def over_heads(loss: Callable[[Seen], Tensor], reduction: Reduction = "mean") ->
 
 
 class Objective:
-    """The classifiers and L = L_ce + L_tri + L_mae-c + L_con (Eq. 17), or what stands in their place."""
+    """The classifiers, and the terms of L = L_ce + L_tri + L_mae-c + L_con (Eq. 17) with their weights."""
 
     def __init__(self, heads: Heads, terms: Sequence[Term]):
         self.heads, self.terms = heads, tuple(terms)
 
     def __call__(self, output: Output, labels: Tensor) -> dict[str, Tensor]:
-        """The weighted terms by name, of the global batch; their sum is the loss."""
+        """The weighted terms by name, of the global batch with labels ``(B,)``; their sum is L of Eq. 17."""
         batch = Batch(output, self.heads(output, labels), labels)
-        return {name: weight * loss(batch) for name, weight, loss in self.terms}
+        return {name: weight * loss(batch) for name, weight, loss in self.terms}  # the summands of Eq. 17

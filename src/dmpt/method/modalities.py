@@ -40,18 +40,18 @@ class Features:
         return (self.x * share.view(*share.shape, *[1] * (self.x.dim() - 2))).sum(dim=0)
 
     def masked(self) -> "Features":
-        """Zeros where absent."""
+        """The same shape, with zeros where absent."""
         if self.present is None:
             return self
         away = ~self.present.view(*self.present.shape, *[1] * (self.x.dim() - 2))
         return replace(self, x=self.x.masked_fill(away, 0))
 
-    def existing(self, x: Tensor) -> Tensor:
-        """Of ``x``, ``(3, B, ...)``, what belongs to modalities that exist: ``(n, ...)``, modality first."""
-        return x.flatten(0, 1) if self.present is None else x[self.present]
+    def existing(self) -> Tensor:
+        """What belongs to modalities that exist: ``(n, ...)``, modality first."""
+        return self.x.flatten(0, 1) if self.present is None else self.x[self.present]
 
     def side_by_side(self, modalities: Sequence[str] = MODALITIES) -> Tensor:
-        """The named ones concatenated, ``(B, n D)``, of all samples."""
+        """The named ones concatenated, ``(B, n D)``; zeros or whatever stands there where a sample lacks one."""
         chosen = self.x if len(modalities) == MODALITY_COUNT else self.x[[MODALITIES.index(m) for m in modalities]]
         return chosen.transpose(0, 1).flatten(1)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dmpt.method.backbone import Backbone, Form, LayerPrompts
 from dmpt.method.bind import PromptIBind
-from dmpt.method.modalities import Features
+from dmpt.method.modalities import MODALITY_COUNT, Features
 from dmpt.method.prompts import Prompts
 from dmpt.towers.partly_trained import PartlyTrained
 
@@ -93,7 +93,7 @@ class DMPT(PartlyTrained):
         return self.read(self.tokens(images, present, baked), present)
 
     def tokens(self, images: Tensor, present: Tensor | None = None, baked: Baked = None) -> Tensor:
-        """The tower's tokens ``(3, B, N, D)`` (Eq. 7-10), where absent of no meaning; arguments as for ``forward``."""
+        """The tower's tokens ``(3, B, N + P, D)`` (Eq. 7-10), of no meaning where absent; as ``forward`` is called."""
         prompts = baked if baked is not None or self.prompts is None else self.prompts()
         run = partial(self.backbone, form=self.form, keep_prompts=self.bind is not None)
         if present is None or self.dense:
@@ -103,7 +103,7 @@ class DMPT(PartlyTrained):
         parts = {}
         for m, here in enumerate(present):
             if here.any():
-                own = None if prompts is None else [_of(p, m) for p in prompts]
+                own = None if prompts is None else [_of(p, m, here) for p in prompts]
                 parts[m] = run(images[m, here], own, modalities=(m,))
         some = next(iter(parts.values()))
         tokens: Tensor = some.new_zeros(*images.shape[:2], *some.shape[1:])
@@ -112,19 +112,19 @@ class DMPT(PartlyTrained):
         return tokens
 
     def behind(self, present: Tensor | None = None) -> dict[int, Callable[[Tensor], Tensor]]:
-        """What happens behind layers of the tower, for ``Backbone.forward``."""
+        """By layer, from the tokens that leave it ``(3 B, N + P, D)`` to those that enter the next ``(3 B, N, D)``."""
         modules: Any = self.exchanges.items()
         return {int(layer): partial(module.behind, present=present) for layer, module in modules}
 
     def read(self, tokens: Tensor, present: Tensor | None = None) -> Output:
-        """Features from the tower's tokens ``(3, B, N, D)``, of which those of absent modalities are not read."""
+        """Features from the tower's tokens ``(3, B, N + P, D)``, of which those of absent modalities are not read."""
         before = cls = tokens[:, :, 0]
         semantic = None
         if self.bind is not None:
             cls, semantic = self.bind(Features(tokens, present), self.semantic)  # Eq. 11-16
         with torch.autocast(tokens.device.type, enabled=False):  # norm, projection and all that follows: float32
             features = Features(self.readout(self.backbone.norm, cls, semantic), present).masked()
-            own = features.x[..., : self.backbone.width]  # a readout may put more beside the class token
+            own = features.x[..., : self.backbone.width]  # the class token's part
             projected = self._project(own, present) if self.project_features else None
             z = None
             if self.text_from is not None:
@@ -156,8 +156,9 @@ class DMPT(PartlyTrained):
         return prompts
 
 
-def _of(prompts: LayerPrompts, m: int) -> LayerPrompts:
-    """Those of one modality."""
+def _of(prompts: LayerPrompts, m: int, here: Tensor) -> LayerPrompts:
+    """Those of one modality: one set for all its images, or those of the images that are ``here``, bool ``(B,)``."""
     if isinstance(prompts, tuple):
-        return prompts[0][m : m + 1], prompts[1][m : m + 1]
-    return None if prompts is None else prompts[m : m + 1]
+        return tuple(_of(part, m, here) for part in prompts)  # type: ignore[return-value]
+    own = None if prompts is None else prompts.chunk(MODALITY_COUNT)[m]
+    return own if own is None or len(own) == 1 else own[here]

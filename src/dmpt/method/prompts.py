@@ -45,24 +45,22 @@ class ModalityPrompts(nn.Module):
         words: ``(3, M, d_t)``, the words of each modality pooled to M vectors.
         layers: with prompts, L in the paper; one linear each.
         width: D.
-        learned: train the words themselves, a control.
     """
 
-    def __init__(self, words: Tensor, layers: int, width: int, learned: bool = False):
+    words: Tensor
+
+    def __init__(self, words: Tensor, layers: int, width: int):
         super().__init__()
-        if learned:
-            self.words = nn.Parameter(words.clone())
-        else:
-            self.register_buffer("words", words.clone())
+        self.register_buffer("words", words.clone())
         self.map = nn.ModuleList(nn.Linear(words.shape[-1], width) for _ in range(layers))
 
     def forward(self) -> Tensor:
         """Prompts ``(layers, 3, M, D)``."""
-        return torch.stack([linear(self.words) for linear in self.map])
+        return torch.stack([linear(self.words) for linear in self.map])  # P, section 3.3
 
 
 class Prompts(nn.Module):
-    """Both kinds, in the order of Eq. 7-9; None where S or M is 0.
+    """Both kinds, in the order of Eq. 7-9; ``semantic`` is None where S is 0, ``modality`` where M is.
 
     ``layers`` is L of the tower; a kind that was made for fewer begins behind the first ones.
     """
@@ -78,7 +76,7 @@ class Prompts(nn.Module):
         kinds = [list(kind()) for kind in (self.modality, self.semantic) if kind is not None]
         kinds = [[None] * (self.layers - len(kind)) + kind for kind in kinds]
         own = [[prompts for prompts in layer if prompts is not None] for layer in zip(*kinds, strict=True)]
-        return [torch.cat(prompts, dim=1) if prompts else None for prompts in own]
+        return [torch.cat(prompts, dim=1) if prompts else None for prompts in own]  # [M_p, S_p] of Eq. 7-9
 
 
 def pool(words: Sequence[Tensor], length: int) -> Tensor:

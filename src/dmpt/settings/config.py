@@ -158,7 +158,8 @@ class TextConfig:
         tower: open_clip's name of the text tower.
         weights: its weights: an open_clip tag (``openai``), ``hub:OWNER/REPO/FILE``, or a local file.
         file: a ready ``text.safetensors`` (or ``package:FILE``) instead of a tower.
-        reduction: of the loss over the modalities: their ``mean``, or their ``sum`` as Eq. 6 prints it.
+        reduction: of the loss over the modalities: their ``mean``, or their ``sum`` as Eq. 6 prints it;
+            ``literal`` is a sum anyway.
         tokens: learnable tokens per identity, for ``identity``.
     """
 

@@ -26,13 +26,20 @@ def renamed(content: Mapping[str, Any], say: Callable[[str], object] | None = No
     found = {key: dict(value) if isinstance(value, Mapping) else value for key, value in content.items()}
     for old, new in RENAMED.items():
         section, _, name = old.partition(".")
-        for place, one, other in ((found, old, new), (found.get(section), name, new.partition(".")[2])):
-            if isinstance(place, dict) and one in place:
-                if other in place:
-                    raise UserError(f"{old} is now called {new}, and both are given; remove {old}")
-                place[other] = place.pop(one)
-                if say is not None:
-                    say(f"{old} is now called {new}; the old name still works")
+        other = new.partition(".")[2]
+        inside = found.get(section)
+        inside = inside if isinstance(inside, dict) else {}
+        given = [place for place, key in ((found, old), (inside, name), (found, new), (inside, other)) if key in place]
+        if old not in found and name not in inside:
+            continue
+        if len(given) > 1:
+            raise UserError(f"{old} is now called {new}, and both are given; remove {old}")
+        if old in found:
+            found[new] = found.pop(old)
+        else:
+            inside[other] = inside.pop(name)
+        if say is not None:
+            say(f"{old} is now called {new}; the old name still works")
     return found
 
 

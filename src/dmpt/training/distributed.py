@@ -103,12 +103,15 @@ def gather(output: Output, present: Tensor, accelerator: Accelerator) -> Output:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
-    """Average over the processes.
+    """Average over the processes; where a process has none, since its share lacks a modality, it counts as zero.
 
-    All have gradients for the same parameters: whether a head saw a sample is decided on the global batch, and a
-    modality that a share lacks has gradients of zero.
+    Whether a head saw a sample is decided on the global batch. So what no process has a gradient for keeps none.
     """
-    if accelerator.num_processes > 1:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad = accelerator.reduce(parameter.grad, "mean")
+    if accelerator.num_processes == 1:
+        return
+    own = list(parameters)
+    has = torch.tensor([parameter.grad is not None for parameter in own], device=accelerator.device).float()
+    for parameter, somewhere in zip(own, accelerator.reduce(has, "sum").tolist(), strict=True):
+        if somewhere:
+            grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = accelerator.reduce(grad, "mean")

@@ -92,7 +92,7 @@ def claim(out: Path) -> BaseFileLock:
     Raises:
         UserError: another run has it, or the folder cannot be written.
     """
-    lock = FileLock(out / LOCK, timeout=0)
+    lock = FileLock(out / LOCK, timeout=0, thread_local=False)  # opened in one thread, trained in another
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock.acquire()

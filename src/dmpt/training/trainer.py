@@ -78,12 +78,13 @@ class Trainer:
         self.progress = Progress()
         self.validated: Metrics | None = None  # what validation found last
         self._claim = ExitStack()  # holds the folder from here to the end of ``fit``
+        said = announce.lines(self.config, self.data, self.model)
         try:
-            going_on = self._open(resume)
+            with partners(self.accelerator):
+                going_on = self._open(resume)
         except BaseException:
             self.close()
             raise
-        said = announce.lines(self.config, self.data, self.model)
         if resume:
             said.append(f"going on after step {self.progress.step}" if going_on else "nothing saved yet: starting anew")
         console.print("\n".join(map(one_line, said)))
@@ -223,7 +224,7 @@ class Trainer:
                     f"loss term {name} is {value} at step {progress.step + 1} (lr {lr:.2e}); the run stopped and what "
                     "was saved is intact; lower train.lr, set train.clip, or use train.precision fp32"
                 )
-        accelerator.backward(torch.stack(list(terms.values())).sum() / group)
+        accelerator.backward(torch.stack(list(terms.values())).sum() / group)  # Eq. 17
         progress.step += 1
         progress.position += 1
         line = {"step": progress.step, "epoch": progress.epoch, "lr": lr, "loss": sum(losses.values())}
