@@ -34,16 +34,7 @@ class AtTest(nn.Module):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "change",
-    [
-        {},
-        {"bind": {"layers": [0]}},
-        {"prompts": "token"},
-        {"missing": {"dropout": 0.3}},
-        {"backbone": {"tune": "lora"}},
-    ],
-)
+@pytest.mark.parametrize("change", CHANGES)
 def test_the_dense_form_exports_with_a_dynamic_batch(change: dict[str, Any]) -> None:
     network = small_network(depth=3, **change).eval()
     network.dense = True

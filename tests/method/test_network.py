@@ -251,7 +251,7 @@ def test_whole_and_subset_from_one_pass_are_those_of_two(sections: dict[str, Any
         assert one.z is not None
         assert other.z is not None
         assert error_of(one.features.x, other.features.x) < 1e-12
-        assert error_of(one.z.existing(one.z.x), other.z.existing(other.z.x)) < 1e-12
+        assert error_of(one.z.existing(), other.z.existing()) < 1e-12
         assert error_of(one.also["shared"], other.also["shared"]) < 1e-12
 
 
@@ -439,20 +439,42 @@ def test_what_is_baked_is_used(form: str) -> None:
     assert torch.equal(network(images, baked=baked).features.x, before)
 
 
-def test_loading_forgets_what_was_baked() -> None:
-    one, other = redrawn().eval(), small_network().double().eval()
-    images = small_images(one.backbone)
-    other.bake()
-    other.load_own_state(one.own_state(), "adapter")
-    assert torch.equal(other(images).features.x, one(images).features.x)
-
-
 @torch.no_grad()
-def test_another_precision_forgets_what_was_baked() -> None:
+def test_prompts_are_baked_in_the_networks_precision() -> None:
     network = small_network(text={"loss": "off"}).eval()
     redraw(network, seeded(6), 0.2)
-    network.bake()
     network.double()
     images = small_images(network.backbone)
     features = network(images).features.x
     assert error_of(features, network(images, baked=network.bake()).features.x) < 1e-12
+
+
+@pytest.mark.parametrize("baked", [False, True])
+@pytest.mark.parametrize("dense", [False, True])
+@torch.no_grad()
+def test_prompts_of_each_image_hold_where_samples_lack_modalities(dense: bool, baked: bool) -> None:
+    """Many adapters in one batch: G = 3 B sets of prompts."""
+    network = redrawn().eval()
+    count = PRESENT.shape[1]
+    images = small_images(network.backbone, count)
+    own = [
+        torch.randn(3 * count, p.shape[1], p.shape[2], generator=seeded(i)).to(p)
+        for i, p in enumerate(prompts_of(network))
+    ]
+    given: Any = own
+    if baked:
+        last = network.backbone.depth - 1
+        given = [p if i == last else network.backbone.prefix(i, p) for i, p in enumerate(own)]
+    network.dense = dense
+    found = network(images, PRESENT, given).features.x
+    for b in range(count):
+        alone = [p.view(3, count, *p.shape[1:])[:, b] for p in own]
+        one = network(images[:, b : b + 1], PRESENT[:, b : b + 1], alone).features.x
+        assert error_of(found[:, b : b + 1], one) < 1e-12
+
+
+def prompts_of(network: DMPT) -> list[Tensor]:
+    assert network.prompts is not None
+    found = [p for p in network.prompts() if p is not None]
+    assert len(found) == network.backbone.depth
+    return found

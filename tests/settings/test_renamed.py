@@ -26,7 +26,12 @@ def test_an_old_name_is_taken_nested_and_dotted(old: str, new: str) -> None:
     assert renamed({old: 0.5, "train.lr": 1.0}, said.append) == {new: 0.5, "train.lr": 1.0}
     assert [f"note: {line}" for line in said] == [NOTE.format(old, new)] * 2
     assert dotted(from_dict({section: {key: 0.5}}))[new] == 0.5
-    for both in ({section: {key: 0.5, new.partition(".")[2]: 0.5}}, {old: 0.5, new: 0.5}):
+    for both in (
+        {section: {key: 0.5, new.partition(".")[2]: 0.5}},
+        {old: 0.5, new: 0.5},
+        {section: {key: 0.5}, new: 0.5},
+        {section: {new.partition(".")[2]: 0.5}, old: 0.5},
+    ):
         with pytest.raises(UserError, match=rf"{old} is now called {new}, and both are given; remove {old}"):
             renamed(both)
 

@@ -35,7 +35,7 @@ from dmpt.training.log import cut_log, read_log
 from dmpt.training.schedule import learning_rate
 from dmpt.training.state import HARMLESS, fixed_settings, refuse_change
 from dmpt.training.trainer import Trainer
-from runs import dmpt, fit, flags, log, same_in_two_processes, same_state, settings, toy, with_
+from runs import dmpt, fit, flags, log, same_state, settings, toy, with_
 
 
 @pytest.fixture(scope="module")
@@ -603,11 +603,6 @@ def test_full_fine_tuning_moves_the_backbone(data: Path, tmp_path: Path) -> None
     trainer.fit()
     assert not torch.equal(before, trainer.network.backbone.vit.blocks[0].mlp.fc1.weight)
     assert any(name.startswith("backbone.") for name in load_file(tmp_path / "run" / "last" / "adapter.safetensors"))
-
-
-@pytest.mark.long
-def test_two_processes_do_what_one_does(data: Path, tmp_path: Path) -> None:
-    same_in_two_processes(settings(data, epochs=2), tmp_path, rtol=2e-3, atol=2e-5)
 
 
 def test_settings_that_change_no_number_may_change_on_resume() -> None:

@@ -74,6 +74,22 @@ def test_saturation_of_the_text_loss_is_marked_once(
     assert adapter.load_card(tmp_path / "run" / "last").metrics["text_saturated_at"] == 1
 
 
+def test_saturation_is_judged_by_the_mean_over_the_modalities_where_the_loss_is_their_sum(
+    clipped: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = with_(clipped, train={"epochs": 1})
+    fit(one, tmp_path / "mean")
+    first = log(tmp_path / "mean")[0]["losses"]["text"]
+    summed = with_(one, text={"reduction": "sum"})
+    for share, step in ((1.5, 1), (0.5, None)):
+        monkeypatch.setattr("dmpt.training.trainer.SATURATED", share * first)
+        monkeypatch.setattr("dmpt.training.trainer.Trainer._save", lambda _: None)
+        trainer = Trainer(summed, tmp_path / str(share))
+        trainer._step(next(trainer.data.batches(trainer.config, 0, 0, 0, 1)), 10)
+        assert trainer.progress.saturated == step
+        trainer.close()
+
+
 def test_the_literal_loss_is_a_constant_that_trains_nothing(clipped: Config, tmp_path: Path) -> None:
     fit(with_(clipped, text={"loss": "literal"}), tmp_path / "literal")
     fit(with_(clipped, text={"loss": "off"}), tmp_path / "off")

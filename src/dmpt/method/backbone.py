@@ -184,9 +184,9 @@ class Backbone(nn.Module):
         self, layer: int, x: Tensor, modalities: tuple[int, ...] = ALL, patches: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of tokens ``(n, N, D)``, each ``(n, h, N, D / h)``."""
-        block = self.vit.blocks[layer]
+        block, h = self.vit.blocks[layer], self.attention_heads
         qkv = apply_map(block.attn.qkv, block.norm1(x), modalities)
-        q, k, v = qkv.view(*qkv.shape[:2], 3, self.attention_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.view(*qkv.shape[:2], 3, h, self.width // h).permute(2, 0, 3, 1, 4)  # no -1: there may be 0 tokens
         q, k = block.attn.q_norm(q), block.attn.k_norm(k)
         if self.rotate is not None and patches:
             count = self.vit.patch_embed.num_patches
