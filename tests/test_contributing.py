@@ -78,7 +78,7 @@ def test_a_data_set(copy: Path, data: Path, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_loss(copy: Path, data: Path, tmp_path: Path) -> None:
     follow(copy, "A loss")
-    settings = [f"--data.root={data}", *QUICK, *TOWER, "--loss.decorrelation=0.5"]
+    settings = [f"--data.root={data}", *QUICK, *TOWER, "--missing.dropout=0.2", "--loss.decorrelation=0.5"]
     run(copy, "train", *settings, f"--out={tmp_path / 'run'}")
     assert '"decorrelation": 0.' in (tmp_path / "run" / "metrics.jsonl").read_text()
 
