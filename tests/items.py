@@ -18,14 +18,14 @@ def items(
     if present is None:
         present = np.stack([SETS[i] for i in rng.integers(0, 7, count)])
     present = np.broadcast_to(present, (count, 3)).copy()
-    slots = rng.standard_normal((count, 3, WIDTH)) * rng.uniform(0.3, 3, (count, 3, 1)) + 0.5
-    slots = unit((slots * present[:, :, None]).reshape(count, -1).astype(np.float32)).reshape(count, 3, WIDTH)
+    features = rng.standard_normal((count, 3, WIDTH)) * rng.uniform(0.3, 3, (count, 3, 1)) + 0.5
+    features = unit((features * present[:, :, None]).reshape(count, -1).astype(np.float32)).reshape(count, 3, WIDTH)
     space = unit(rng.standard_normal((count, 4)).astype(np.float32)) if shared else None
     scale = None
     if standardised:
         scale = np.random.default_rng(99).uniform(0.5, 2, (8, 2)).astype(np.float32)
         scale[7] = 1, 0  # complete samples stay as they are
-    return Embeddings(slots, present, space, scale)
+    return Embeddings(features, present, space, scale)
 
 
 def some_labels(count: int, seed: int = 0) -> Labels:

@@ -3,10 +3,11 @@
     python tools/same_numbers.py BEFORE AFTER
 
 Every combination of settings that the shipped configs and studies of BEFORE use is trained by both commits for some 20
-steps, scaled down to small towers and a drawn toy set, on one thread. Compared are each step's loss terms and gradient
-norm, the trained tensors and Adam's moments at the end, and the test features of the saved adapter with all modalities
-and with some of them. Adapters of BEFORE are also loaded by AFTER. Prints a line per combination and ends with exit
-code 1 if any differs.
+steps, scaled down to small towers and a drawn toy set, on one thread each. Compared are the gradients of the first
+step, each step's loss terms and gradient norm, the trained tensors and Adam's moments at the end, and the test features
+of the saved adapter with all modalities and with some of them. AFTER also loads the adapters of BEFORE. Prints a line
+per combination, which is ``same``, ``DIFFERS`` or ``refused`` by both (a row that needs a text tower, on data without
+one), and ends with exit code 1 if any differs. ``.`` is the working tree.
 """
 
 import argparse
@@ -17,76 +18,53 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 TINY = {"backbone.name", "backbone.weights", "backbone.overrides", "text.file", "text.tower", "text.weights"}
 CUTS = (("rgb", "nir", "tir"), ("nir", "tir"), ("tir",))
+CLOCKS = ("epoch_seconds", "step_seconds", "peak_memory_bytes")
+Settings = dict[str, Any]
 
 
-def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted keys; ``on`` and ``off`` as the words that they are in our files."""
-    found: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict) and key != "overrides":
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            off = value is False and f"{prefix}{key}" in ("text.loss",)
-            number = isinstance(value, str) and value.replace(".", "").replace("e-", "").isdigit()
-            found[f"{prefix}{key}"] = "off" if off else float(value) if number else value
-    return found
-
-
-def nest(settings: dict[str, Any]) -> dict[str, Any]:
-    """Dotted keys as sections."""
-    nested: dict[str, Any] = {}
-    for key, value in settings.items():
-        section, _, name = key.partition(".")
-        if name:
-            nested.setdefault(section, {})[name] = value
-        else:
-            nested[section] = value
-    return nested
-
-
-def combinations(root: Path) -> dict[str, dict[str, Any]]:
-    """Scaled-down settings by name, each combination once."""
+def combinations(root: Path) -> dict[str, Settings]:
+    """Scaled-down settings as dotted keys, by name, each combination once."""
+    from dmpt.base.yaml import load
+    from dmpt.settings.values import flatten
 
     def read(path: Path) -> Any:
-        # YAML 1.1 reads ``on`` as true: a row's changes for single data
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return load(path.read_text(encoding="utf-8"))
 
-    tiny = flat(read(root / "configs/tiny.yaml"))
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted((root / "configs").glob("*.yaml")):
-        found[path.stem] = flat(read(path))
-        if path.stem.endswith(("201", "100", "310")):
-            for change in ("dmpt+", "dmpt-fast"):
-                found[f"{path.stem} {change}"] = flat(read(path)) | flat(read(root / f"configs/{change}.yaml"))
+    def config(name: str) -> Settings:
+        return flatten(read(root / f"configs/{name}.yaml"))
+
+    found = {path.stem: config(path.stem) for path in sorted((root / "configs").glob("*.yaml"))}
+    for name in [name for name in found if name.endswith(("201", "100", "310"))]:
+        for change in ("dmpt+", "dmpt-fast"):
+            found[f"{name} {change}"] = found[name] | found[change]
     bases = {}
     for path in sorted((root / "studies/data").glob("*.yaml")):
         content = read(path)
-        config = flat(read(root / f"configs/{content['config']}.yaml")) if "config" in content else {}
-        bases[path.stem] = config | flat(content.get("settings", {}))
+        base = config(content["config"]) if "config" in content else {}
+        bases[path.stem] = base | flatten(content.get("settings", {}))
     for path in sorted((root / "studies").glob("*.yaml")):
         study = read(path)
         for data in study["data"]:
             for row in study["rows"]:
-                change = flat(row.get("change", {})) | flat((row.get("on") or row.get(True) or {}).get(data, {}))
-                found[f"{path.stem} on {data}: {row['name']}"] = bases[data] | flat(study.get("base", {})) | change
+                change = row.get("change", {}) | row.get("on", {}).get(data, {})
+                found[f"{path.stem} on {data}: {row['name']}"] = bases[data] | study.get("base", {}) | change
     scaled, known = {}, set()
     for name, settings in found.items():
-        own = _small(settings, tiny)
+        own = _small(settings, config("tiny"))
         if (key := json.dumps(own, sort_keys=True)) not in known:
             known.add(key)
             scaled[name] = own
     return scaled
 
 
-def _small(settings: dict[str, Any], tiny: dict[str, Any]) -> dict[str, Any]:
+def _small(settings: Settings, tiny: Settings) -> Settings:
     dino = "dinov2" in settings.get("backbone.name", "")
     drop = {"data.root", "data.layout", "data.object", "data.protocol", "train.epochs", "train.ids", "train.instances"}
     drop |= {"data.size", "data.pad", "data.test_share", "data.value_range", "backbone.projection_dim"}
@@ -104,13 +82,13 @@ def _small(settings: dict[str, Any], tiny: dict[str, Any]) -> dict[str, Any]:
     return own
 
 
-def work(task: Path, out: Path) -> None:
-    """In a process of its own, with one commit on the path: train every combination and keep what came of it."""
+def work(task: Path) -> None:
+    """In a process of its own, with one commit on the path: train every combination, or load another's adapters."""
     import numpy as np
     import torch
 
     torch.set_num_threads(1)
-    names = ("Trainer", "load_adapter", "extract", "load_dataset", "restrict", "from_dict")
+    names = ("Trainer", "load_adapter", "extract", "load_dataset", "restrict", "from_dict", "nest")
     places = (
         ("training.trainer.Trainer", "train.Trainer"),
         ("adapter.folder.load", "adapter.load"),
@@ -118,30 +96,64 @@ def work(task: Path, out: Path) -> None:
         ("data.layouts.load_dataset", "data.datasets.load_dataset"),
         ("data.missing.restrict", "data.subset.restrict"),
         ("settings.values.from_dict", "config_values.from_dict"),
+        ("settings.values.nest", "config_values.nest"),
     )
     dmpt = {name: _first(candidates) for name, candidates in zip(names, places, strict=True)}
     given = json.loads(task.read_text())
-    for done, (number, settings) in enumerate(given["combinations"].items(), 1):
-        folder = out / number
-        try:
-            config = dmpt["from_dict"](nest(settings | {"data.root": given["data"]}))
-            trainer = dmpt["Trainer"](config, folder)
+
+    def train(folder: Path, settings: Settings) -> None:
+        trainer = dmpt["Trainer"](dmpt["from_dict"](dmpt["nest"](settings | {"data.root": given["data"]})), folder)
+        with _first_gradients() as gradients:
             trainer.fit()
-            for adapter in [folder, *(Path(other) / number for other in given["others"])]:
-                network, card = dmpt["load_adapter"](adapter / "last")
-                data = replace(card.config.data, root=given["data"], workers=0)
-                records = dmpt["load_dataset"](data.layout, data.root, data).query
-                seen = {}
-                for cut in CUTS:
-                    for dtype in (torch.float32, torch.bfloat16):
-                        found = dmpt["extract"](network, dmpt["restrict"](records, cut), data, precision=dtype)
-                        shared = [] if found.shared is None else [found.shared]
-                        seen[f"{'+'.join(cut)} {dtype}"] = np.concatenate([found.flat, *shared], axis=1)
-                np.savez(folder / ("features.npz" if adapter == folder else "features-of-other.npz"), **seen)
+        np.savez(folder / "gradients.npz", **{str(i): gradient for i, gradient in enumerate(gradients)})
+        look(folder / "last", folder / "features.npz")
+
+    def look(adapter: Path, out: Path) -> None:
+        network, card = dmpt["load_adapter"](adapter)
+        data = replace(card.config.data, root=given["data"], workers=0)
+        records = dmpt["load_dataset"](data.layout, data.root, data).query
+        seen = {}
+        for cut in CUTS:
+            for dtype in (torch.float32, torch.bfloat16):
+                found = dmpt["extract"](network, dmpt["restrict"](records, cut), data, precision=dtype)
+                shared = [] if found.shared is None else [found.shared]
+                seen[f"{'+'.join(cut)} {dtype}"] = np.concatenate([found.flat, *shared], axis=1)
+        np.savez(out, **seen)
+
+    for number, settings in given["combinations"].items():
+        folder = Path(given["out"]) / number
+        try:
+            if given["others"] is None:
+                train(folder, settings)
+            elif (Path(given["others"]) / number / "last").exists():
+                look(Path(given["others"]) / number / "last", folder / "features-of-before.npz")
         except Exception:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "error.txt").write_text(traceback.format_exc())
-        sys.stderr.write(f"{done} of {len(given['combinations'])}\n")
+
+
+class _first_gradients:
+    """Inside, what Adam is given at its first step."""
+
+    def __enter__(self) -> list[Any]:
+        import torch
+
+        self.step: Callable[..., Any] = torch.optim.Adam.step
+        found: list[Any] = []
+
+        def step(optimizer: Any, *arguments: Any, **options: Any) -> Any:
+            if not found:
+                given = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+                found.extend(gradient.detach().clone().numpy() for gradient in given)
+            return self.step(optimizer, *arguments, **options)
+
+        torch.optim.Adam.step = step  # type: ignore[method-assign]
+        return found
+
+    def __exit__(self, *_: object) -> None:
+        import torch
+
+        torch.optim.Adam.step = self.step  # type: ignore[method-assign]
 
 
 def _first(candidates: tuple[str, ...]) -> Any:
@@ -157,52 +169,51 @@ def _first(candidates: tuple[str, ...]) -> Any:
     raise SystemExit(f"this commit has none of {', '.join(candidates)}")
 
 
-def differences(before: Path, after: Path) -> list[str]:
-    """What is not the same, in words."""
+def verdict(before: Path, after: Path) -> tuple[str, list[str]]:
+    """``same``, ``DIFFERS`` or ``refused``, and why."""
     import numpy as np
     from safetensors.numpy import load_file
 
     files = [folder / "error.txt" for folder in (before, after)]
     failed = {path.parent.parent.name: path.read_text().strip().splitlines()[-1] for path in files if path.exists()}
-    if len({message.partition(": ")[2] for message in failed.values()}) == 1 and len(failed) == 2:
-        return []  # rows that need a text tower, on data without one: refused by both
+    said = [f"{side}: {message}" for side, message in failed.items()]
     if failed:
-        return [f"{side}: {message}" for side, message in failed.items()]
-    found = []
-    clocks = ("epoch_seconds", "step_seconds", "peak_memory_bytes")
+        alike = len(failed) == 2 and len({message.partition(": ")[2] for message in failed.values()}) == 1
+        return ("refused", [said[0].partition(": ")[2]]) if alike else ("DIFFERS", said)
 
-    def steps(folder: Path) -> list[dict[str, Any]]:
+    def steps(folder: Path) -> list[Any]:
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        steps = [{k: v for k, v in line.items() if k not in clocks} for line in lines]
-        # terms may have other names
-        return [{**s, "losses": list(s["losses"].values())} if "losses" in s else s for s in steps]
+        kept = [{k: v for k, v in line.items() if k not in CLOCKS} for line in lines]
+        return [{**s, "losses": list(s["losses"].values())} if "losses" in s else s for s in kept]  # names may change
+
+    def values(arrays: Any) -> Counter[Any]:  # whatever they are called
+        return Counter((array.shape, array.tobytes()) for array in arrays)
 
     if steps(before) != steps(after):
-        found.append("losses or gradients")
-    one, two = (load_file(folder / "state.safetensors") for folder in (before, after))
-    values = [Counter((x.shape, x.tobytes()) for x in state.values()) for state in (one, two)]  # names may change
-    if values[0] != values[1] or not one:
-        missing = [name for name, x in one.items() if (x.shape, x.tobytes()) not in values[1]]
-        found.append(f"{len(missing)} of {len(one)} tensors" + f", {missing[0]} first" * bool(missing))
-    for name in ("features.npz", "features-of-other.npz"):
+        said.append("losses or gradient norms")
+    one, two = (values(np.load(folder / "gradients.npz").values()) for folder in (before, after))
+    if one != two:
+        said.append(f"{(one - two).total()} of {one.total()} gradients of the first step")
+    one, two = (values(load_file(folder / "state.safetensors").values()) for folder in (before, after))
+    if one != two or not one:
+        said.append(f"{(one - two).total()} of {one.total()} tensors at the end")
+    for name in ("features.npz", "features-of-before.npz"):
         old, new = np.load(before / "features.npz"), np.load(after / name)
-        if wrong := [key for key in old if old[key].shape != new[key].shape or not (old[key] == new[key]).all()]:
-            off = max(float(abs(old[key] - new[key]).max()) for key in wrong if old[key].shape == new[key].shape)
-            found.append(f"{name} at {', '.join(wrong)}, by {off:.1e}")
-    return found
+        if wrong := [key for key in old if not np.array_equal(old[key], new[key])]:
+            said.append(f"{name} at {', '.join(wrong)}")
+    return ("DIFFERS" if said else "same"), said
 
 
 def main() -> None:
-    """Compare two commits; ``.`` is the working tree."""
+    """Compare two commits."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("before")
     parser.add_argument("after")
     parser.add_argument("--only", default="", help="combinations whose name holds this")
-    parser.add_argument("--keep", default=None, help="a folder that keeps what BEFORE gave, for the next comparison")
     arguments = parser.parse_args()
     here = Path(__file__).resolve().parents[1]
     with tempfile.TemporaryDirectory() as temporary:
-        root, kept = Path(temporary), Path(arguments.keep) if arguments.keep else Path(temporary)
+        root = Path(temporary)
         sys.path.insert(0, str(here / "tests"))
         from toy import write_toy_set
 
@@ -216,40 +227,31 @@ def main() -> None:
                 subprocess.run(["tar", "-x", "-C", str(trees[side])], input=archive.stdout, check=True)
         found = combinations(trees["before"])
         numbers = {name: str(number) for number, name in enumerate(found) if arguments.only in name}
-        for side, tree in trees.items():
-            out = (kept if side == "before" else root) / side
-            if side == "before" and (kept / "before.json").exists():
-                held = json.loads((kept / "before.json").read_text())
-                assert all(held.get(name) == number for name, number in numbers.items()), f"{kept} holds others"
-                continue
-            others = [str(kept / "before")] if side == "after" else []
-            task = root / f"{side}.task.json"
-            task.write_text(
-                json.dumps(
-                    {
-                        "combinations": {n: found[name] for name, n in numbers.items()},
-                        "data": str(root / "data"),
-                        "others": others,
-                    }
-                )
-            )
-            command = [sys.executable, __file__, "--work", str(task), str(out)]
-            place = {**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1"}
-            log = (root / f"{side}.log").open("w")
-            subprocess.run(command, env=place, check=True, stdout=log, stderr=subprocess.STDOUT)
-            if arguments.keep and side == "before":
-                (kept / "before.json").write_text(json.dumps(numbers))
-        wrong = 0
+
+        def start(side: str, others: Path | None = None) -> subprocess.Popen[bytes]:
+            task = root / f"{side}-{others is not None}.json"
+            content: dict[str, Any] = {"out": str(root / side), "data": str(root / "data")}
+            content["others"] = None if others is None else str(others)
+            content["combinations"] = {number: found[name] for name, number in numbers.items()}
+            task.write_text(json.dumps(content))
+            place = {**os.environ, "PYTHONPATH": str(trees[side] / "src"), "OMP_NUM_THREADS": "1"}
+            log = task.with_suffix(".log").open("w")
+            return subprocess.Popen([sys.executable, __file__, "--work", str(task)], env=place, stdout=log, stderr=log)
+
+        for running in (start("before"), start("after")):  # both at once
+            assert running.wait() == 0
+        assert start("after", root / "before").wait() == 0
+        counts: Counter[str] = Counter()
         for name, number in numbers.items():
-            said = differences(kept / "before" / number, root / "after" / number)
-            wrong += bool(said)
-            print(f"{'DIFFERS' if said else 'same':8} {name}" + "".join(f"\n         {line}" for line in said))
-        print(f"{len(numbers) - wrong} of {len(numbers)} combinations are the same, bit for bit")
-        raise SystemExit(int(wrong > 0))
+            what, why = verdict(root / "before" / number, root / "after" / number)
+            counts[what] += 1
+            print(f"{what:8} {name}" + "".join(f"\n         {line}" for line in why))
+        print(", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
+        raise SystemExit(int(counts["DIFFERS"] > 0))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--work"]:
-        work(*map(Path, sys.argv[2:4]))
+        work(Path(sys.argv[2]))
     else:
         main()

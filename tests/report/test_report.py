@@ -239,7 +239,7 @@ def test_camera_pairs_against_slow_lists(full: Measured) -> None:
     assert np.isnan(np.diag(pairs.mAP)).all()  # same_camera leaves nothing there
 
 
-def test_a_slot_is_the_feature_of_its_modality(full: Measured) -> None:
+def test_a_part_is_the_feature_of_its_modality(full: Measured) -> None:
     """Slots cut from the test feature against the network's own output for each modality."""
     records, width = list(full.gallery)[:5], full.network.backbone.width
     data = full.card.config.data
@@ -269,7 +269,7 @@ def test_the_share_of_each_spectrum_there_is(tmp_path: Path, feature: Any, whole
 
 
 def test_a_run_of_two_spectra_shows_these_alone(tmp_path: Path) -> None:
-    """RGBN300 has no thermal pictures; here near-infrared is left out, which is not the last slot."""
+    """RGBN300 has no thermal pictures; here near-infrared is left out, which is not the last."""
     config = with_(settings(toy(tmp_path / "toy"), epochs=1), data={"modalities": ("rgb", "tir")})
     fit(config, tmp_path / "run")
     run = measure(tmp_path / "run")

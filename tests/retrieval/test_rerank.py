@@ -110,12 +110,12 @@ def test_embeddings_of_complete_samples_are_their_vectors() -> None:
 
 def test_sides_that_lack_different_modalities_are_on_one_scale() -> None:
     """Queries without one and a complete gallery can be ranked as they are, but not mixed with each other."""
-    slots = drawn(90, 4, 5).reshape(30, 3, 4)
-    slots[:10, 2] = 0
+    features = drawn(90, 4, 5).reshape(30, 3, 4)
+    features[:10, 2] = 0
     present = np.ones((30, 3), dtype=np.bool_)
     present[:10, 2] = False
     standardisation = np.array([[0.5 + 0.1 * code, 0.02 * code] for code in range(8)], dtype=np.float32)
-    items = Embeddings(unit(slots.reshape(30, 12)).reshape(30, 3, 4), present, drawn(30, 5, 6), standardisation)
+    items = Embeddings(unit(features.reshape(30, 12)).reshape(30, 3, 4), present, drawn(30, 5, 6), standardisation)
     scores = np.concatenate([block.copy() for _, block in mixed_similarities(items[:10], items, 30)])
     distances = 2 - 2 * scores.astype(np.float64)
     expected = distances[:, 10:] / distances.max(axis=1, keepdims=True)

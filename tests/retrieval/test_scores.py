@@ -72,7 +72,7 @@ def test_complete_samples_rank_as_the_concatenated_feature() -> None:
     expected = evaluate(query.flat, gallery.flat, *labels, "same_camera")
     assert evaluate(query, gallery, *labels, "same_camera") == expected
     assert np.array_equal(scores(query, gallery), scores(plain(query.flat), plain(gallery.flat)))
-    # and by the way of mixed items, which one more item without a slot makes them take
+    # and by the way of mixed items, which one more item without a modality makes them take
     mixed = scores(query, join(gallery, items(1, 3, SETS[0], standardised=True)))[:, :90]
     np.testing.assert_allclose(mixed, scores(query, gallery), atol=2e-6)
 
@@ -98,17 +98,17 @@ def test_an_item_with_fewer_modalities_does_not_reorder_the_others(
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_constant_features_score_as_chance(shared: bool) -> None:
-    # Which slots an item lacks tells its identity here; a ranking that saw the rounding of lengths would find it.
+    # Which modalities an item lacks tells its identity here; a ranking that saw the rounding of lengths would find it.
     count = 140
     labels = Labels(np.arange(count) % 7, np.arange(count) // 7 % 2)
     present = np.stack([SETS[pid] for pid in labels.pids])
-    slots = np.broadcast_to(np.random.default_rng(0).standard_normal((1, 3, WIDTH)), (count, 3, WIDTH))
-    slots = unit((slots * present[:, :, None]).reshape(count, -1).astype(np.float32)).reshape(count, 3, WIDTH)
+    features = np.broadcast_to(np.random.default_rng(0).standard_normal((1, 3, WIDTH)), (count, 3, WIDTH))
+    features = unit((features * present[:, :, None]).reshape(count, -1).astype(np.float32)).reshape(count, 3, WIDTH)
     space = np.full((count, 4), 0.5, dtype=np.float32) if shared else None
-    same = Embeddings(slots, present, space)
-    if not shared:  # mean slots of constant but different modalities are not constant; one vector for all three is
-        slots = unit((present[:, :, None] * np.ones((count, 3, WIDTH))).reshape(count, -1).astype(np.float32))
-        same = Embeddings(slots.reshape(count, 3, WIDTH), present)
+    same = Embeddings(features, present, space)
+    if not shared:  # mean features of constant but different modalities are not constant; one vector for all three is
+        features = unit((present[:, :, None] * np.ones((count, 3, WIDTH))).reshape(count, -1).astype(np.float32))
+        same = Embeddings(features.reshape(count, 3, WIDTH), present)
     assert np.array_equal(scores(same, same), np.ones((count, count), dtype=np.float32))
     got = evaluate(same, same, labels, labels, "none")
     one = np.ones((count, 1), dtype=np.float32)

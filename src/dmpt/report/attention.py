@@ -27,7 +27,7 @@ EXAMPLES = 4
 
 @dataclass(frozen=True)
 class Gaze:
-    """Attention of some samples, the mean over heads, by kind of token.
+    """Attention of some samples, the mean over attention heads, by kind of token.
 
     Attributes:
         maps: by kind of the looking token, its attention to each patch ``(M, B, rows, columns)``, the mean over its
