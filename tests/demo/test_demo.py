@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import dmpt.demo.demo as demo_module
-import dmpt.evaluation.evaluate as evaluate_module
+import dmpt.evaluation.opened as opened_module
 from dmpt.adapter import folder as adapter
 from dmpt.base.errors import UserError
 from dmpt.cli import main
@@ -157,7 +157,7 @@ def test_swapped_modalities_cost(trained: dict[str, Path], monkeypatch: pytest.M
     def swapped(records: Sequence[Record]) -> list[Record]:
         return [replace(r, paths={m: r.paths[swap[m]] for m in r.paths}) for r in records]
 
-    monkeypatch.setattr(evaluate_module, "load_dataset", test_data(swapped))
+    monkeypatch.setattr(opened_module, "load_dataset", test_data(swapped))
     after = score(trained["DMPT"])
     print(f"aligned {before:.1f} swapped {after:.1f}")
     assert after < before - MARGIN
@@ -203,7 +203,7 @@ def test_cameras_decide_what_counts(trained: dict[str, Path], monkeypatch: pytes
         cameras = np.random.default_rng(0).permutation([record.camera for record in records]).tolist()
         return [replace(record, camera=camera) for record, camera in zip(records, cameras, strict=True)]
 
-    monkeypatch.setattr(evaluate_module, "load_dataset", test_data(shuffled))
+    monkeypatch.setattr(opened_module, "load_dataset", test_data(shuffled))
     after = evaluate(trained["DMPT"])
     print(f"cameras {before['mAP']:.1f}, shuffled {after['mAP']:.1f}")
     assert after["mAP"] != before["mAP"]

@@ -26,14 +26,14 @@ from dmpt.embed.attention import attention
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.extensions.assemble import build_backbone, build_network
 from dmpt.extensions.exchanges import Exchange
-from dmpt.extensions.readings import LearnedAbsent
+from dmpt.extensions.readings import LearnedAbsent, LearnedWords
 from dmpt.extensions.shared import SharedPart
 from dmpt.method.bind import InternalInteraction, Linear, PromptIBind
 from dmpt.method.heads import BNNeck, Heads, Seen
 from dmpt.method.losses import Reduction
 from dmpt.method.modalities import Features, PerModality
 from dmpt.method.network import DMPT, Output
-from dmpt.method.prompts import ModalityPrompts, SemanticPrompts
+from dmpt.method.prompts import SemanticPrompts
 from dmpt.paper import parameters as params
 from dmpt.settings.config import BackboneConfig, Config
 from dmpt.settings.values import from_dict
@@ -227,7 +227,7 @@ def test_parts_start_in_a_fixed_order() -> None:
     torch.manual_seed(0)
     words = torch.randn(3, 2, config.modality.width) * 0.02
     semantic = SemanticPrompts(3, 5, WIDTH, 16)
-    modality = ModalityPrompts(words, 2, WIDTH, learned=True)
+    modality = LearnedWords(words, 2, WIDTH)
 
     def parts() -> tuple[nn.Module, PerModality]:
         external = LearnedAbsent(WIDTH, Linear, 5)
