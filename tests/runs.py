@@ -104,6 +104,14 @@ def processes_of(run: Path) -> int:
         return int(json.loads(file.metadata()["identity"])["number of processes"])
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process is there and has not ended: one that nobody has asked about yet is a zombie."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
 def same_in_two_processes(config: Config, folder: Path, *, rtol: float, atol: float) -> None:
     """Train in this process and in two of torchrun's; compare what was trained and every loss."""
     fit(config, folder / "one")

@@ -12,6 +12,7 @@ import pytest
 
 from dmpt.base.errors import UserError
 from dmpt.base.processes import spread
+from runs import is_running
 
 
 def whose(part: int) -> tuple[int, int]:
@@ -51,7 +52,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     )
     script = tmp_path / "parent.py"
     script.write_text(f"if __name__ == '__main__':\n    {source}\n")
-    place = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])}
     parent = subprocess.Popen([sys.executable, str(script)], env=place)
     listed = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     if not listed.exists():
@@ -73,14 +74,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     pids = workers()
     parent.kill()
     parent.wait()
-    wait_until(lambda: not any(_runs(pid) for pid in pids))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
+    wait_until(lambda: not any(is_running(pid) for pid in pids))
 
 
 def test_what_has_not_begun_is_left_when_the_caller_stops(tmp_path: Path) -> None:
