@@ -26,18 +26,15 @@ def renamed(content: Mapping[str, Any], say: Callable[[str], object] | None = No
     found = {key: dict(value) if isinstance(value, Mapping) else value for key, value in content.items()}
     for old, new in RENAMED.items():
         section, _, name = old.partition(".")
-        other = new.partition(".")[2]
-        inside = found.get(section)
-        inside = inside if isinstance(inside, dict) else {}
-        given = [place for place, key in ((found, old), (inside, name), (found, new), (inside, other)) if key in place]
-        if old not in found and name not in inside:
+        inside = found[section] if isinstance(found.get(section), dict) else {}
+        places = ((found, old, new), (inside, name, new.partition(".")[2]))
+        if not any(one in place for place, one, _ in places):
             continue
-        if len(given) > 1:
+        if sum(key in place for place, *names in places for key in names) > 1:
             raise UserError(f"{old} is now called {new}, and both are given; remove {old}")
-        if old in found:
-            found[new] = found.pop(old)
-        else:
-            inside[other] = inside.pop(name)
+        for place, one, other in places:
+            if one in place:
+                place[other] = place.pop(one)
         if say is not None:
             say(f"{old} is now called {new}; the old name still works")
     return found
