@@ -424,11 +424,15 @@ def test_baking_changes_no_bit_and_is_not_remembered(kind: str, k: int) -> None:
     assert not torch.equal(network(images).features.x, expected)
 
 
-@pytest.mark.parametrize("form", ["prefix", "token"])
+def test_tokens_are_not_baked() -> None:
+    """They are made anew in the precision of the pass that they enter."""
+    assert redrawn(prompts="token").bake() is None
+
+
 @torch.no_grad()
-def test_what_is_baked_is_used(form: str) -> None:
+def test_what_is_baked_is_used() -> None:
     """Not computed again: other prompts come in no other way."""
-    network = redrawn(prompts=form).eval()
+    network = redrawn().eval()
     images = small_images(network.backbone)
     baked, before = network.bake(), network(images).features.x
     assert baked is not None

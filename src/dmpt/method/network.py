@@ -145,13 +145,13 @@ class DMPT(PartlyTrained):
         return F.normalize(self.at_test(features).side_by_side(), dim=-1)
 
     def bake(self) -> Baked:
-        """For inference: the prompts as keys and values, which do not depend on the image; ``forward`` takes them."""
-        if self.prompts is None:
+        """For inference: prompts as keys and values, which do not depend on the image; None where they stay tokens."""
+        if self.prompts is None or self.form == "token":
             return None
         prompts: list[LayerPrompts] = [*self.prompts()]
         full = {*map(int, self.exchanges), *([self.backbone.depth - 1] if self.bind is not None else [])}
         for layer, own in enumerate(prompts):
-            if isinstance(own, Tensor) and layer not in full and self.form == "prefix":
+            if isinstance(own, Tensor) and layer not in full:
                 prompts[layer] = self.backbone.prefix(layer, own)
         return prompts
 
