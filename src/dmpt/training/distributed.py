@@ -58,13 +58,13 @@ def partners(accelerator: Accelerator) -> Iterator[None]:
 
 
 class _Gather(torch.autograd.Function):
-    """Every process's part, in the order of the processes; a gradient is the sum of what all make of it."""
+    """Every process's contiguous part, in the order of the processes; a gradient is the sum of what all make of it."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, dim: int) -> Tensor:
         ctx.dim = dim
         parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, part.contiguous())
+        dist.all_gather(parts, part)
         return torch.cat(parts, dim=dim)
 
     @staticmethod
