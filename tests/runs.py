@@ -12,6 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from dmpt.adapter.folder import load
+from dmpt.evaluation.evaluate import evaluate
 from dmpt.settings.config import (
     BackboneConfig,
     BindConfig,
@@ -102,6 +104,18 @@ def processes_of(run: Path) -> int:
     """How many processes a run's saved state says that it had."""
     with safe_open(run / "state.safetensors", framework="pt") as file:
         return int(json.loads(file.metadata()["identity"])["number of processes"])
+
+
+def adapter_gives_what_was_trained(config: Config, folder: Path) -> None:
+    """Train, load the adapter, and compare its features with the trained network's; evaluation reads it too."""
+    trainer = fit(config, folder)
+    network, card = load(folder / "last")
+    assert card.config.backbone.tune == config.backbone.tune
+    images = torch.randn(3, 2, 3, *config.data.size)
+    trainer.network.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(network.embed(images), trainer.network.embed(images))
+    evaluate(folder)
 
 
 def is_running(pid: int) -> bool:

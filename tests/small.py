@@ -21,6 +21,9 @@ from dmpt.settings.values import from_dict
 from dmpt.towers.image import TowerInfo, build_vit
 from dmpt.towers.phrases import TextTargets
 
+BARE: dict[str, Any] = {"semantic": {"length": 0}, "modality": {"length": 0}, "bind": {"depth": 0}}
+"""The tower without prompts and interaction."""
+NO_TEXT: dict[str, Any] = {"text": {"loss": "off"}}
 TEXT_WIDTH = 12
 WORD_WIDTH = 20
 PRESENT = torch.tensor([[1, 1, 0, 0, 1, 1], [1, 0, 1, 0, 1, 1], [1, 0, 0, 1, 0, 1]], dtype=torch.bool)

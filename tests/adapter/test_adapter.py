@@ -15,6 +15,7 @@ from dmpt.evaluation.opened import adapter_folder
 from dmpt.towers.image import build_vit
 from dmpt.training.trainer import Trainer
 from runs import fit, settings, toy, with_
+from small import BARE
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +192,6 @@ def test_a_gallery_under_ten_is_fine(trained: Trainer, tmp_path: Path) -> None:
     assert result["rank10"] == 100
 
 
-BARE: dict[str, Any] = {"semantic": {"length": 0}, "modality": {"length": 0}, "bind": {"depth": 0}}
 OLDER: dict[str, tuple[dict[str, Any], str, str]] = {
     "linear": (BARE | {"backbone": {"tune": "linear"}}, "readout.map.0.weight", "probe.map.0.weight"),
     "exchanges": (

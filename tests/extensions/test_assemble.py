@@ -41,6 +41,8 @@ from dmpt.towers.image import build_vit
 from dmpt.towers.phrases import TextTargets
 from runs import fit, settings, toy, with_
 from small import (
+    BARE,
+    NO_TEXT,
     PRESENT,
     TEXT_WIDTH,
     Told,
@@ -60,8 +62,6 @@ from small import (
 )
 
 WIDTH, DEPTH = 32, 4
-PLAIN: dict[str, Any] = {"semantic": {"length": 0}, "modality": {"length": 0}, "bind": {"depth": 0}}
-NO_TEXT: dict[str, Any] = {"text": {"loss": "off"}}
 
 
 def label(value: object) -> str:
@@ -83,11 +83,11 @@ EXIST: list[tuple[dict[str, Any], set[str]]] = [
     ({"bind": {"depth": 0}}, {"prompts.semantic", "prompts.modality", "projection", "heads"}),
     (NO_TEXT, {"prompts.semantic", "prompts.modality", "bind", "heads"}),
     (NO_TEXT | {"heads": "paper"}, {"prompts.semantic", "prompts.modality", "bind", "projection", "heads"}),
-    (PLAIN, {"projection", "heads"}),
-    (PLAIN | NO_TEXT, {"heads"}),
-    (PLAIN | NO_TEXT | {"bind": {"depth": 1, "external": False}}, {"bind", "heads"}),
-    (PLAIN | NO_TEXT | {"backbone": {"tune": "linear"}}, {"readout", "heads"}),
-    (PLAIN | NO_TEXT | {"missing": {"dropout": 0.3}}, {"also", "heads"}),
+    (BARE, {"projection", "heads"}),
+    (BARE | NO_TEXT, {"heads"}),
+    (BARE | NO_TEXT | {"bind": {"depth": 1, "external": False}}, {"bind", "heads"}),
+    (BARE | NO_TEXT | {"backbone": {"tune": "linear"}}, {"readout", "heads"}),
+    (BARE | NO_TEXT | {"missing": {"dropout": 0.3}}, {"also", "heads"}),
     (NO_TEXT | {"bind": {"layers": (0,)}}, {"prompts.semantic", "prompts.modality", "bind", "exchanges", "heads"}),
 ]
 

@@ -7,9 +7,7 @@ import torch
 
 from dmpt.embed.attention import attention
 from dmpt.method.modalities import Features
-from small import error_of, redraw, seeded, small_images, small_network, through
-
-NO_TEXT: dict[str, Any] = {"text": {"loss": "off"}}
+from small import NO_TEXT, error_of, redraw, seeded, small_images, small_network, through
 
 
 @pytest.mark.parametrize("modality", [0, 2])

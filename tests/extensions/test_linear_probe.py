@@ -2,19 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from dmpt.adapter import folder as adapter
-from dmpt.evaluation.evaluate import evaluate
 from dmpt.extensions.linear_probe import LinearProbe
 from dmpt.settings.config import Config
-from runs import fit, settings, toy, with_
-from small import Small, error_of, redraw, seeded, small_images, small_model, train_steps
-
-BARE: dict[str, Any] = {"semantic": {"length": 0}, "modality": {"length": 0}, "bind": {"depth": 0}}
+from runs import adapter_gives_what_was_trained, fit, settings, toy, with_
+from small import BARE, Small, error_of, redraw, seeded, small_images, small_model, train_steps
 
 
 def bare(tune: str) -> Small:
@@ -53,14 +48,7 @@ def test_its_maps_learn_and_the_tower_does_not() -> None:
 
 def test_an_adapter_gives_the_features_of_the_trained_probe(tmp_path: Path) -> None:
     config = with_(settings(toy(tmp_path / "data"), epochs=1), **BARE, backbone={"tune": "linear"})
-    trainer = fit(config, tmp_path / "run")
-    network, card = adapter.load(tmp_path / "run" / "last")
-    assert card.config.backbone.tune == "linear"
-    images = torch.randn(3, 2, 3, 32, 16)
-    trainer.network.eval()
-    with torch.no_grad():
-        torch.testing.assert_close(network.embed(images), trainer.network.embed(images))
-    evaluate(tmp_path / "run")
+    adapter_gives_what_was_trained(config, tmp_path / "run")
 
 
 def test_trained_heads_alone_leave_the_frozen_feature_as_it_was(tmp_path: Path) -> None:

@@ -9,13 +9,22 @@ from typing import Any
 import pytest
 import torch
 
-from dmpt.adapter import folder as adapter
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.extensions.lora import LoRA
-from runs import fit, settings, toy, with_
-from small import Small, error_of, redraw, seeded, small_backbone, small_images, small_model, small_network, train_steps
+from runs import adapter_gives_what_was_trained, fit, settings, toy, with_
+from small import (
+    BARE,
+    Small,
+    error_of,
+    redraw,
+    seeded,
+    small_backbone,
+    small_images,
+    small_model,
+    small_network,
+    train_steps,
+)
 
-BARE: dict[str, Any] = {"semantic": {"length": 0}, "modality": {"length": 0}, "bind": {"depth": 0}}
 WIDTH, BLOCKS = 32, 2
 
 
@@ -117,14 +126,7 @@ def test_updates_stay_in_float32_beside_half_precision_weights() -> None:
 
 def test_an_adapter_gives_the_trained_features(tmp_path: Path) -> None:
     config = with_(settings(toy(tmp_path / "data"), epochs=1), **BARE, backbone={"tune": "lora", "lora_rank": 2})
-    trainer = fit(config, tmp_path / "run")
-    network, card = adapter.load(tmp_path / "run" / "last")
-    assert card.config.backbone.tune == "lora"
-    images = torch.randn(3, 2, 3, 32, 16)
-    trainer.network.eval()
-    with torch.no_grad():
-        torch.testing.assert_close(network.embed(images), trainer.network.embed(images))
-    evaluate(tmp_path / "run")
+    adapter_gives_what_was_trained(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

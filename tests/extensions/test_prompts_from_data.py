@@ -1,7 +1,6 @@
 """Semantic prompts that start as patch tokens of training images."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -10,9 +9,7 @@ from dmpt.base.errors import UserError
 from dmpt.extensions.prompts_from_data import start_from_data
 from dmpt.training.trainer import Trainer
 from runs import dying, fit, same_state, settings, toy, with_
-from small import seeded, small_images, small_network
-
-NO_TEXT: dict[str, Any] = {"text": {"loss": "off"}}
+from small import NO_TEXT, seeded, small_images, small_network
 
 
 @pytest.mark.parametrize("first", [0, 1])

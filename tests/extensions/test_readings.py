@@ -23,6 +23,7 @@ from dmpt.method.modalities import Features
 from dmpt.method.prompts import pool
 from dmpt.towers.phrases import TextTargets
 from small import (
+    NO_TEXT,
     PRESENT,
     TEXT_WIDTH,
     WORD_WIDTH,
@@ -38,7 +39,6 @@ from small import (
 )
 
 WIDTH = 32
-NO_TEXT: dict[str, Any] = {"text": {"loss": "off"}}
 
 
 # --- modality.source --------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from dmpt.method.network import DMPT, Output
 from dmpt.method.prompts import Prompts, SemanticPrompts
 from dmpt.towers.image import build_vit
 from small import (
+    BARE,
     KINDS,
     PRESENT,
     WORD_WIDTH,
@@ -38,8 +39,6 @@ from small import (
 )
 
 WIDTH, IDS = 32, 4
-PLAIN: dict[str, Any] = {"semantic": {"length": 0}, "modality": {"length": 0}, "bind": {"depth": 0}}
-NO_TEXT: dict[str, Any] = {"text": {"loss": "off"}}
 
 
 def redrawn(kind: str = "clip", **settings: Any) -> DMPT:
@@ -66,7 +65,7 @@ def names(network: DMPT) -> set[str]:
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_without_prompts_and_interaction_features_are_the_towers_own(kind: str, norm: str, form: str) -> None:
-    network = redrawn(kind, heads="paper", prompts=form, backbone={"norm": norm}, **PLAIN)
+    network = redrawn(kind, heads="paper", prompts=form, backbone={"norm": norm}, **BARE)
     images = small_images(network.backbone)
     output = network(images)
     assert network.projection is not None
@@ -84,7 +83,7 @@ def test_without_prompts_and_interaction_projections_are_open_clips(tmp_path: Pa
     model = clip_files.clip()
     path = clip_files.save(model, tmp_path, "pt")
     vit, info = build_vit(clip_files.backbone(path), clip_files.SIZE)
-    network, _ = build_network(small_config(heads="paper", **PLAIN), Backbone(vit), info, IDS, None)
+    network, _ = build_network(small_config(heads="paper", **BARE), Backbone(vit), info, IDS, None)
     images = torch.randn(3, 2, 3, *clip_files.SIZE, generator=seeded())
     output = network(images)
     assert output.projected is not None
@@ -93,7 +92,7 @@ def test_without_prompts_and_interaction_projections_are_open_clips(tmp_path: Pa
 
 
 def test_prompts_alone_change_the_features() -> None:
-    plain, prompted = redrawn(**PLAIN), redrawn(bind={"depth": 0})
+    plain, prompted = redrawn(**BARE), redrawn(bind={"depth": 0})
     images = small_images(plain.backbone)
     assert error_of(prompted(images).features.x, plain(images).features.x) > 1e-3
 
