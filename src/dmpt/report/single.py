@@ -138,9 +138,9 @@ def look_section(run: Measured) -> Section:
     return Section(
         "attention",
         "Where the class token looks" if run.network.prompts is None else "Where the prompts look",
-        "Attention of the last frozen block, the mean over its attention heads, from each kind of token to the picture's "
-        "patches: dark purple little, orange and yellow much. A map of one colour looks nowhere in particular; maps "
-        "that differ show that the tokens gather different things. The table says how the class token, which becomes "
-        "the feature, divides its attention; an even look would give every token the same.",
+        "Attention of the last frozen block, the mean over its attention heads, from each kind of token to the "
+        "picture's patches: dark purple little, orange and yellow much. A map of one colour looks nowhere in "
+        "particular; maps that differ show that the tokens gather different things. The table says how the class "
+        "token, which becomes the feature, divides its attention; an even look would give every token the same.",
         attention_section(run),
     )
