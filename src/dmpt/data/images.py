@@ -10,10 +10,11 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dmpt.base.errors import UserError
 from dmpt.base.terminal import track
+from dmpt.data.metadata import exif_orientation, strip
 from dmpt.data.records import Record
 
 #: A file that claims more pixels is refused before any is decoded: a photo of 48 megapixels passes, a bomb does not.
@@ -23,12 +24,22 @@ Pixels = npt.NDArray[np.uint8]
 """``(3, H, W)``, contiguous."""
 # Named, because Pillow would otherwise hand a PostScript file to an external program whatever its suffix says.
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+# What undoes each orientation of EXIF.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(path: Path, value_range: tuple[float, float]) -> Pixels:
     """Decode one image to three 8-bit channels.
 
-    - The camera's rotation (EXIF) is applied.
+    - The camera's rotation (EXIF) is applied; no other metadata matter, whatever is wrong with them.
     - Colour of any kind (palette, CMYK, ...) becomes RGB; grey and 1-bit images are repeated to three equal channels.
     - Transparent pixels are laid over black, as padding is black; their hidden colours do not show.
     - Grey images of 16 bits or more, integer or float, are scaled linearly from ``value_range``, rounded and clipped;
@@ -67,14 +78,34 @@ def decode(path: Path, convert: Callable[[Image.Image], T]) -> T:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; restore it or check its rights") from error
     try:
-        # From memory: given a path, Pillow maps uncompressed TIFFs and garbles those whose rotation swaps the sides.
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-            ImageOps.exif_transpose(image, in_place=True)
-            return convert(image)
-    except Exception as error:  # Pillow's decoders raise whatever a damaged file drives them to
+        try:
+            return _decode(data, None, convert)
+        except Exception:  # Pillow's decoders raise whatever a damaged file drives them to; so does odd metadata
+            return _decode(*strip(data), convert)
+    except Exception as error:
         raise UserError(f"{path} {_diagnose(data, error)}") from error
+
+
+def _decode(data: bytes, orientation: int | None, convert: Callable[[Image.Image], T]) -> T:
+    # From memory: given a path, Pillow maps uncompressed TIFFs and garbles those whose rotation swaps the sides.
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+        image.load()  # what a PNG says after its pixels too
+        turn = _TURNS.get(orientation or _orientation(image))
+        return convert(image if turn is None else image.transpose(turn))
+
+
+def _orientation(image: Image.Image) -> int:
+    """As the camera says; 1 (as it is) where nothing can be read."""
+    exif = image.info.get("exif")
+    if isinstance(exif, bytes) and (found := exif_orientation(exif)):
+        return found
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow's reader of EXIF is as easily driven astray as its decoders
+        found = None
+    return found if isinstance(found, int) else 1
 
 
 def to_uint8(image: Image.Image, value_range: tuple[float, float]) -> Pixels:
@@ -123,6 +154,8 @@ def _diagnose(data: bytes, error: Exception) -> str:
         return "is a web page (HTML), not an image; the download failed, repeat it"
     if isinstance(error, Image.DecompressionBombError):
         return f"is too large ({error}, at most {MAX_PIXELS} are read); make it smaller"
+    if isinstance(error, MemoryError):
+        return "does not fit into memory; use fewer workers, or make it smaller"
     if isinstance(error, UnidentifiedImageError):
         return f"is damaged or no image ({', '.join(_FORMATS)} are read); restore or remove it"
     return f"is truncated or damaged ({error}); restore or remove it"
