@@ -1,7 +1,8 @@
 """Reading layouts: the plain case, every kind of clutter, every error."""
 
+import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from dmpt.base.errors import UserError
 from dmpt.data.layouts import load_dataset
-from dmpt.data.records import Record, fingerprint, labels_of, pid_to_label
+from dmpt.data.records import Record, fingerprint, labels_of, pid_to_label, same_data, short
 from dmpt.settings.modalities import MODALITIES
 from toy import write_toy_set
 
@@ -160,6 +161,34 @@ def test_fingerprint_knows_each_thing_that_a_record_says(change: dict[str, Any])
     records = [Record({"rgb": Path("RGB/a.jpg")}, 7, 1, 3), Record({"rgb": Path("RGB/b.jpg")}, 7, 1, 3)]
     assert fingerprint([records[0], replace(records[1], **change)]) != fingerprint(records)
     assert fingerprint([records[0], replace(records[1])]) == fingerprint(records)
+
+
+def first_version(records: Sequence[Record]) -> str:
+    """What was stored before there were sizes."""
+    digest = hashlib.sha256()
+    for record in records:
+        files = [f"{m}={path.parent.name}/{path.name}" for m, path in sorted(record.paths.items())]
+        digest.update(repr((files, record.pid, record.camera, record.scene)).encode())
+    return digest.hexdigest()
+
+
+def test_two_sets_of_the_same_names_have_two_fingerprints_and_one_of_before(root: Path) -> None:
+    def change(folder: Path) -> None:
+        (folder / "train_3" / "NI" / "000009_cam1_0_00.jpg").write_bytes(b"another picture")
+
+    copy = shutil.copytree(root, root.parent / "copy")
+    change(copy)
+    first, other = (load_dataset("rgbnt201", folder).train for folder in (root, copy))
+    before = first_version(first)
+    assert before == first_version(other)
+    assert not same_data(fingerprint(first), fingerprint(other))
+    for now in (fingerprint(first), fingerprint(other)):
+        assert same_data(before, now)
+        assert same_data(now, before)
+        assert not same_data(now, first_version(first[1:]))
+    assert len({short(one) for one in (before, fingerprint(first), fingerprint(other))}) == 3
+    (root / "train_3" / "NI" / "000009_cam1_0_00.jpg").unlink()
+    assert not same_data(fingerprint(first), fingerprint(other))  # a file that has gone is for decoding to tell
 
 
 @pytest.mark.parametrize("scenes", [(3, None, 5), (None, None, None), (0, 0, 5)], ids=str)

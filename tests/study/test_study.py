@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from rich.console import Console
 
 from dmpt.base.errors import Diverged, UserError
 from dmpt.base.terminal import console
 from dmpt.cli import main
 from dmpt.data.layouts import load_dataset
+from dmpt.data.records import names_in
 from dmpt.paper.cells import cells
 from dmpt.paper.cells import settings as paper_settings
 from dmpt.paper.parameters import count_parameters
@@ -225,6 +227,32 @@ def test_what_another_study_has_run_is_taken_over(finished: Place, tmp_path: Pat
     assert (own.queries()[1] == twin.queries()[1]).all()
     other.run(seeds=3)
     assert other.launch.names == []
+
+
+def test_results_from_before_fingerprints_knew_sizes_stay(finished: Place, data: Path, tmp_path: Path) -> None:
+    place = copy_of(finished, tmp_path / "c")
+    for path in place.results.rglob("metrics.json"):
+        numbers = json.loads(path.read_text())
+        numbers["study"]["data_fingerprint"] = names_in(numbers["study"]["data_fingerprint"])
+        path.write_text(json.dumps(numbers))
+    place.run(seeds=3)
+    assert place.launch.names == ["none/seed-2", "one-layer/seed-2"]
+    again = Place(tmp_path / "again", data)
+    again.results = place.results.parent / "again"
+    again.run(seeds=1)
+    assert again.launch.names == []  # taken over
+    recoded = shutil.copytree(data, tmp_path / "recoded")
+    for image in recoded.rglob("*.jpg"):
+        Image.open(image).save(image, quality=50)
+    others = replace(place.base, data=replace(place.base.data, root=str(recoded)))
+    place.run(others)  # two sets that the names alone do not tell apart
+    with pytest.raises(UserError, match=r"seed-2: the data's fingerprint was \w{8}, now it is \w{8}; go on"):
+        place.run(others, seeds=3)
+    for row in ("none", "one-layer"):
+        shutil.rmtree(place.results / "toy" / row / "seed-1")
+    shutil.rmtree(place.out)
+    with pytest.raises(UserError, match=r"seed-2: data_fingerprint with sizes is .*, of the same table"):
+        place.run(others, seeds=2)
 
 
 def test_a_study_of_time_runs_all_itself_and_maps_it(finished: Place, tmp_path: Path) -> None:

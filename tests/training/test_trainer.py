@@ -13,16 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dmpt.adapter.folder import chosen_by, load_card
+from dmpt.adapter.folder import chosen_by, load_card, metadata_of
 from dmpt.base.errors import UserError
 from dmpt.cli import main
 from dmpt.data import loader
 from dmpt.data.layouts import load_dataset
 from dmpt.data.loader import SampleDataset
-from dmpt.data.records import Record
+from dmpt.data.records import Record, names_in
 from dmpt.data.sampler import PKSampler
 from dmpt.data.split import hold_out
 from dmpt.data.transforms import TrainTransform
@@ -307,6 +308,25 @@ def test_resume_refuses_other_validation_data(data: Path, tmp_path: Path) -> Non
     other = toy(tmp_path / "other", test_ids=3)
     with pytest.raises(UserError, match="evaluated data was"):
         Trainer(with_(config, data={"root": str(other)}), tmp_path / "run", resume=True)
+
+
+def test_resume_knows_the_sizes_of_files_where_the_run_did(data: Path, tmp_path: Path) -> None:
+    config = settings(data, epochs=1, select="test")
+    fit(config, tmp_path / "run")
+    recoded = shutil.copytree(data, tmp_path / "recoded")
+    for image in recoded.rglob("train_8/*/*.jpg"):
+        Image.open(image).save(image, quality=50)
+    other = with_(config, data={"root": str(recoded)})
+    with pytest.raises(UserError, match=r"training data was \w{8}, now it is \w{8}; resume"):
+        Trainer(other, tmp_path / "run", resume=True)
+    path = tmp_path / "run" / "state.safetensors"
+    tensors, metadata = load_file(path), metadata_of(path)
+    who = json.loads(metadata["identity"])
+    who |= {what: names_in(who[what]) for what in ("training data", "evaluated data")}  # of before
+    save_file(tensors, path, metadata | {"identity": json.dumps(who)})
+    Trainer(other, tmp_path / "run", resume=True).close()
+    with pytest.raises(UserError, match="evaluated data was"):
+        Trainer(with_(config, data={"root": str(toy(tmp_path / "few", test_ids=3))}), tmp_path / "run", resume=True)
 
 
 def test_held_out_images_do_not_find_themselves(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -87,20 +87,54 @@ def pid_to_label(records: Iterable[Record]) -> dict[int, int]:
 
 
 def fingerprint(records: Iterable[Record]) -> str:
-    """SHA-256 over file names, columns, pids, cameras and scenes, in order; the same wherever the data set's folder is.
+    """What tells data apart: ``2:SIZED:NAMED``, two SHA-256; the same wherever the data set's folder is.
 
-    A path counts by its last two parts, for example ``RGB/000287_cam1_0_05.jpg``. Pixels are not read.
+    ``NAMED`` is over file names, columns, pids, cameras and scenes, in order; a path counts by its last two parts, for
+    example ``RGB/000287_cam1_0_05.jpg``. ``SIZED`` is over the sizes of the files too, in bytes. Pixels are not read.
+    What was stored before there were sizes is ``NAMED`` alone, and is compared with that (``same_data``).
     """
-    digest = hashlib.sha256()
+    named, sized = hashlib.sha256(), hashlib.sha256()
+    sizes: dict[Path, int] = {}  # a file may hold several modalities, and a sample be query and gallery
     for record in records:
-        files = [
-            f"{modality}={path.parent.name}/{path.name}" + "[{}:{}]".format(*record.columns[modality])
-            if modality in record.columns
-            else f"{modality}={path.parent.name}/{path.name}"
-            for modality, path in sorted(record.paths.items())
-        ]
-        digest.update(repr((files, record.pid, record.camera, record.scene)).encode())
-    return digest.hexdigest()
+        files, lengths = [], []
+        for modality, path in sorted(record.paths.items()):
+            columns = "[{}:{}]".format(*record.columns[modality]) if modality in record.columns else ""
+            files.append(f"{modality}={path.parent.name}/{path.name}{columns}")
+            if path not in sizes:
+                sizes[path] = _size(path)
+            lengths.append(sizes[path])
+        said = repr((files, record.pid, record.camera, record.scene))
+        named.update(said.encode())
+        sized.update(f"{said}{lengths}".encode())
+    return f"2:{sized.hexdigest()}:{named.hexdigest()}"
+
+
+def same_data(one: str, other: str) -> bool:
+    """Whether two fingerprints are of the same data, as far as both know: one of names alone knows no sizes."""
+    return one == other if sizes_in(one) and sizes_in(other) else names_in(one) == names_in(other)
+
+
+def names_in(fingerprint: str) -> str:
+    """The part that knows no sizes: all of it, where it is an old one."""
+    return fingerprint.rpartition(":")[2]
+
+
+def sizes_in(fingerprint: str) -> bool:
+    """Whether it knows the sizes of the files."""
+    return fingerprint.startswith("2:")
+
+
+def short(fingerprint: str) -> str:
+    """Eight digits of it, for people."""
+    return fingerprint.removeprefix("2:")[:8]
+
+
+def _size(path: Path) -> int:
+    """In bytes; -1 for a file that has gone, as decoding will say."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def labels_of(records: Sequence[Record]) -> Labels:

@@ -14,7 +14,7 @@ from dmpt.adapter.folder import Card
 from dmpt.base.environment import environment
 from dmpt.base.errors import UserError
 from dmpt.base.terminal import console
-from dmpt.data.records import Record, fingerprint, labels_of
+from dmpt.data.records import Record, fingerprint, labels_of, same_data, short
 from dmpt.embed.extract import look
 from dmpt.evaluation.opened import open_adapter, test_records
 from dmpt.method.network import DMPT
@@ -222,10 +222,11 @@ def check_same_data(runs: Sequence[Measured]) -> None:
     """
     first = runs[0]
     for other in runs[1:]:
-        if other.data_fingerprint != first.data_fingerprint:
+        prints = first.data_fingerprint, other.data_fingerprint
+        if not same_data(*prints):
             raise UserError(
                 f"{first.run} and {other.run} were tested on different data (fingerprints "
-                f"{first.data_fingerprint[:12]} and {other.data_fingerprint[:12]}); "
+                f"{' and '.join(map(short, prints))}); "
                 "give runs of one data set, or the --data.root that both share"
             )
         if other.metrics.protocol != first.metrics.protocol:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dmpt.base.errors import UserError
+from dmpt.data.records import names_in, sizes_in
 from dmpt.retrieval.statistics import Comparison, bootstrap, holm
 from dmpt.study.definition import EQUAL, RANK, Row, Study
 from dmpt.study.results import Result, check_row_of, comparable, difference
@@ -79,7 +80,10 @@ def _check_alike(groups: Sequence[Group]) -> None:
             if differs is not None:
                 _refuse_mix(group.results[0], result, *differs)
             base = {k: v for k, v in comparable(result.config).items() if k not in group.change.keys() | PLANNED}
-            base["data_fingerprint"] = result.numbers["study"]["data_fingerprint"]
+            data = result.numbers["study"]["data_fingerprint"]
+            base["data_fingerprint"] = names_in(data)
+            if sizes_in(data):
+                base["data_fingerprint with sizes"] = data
             # random weights are drawn anew for each seed, and those of a row's own tower are the row's
             if result.config["backbone.weights"] != "random":
                 own = f" of {group.name}" if TOWER & group.change.keys() else ""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from dmpt.base.errors import UserError
 from dmpt.base.files import write_text
+from dmpt.data.records import same_data, short
 from dmpt.retrieval.metrics import MEASURES
 from dmpt.settings.config import Config
 from dmpt.settings.values import dotted, nest
@@ -235,8 +236,8 @@ def check_inputs_of(result: Result, data: str, backbone: str | None) -> None:
         UserError: names what differs.
     """
     old = result.numbers["study"]
-    if old["data_fingerprint"] != data:
-        refuse(result.folder, "the data's fingerprint", old["data_fingerprint"][:12], data[:12])
+    if not same_data(old["data_fingerprint"], data):
+        refuse(result.folder, "the data's fingerprint", short(old["data_fingerprint"]), short(data))
     if backbone is not None and old["backbone_sha256"] != backbone:
         refuse(result.folder, "sha256 of the backbone's weights", str(old["backbone_sha256"])[:12], backbone[:12])
 

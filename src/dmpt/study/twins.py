@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dmpt.base.files import write_text
+from dmpt.data.records import same_data
 from dmpt.settings.values import dotted
 from dmpt.study.one_run import Task
 from dmpt.study.plan import backbone_hash
@@ -57,10 +58,8 @@ def _same(result: Result, task: Task) -> bool:
 
 
 def _same_inputs(said: Mapping[str, Any], task: Task) -> bool:
-    return said["data_fingerprint"] == task.fingerprint and backbone_hash(task.config) in (
-        None,
-        said["backbone_sha256"],
-    )
+    weights = backbone_hash(task.config)
+    return same_data(said["data_fingerprint"], task.fingerprint) and weights in (None, said["backbone_sha256"])
 
 
 def _copy(twin: Result, task: Task, results: Path) -> None:

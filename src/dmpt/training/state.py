@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from dmpt.adapter.folder import metadata_of, name_today, reading
 from dmpt.base.errors import UserError
+from dmpt.data.records import same_data, short
 from dmpt.extensions.ema import EMA
 from dmpt.method.network import DMPT
 from dmpt.settings.config import Config
@@ -29,6 +30,9 @@ HARMLESS = (
     "train.tensorboard",
 )
 """Settings that change no number by themselves: a resumed run may have others. What files hold is checked by hash."""
+
+FINGERPRINTS = ("training data", "evaluated data")
+"""What identifies a run beside its settings, and is compared as far as both runs know it."""
 
 
 @dataclass
@@ -162,6 +166,10 @@ def refuse_change(old: Mapping[str, Any], new: Mapping[str, Any], out: Path) -> 
     for what, now in new.items():
         name = what.removeprefix("settings.")
         before = old.get(what, younger.get(name, now))
+        if what in FINGERPRINTS and before and now:
+            if same_data(before, now):
+                continue
+            before, now = short(before), short(now)
         if now != before:
             raise UserError(
                 f"cannot resume {out}: {name} was {before}, now it is {now}; resume with what the run began with "
