@@ -1,5 +1,8 @@
 """The bootstrap against a slow one and on known cases; Holm against its definition."""
 
+import tracemalloc
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dmpt.base.errors import UserError
-from dmpt.retrieval.statistics import bootstrap, holm
+from dmpt.retrieval import statistics
+from dmpt.retrieval.statistics import DRAWS, bootstrap, holm
 
 Array = NDArray[np.float64]
 
@@ -59,6 +63,41 @@ def test_the_same_where_identities_have_few_or_many_queries_and_seeds_differ() -
     fast, expected = bootstrap(first, second, pids), slow(first, second, pids, 4000)
     assert fast.difference == pytest.approx(expected[0])
     assert (fast.low, fast.high) == pytest.approx(expected[1:3], abs=0.35)
+
+
+@pytest.mark.parametrize("piece", [1, 100, 1000])
+def test_pieces_are_the_draws_of_the_whole(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, pids = made(1.0, 4, seeds=3)
+    whole = bootstrap(first, second, pids, draws=999)
+    monkeypatch.setattr(statistics, "PIECE", piece)
+    pieces = bootstrap(first, second, pids, draws=999)
+    assert astuple(pieces) == pytest.approx(astuple(whole), rel=1e-12)
+    assert pieces.p == whole.p
+
+
+def test_memory_does_not_grow_with_draws_times_identities(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "PIECE", 2**17)
+    first, second, pids = made(1.0, 4, ids=1000)
+    tracemalloc.start()
+    try:
+        bootstrap(first, second, pids, draws=2000)
+        assert tracemalloc.get_traced_memory()[1] < 2**23  # of 16 MB for each copy of all draws
+    finally:
+        tracemalloc.stop()
+
+
+def test_kept_results_are_the_same_to_the_last_bit() -> None:
+    """Study tables of earlier versions rest on one product over all draws."""
+    first, second, pids = made(1.0, 5, seeds=3, ids=50)
+    generator, totals = np.random.default_rng(0), []
+    count = np.bincount(np.unique(pids, return_inverse=True)[1])
+    chosen = generator.multinomial(len(count), np.full(len(count), 1 / len(count)), size=DRAWS).astype(np.float64)
+    for method in (first, second):
+        sums = statistics._spread(statistics._by_identity(method, np.unique(pids, return_inverse=True)[1]))
+        weight = generator.multinomial(3, np.full(3, 1 / 3), size=DRAWS) / 3
+        totals.append(np.einsum("rs,ri,si->r", weight, chosen, sums, optimize=True) / (chosen @ count))
+    found = bootstrap(first, second, pids)
+    assert [found.low, found.high] == np.quantile(totals[1] - totals[0], [0.025, 0.975]).tolist()
 
 
 def test_a_seed_that_differs_widens_the_interval() -> None:
