@@ -16,6 +16,7 @@ from PIL import Image
 
 from dmpt.base.errors import UserError
 from dmpt.data.layouts import load_dataset
+from dmpt.data.layouts.notes import Notes
 from dmpt.data.layouts.table import read_manifest, write_manifest
 from dmpt.data.records import Dataset, Record, fingerprint
 from dmpt.data.split import split_by_identity
@@ -80,12 +81,12 @@ def test_every_bad_row_is_named_and_left_out(root: Path, row: str, words: str) -
     message = error_of("manifest", path)
     assert message.startswith(f"{path}, {words}")
     assert message.endswith("(and 1 more: dmpt check lists them)")
-    problems: list[str] = []
-    splits = read_manifest(path, problems)
+    notes = Notes(root)
+    splits = read_manifest(path, notes)
     assert [record.pid for record in splits.unsplit] == [5, 6]
-    assert len(problems) == 2
-    assert problems[1].startswith(f"{path}, row 5, column pid: is empty")
-    assert all("\n" not in line for line in problems)
+    assert len(notes.problems) == 2
+    assert notes.problems[1].startswith(f"{path}, row 5, column pid: is empty")
+    assert all("\n" not in line for line in notes.problems)
 
 
 def test_a_file_listed_twice_names_both_rows(root: Path) -> None:
@@ -125,9 +126,9 @@ def test_a_bad_table_is_one_line(root: Path, text: str, words: str) -> None:
 
 def test_a_row_with_too_many_cells_is_left_out_and_the_others_are_read(root: Path) -> None:
     path = table(root, "rgb/1.jpg,,,5,1,7", "rgb/2.jpg,,,6,1")
-    problems: list[str] = []
-    assert [record.pid for record in read_manifest(path, problems).unsplit] == [6]
-    assert problems == [f"{path}, row 2: 6 cells under 5 columns; quote cells that hold commas"]
+    notes = Notes(root)
+    assert [record.pid for record in read_manifest(path, notes).unsplit] == [6]
+    assert notes.problems == [f"{path}, row 2: 6 cells under 5 columns; quote cells that hold commas"]
 
 
 def test_a_table_of_another_encoding_and_no_table(root: Path) -> None:
@@ -146,18 +147,18 @@ def test_spreadsheets_and_pandas_write_tables_like_this(root: Path) -> None:
         'rgb, pid,camera,scene\r\n rgb/1.jpg ,12.0,3.0,\r\n\r\n,,,,,,,,\r\n"rgb/a\nb.jpg",1,1,7.0\r\nrgb/2.jpg,x,1,\r\n'
     )
     (root / "manifest.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
-    problems: list[str] = []
-    records = read_manifest(root, problems).unsplit
+    notes = Notes(root)
+    records = read_manifest(root, notes).unsplit
     assert [(r.pid, r.camera, r.scene, r.name) for r in records] == [(12, 3, None, "1.jpg"), (1, 1, 7, "a\nb.jpg")]
-    assert [line.partition(": ")[0] for line in problems] == [f"{root / 'manifest.csv'}, row 6, column pid"]
+    assert [line.partition(": ")[0] for line in notes.problems] == [f"{root / 'manifest.csv'}, row 6, column pid"]
 
 
 def test_absolute_paths_are_taken_as_they_are(root: Path) -> None:
     path = table(root, f"{root.parent / 'outside.jpg'},,,5,1", "rgb/1.jpg,,,6,1")
-    problems: list[str] = []
-    records = read_manifest(path, problems).unsplit
+    notes = Notes(root)
+    records = read_manifest(path, notes).unsplit
     assert [record.paths["rgb"] for record in records] == [root.parent / "outside.jpg", root / "rgb/1.jpg"]
-    assert problems == []
+    assert notes.problems == []
 
 
 def test_relative_paths_start_at_the_table(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,9 +224,9 @@ def test_parquet_is_read_as_csv_is(tmp_path: Path) -> None:
     assert load_dataset("manifest", tmp_path / "all.parquet") == dataset
     rows = {"rgb": ["a/1.jpg", None, "a/2.jpg"], "pid": [1.0, float("nan"), 2.0], "camera": [1, 2, 3]}
     parquet.write_table(arrow.table(rows), tmp_path / "b.parquet")
-    problems: list[str] = []
-    assert [r.pid for r in read_manifest(tmp_path / "b.parquet", problems).unsplit] == [1, 2]
-    assert [line.partition(": ")[0] for line in problems] == [f"{tmp_path / 'b.parquet'}, row 2, column pid"]
+    notes = Notes(tmp_path)
+    assert [r.pid for r in read_manifest(tmp_path / "b.parquet", notes).unsplit] == [1, 2]
+    assert [line.partition(": ")[0] for line in notes.problems] == [f"{tmp_path / 'b.parquet'}, row 2, column pid"]
     (tmp_path / "c.parquet").write_bytes(b"no table")
     assert "is no readable Parquet file" in error_of("manifest", tmp_path / "c.parquet")
 

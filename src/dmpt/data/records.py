@@ -60,6 +60,44 @@ class Splits(NamedTuple):
     unsplit: Records = ()
 
 
+class PassedOver(NamedTuple):
+    """Images that no record uses and no problem names.
+
+    Attributes:
+        message: one line: the folder, how many, some of them, and what to do.
+        images: how many; 0 where it is a folder that cannot be listed.
+        examples: a few of them.
+    """
+
+    message: str
+    images: int
+    examples: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Files:
+    """What lies in a data set's folder. Every file counts once, a hidden folder as one file.
+
+    Attributes:
+        folder: what was counted.
+        taken: files that records use, wherever they lie.
+        left_out: images that cannot be used, each with a problem that says why.
+        ignored: what is no data by a rule: hidden, no image, or junk of the layout (identity -1).
+        passed_over: what was not understood, by folder.
+    """
+
+    folder: Path
+    taken: int
+    left_out: int = 0
+    ignored: int = 0
+    passed_over: tuple[PassedOver, ...] = ()
+
+    @property
+    def not_understood(self) -> int:
+        """Number of images that were passed over."""
+        return sum(part.images for part in self.passed_over)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """The splits of a data set and how it is meant to be judged.
@@ -71,6 +109,7 @@ class Dataset:
         train: records to learn from.
         query: records to search with.
         gallery: records to search in.
+        files: what else lies in its folder; None where nobody has counted. Equal records make equal data sets.
     """
 
     name: str
@@ -79,6 +118,7 @@ class Dataset:
     train: Records
     query: Records
     gallery: Records
+    files: Files | None = field(default=None, compare=False)
 
 
 def pid_to_label(records: Iterable[Record]) -> dict[int, int]:

@@ -9,13 +9,23 @@ from dmpt.base.errors import UserError
 from dmpt.base.files import expanded
 from dmpt.data.layouts.folders import some
 from dmpt.data.layouts.msvr310 import read_msvr310, read_wmveid863
+from dmpt.data.layouts.notes import Notes
 from dmpt.data.layouts.own_folder import read_folder
 from dmpt.data.layouts.rgbnt100 import read_rgbn300, read_rgbnt100
 from dmpt.data.layouts.rgbnt201 import read_market1501_mm, read_rgbnt201
 from dmpt.data.layouts.table import read_manifest
+from dmpt.data.layouts.walk import count
 from dmpt.data.records import Dataset, Record, Records, Splits
 from dmpt.data.split import split_by_identity
 from dmpt.settings.config import DataConfig
+
+#: The identity of what a benchmark left in by mistake, in the layouts whose names can say so.
+JUNK = -1
+_UNUSED = (
+    "lie where this layout looks for none; move them to where it does (docs/data.md), or out of the data, or see "
+    "whether data.layout is another"
+)
+_UNLISTED = "are in no row; add rows, if they belong to the data"
 
 
 @dataclass(frozen=True)
@@ -44,15 +54,17 @@ class Layout:
         protocol: which gallery items a query ignores.
         licence: its terms.
         read: from the folder to the splits. What can be left out (a sample with a missing image, a misnamed file) it
-            adds to the list of problems, one line each, and goes on.
+            adds to the notes' problems, one line each, and goes on. Records of identity -1 are junk and left out later.
         known: published counts of ``train``, ``query``, ``gallery`` and ``total`` (train and gallery together).
+        whole: whether images in the folder that no record uses are a mistake; a table leaves out on purpose.
     """
 
     object: Literal["person", "vehicle"]
     protocol: str
     licence: str
-    read: Callable[[Path, list[str]], Splits]
+    read: Callable[[Path, Notes], Splits]
     known: Mapping[str, Count] = field(default_factory=dict)
+    whole: bool = True
 
 
 def load_dataset(
@@ -113,15 +125,23 @@ def list_dataset(layout: str, root: str | Path, settings: DataConfig | None = No
     settings = settings or DataConfig()
     facts = DATASETS[layout]
     try:
-        problems: list[str] = []
-        train, query, gallery, unsplit = facts.read(expanded(root), problems)
+        notes = Notes(expanded(root))
+        found = facts.read(notes.folder, notes)
+        useful = {id(records): tuple(record for record in records if record.pid != JUNK) for records in found}
+        train, query, gallery, unsplit = (useful[id(records)] for records in found)
+        taken, every = _images(train, query, gallery, unsplit), _images(*found)
+        files = count(notes, taken, every - taken, _UNUSED if facts.whole else _UNLISTED)
     except OSError as error:
         raise UserError(f"cannot list {error.filename}: {error.strerror}; check data.root and its rights") from error
     if unsplit:
         train, query = split_by_identity(unsplit, settings.test_share, settings.split_seed)
         gallery = query
     chosen = settings.object or facts.object, settings.protocol or facts.protocol
-    return Dataset(layout, *chosen, train, query, gallery), problems
+    return Dataset(layout, *chosen, train, query, gallery, files), notes.problems
+
+
+def _images(*splits: Records) -> set[Path]:
+    return {path for records in splits for record in records for path in record.paths.values()}
 
 
 def _check_protocol(dataset: Dataset, root: str | Path) -> None:
@@ -219,6 +239,7 @@ DATASETS = {
         protocol="same_camera",
         licence="whatever you have agreed with those it shows",
         read=read_manifest,
+        whole=False,
     ),
     "folder": Layout(
         object="person",

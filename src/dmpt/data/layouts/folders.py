@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dmpt.base.errors import UserError
+from dmpt.data.layouts.notes import Notes
 
-#: Files with these suffixes, in upper or lower case, are images; every other file is ignored.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+#: Files with these suffixes, in upper or lower case, are images: all that Pillow gives to the formats that we decode.
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".tif", ".tiff", ".webp"})
+#: What systems put beside files: an unpacked archive of macOS, thumbnails of a Synology, waste.
+_CLUTTER = frozenset({"__macosx", "@eadir", "$recycle.bin", "lost+found", "thumbs.db", "desktop.ini"})
 
 
 class Grammar(NamedTuple):
@@ -79,24 +82,25 @@ def home(root: Path, wanted: Sequence[str], names: Sequence[str]) -> Path:
     return found[0]
 
 
-def images(folder: Path, grammar: Grammar, problems: list[str], twice: set[str]) -> dict[str, Path]:
+def images(folder: Path, grammar: Grammar, notes: Notes, twice: set[str]) -> dict[str, Path]:
     """Images of a folder by stem, sorted; suffixes may differ between modalities, stems are equal in case.
 
     Args:
         folder: lists as empty where it does not exist.
         grammar: of the names.
-        problems: gets a line for each image that is misnamed, which is left out, or there twice.
+        notes: get every image, and a problem for each that is misnamed, which is left out, or there twice.
         twice: gets the stems of those that are there twice, whose samples are to be left out.
     """
     listed: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+        if clutter(path.name) or path.suffix.lower() not in SUFFIXES:
             continue
+        notes.seen.add(path)
         stem = unicodedata.normalize("NFC", path.stem)  # macOS writes an umlaut as two characters, others as one
         if not grammar.pattern.fullmatch(stem):
-            problems.append(f"{path} is not named {grammar.words}; rename or remove it")
+            notes.problems.append(f"{path} is not named {grammar.words}; rename or remove it")
         elif stem in listed:
-            problems.append(f"{listed[stem]} and {path.name} are the same sample's image twice; remove one")
+            notes.problems.append(f"{listed[stem]} and {path.name} are the same sample's image twice; remove one")
             twice.add(stem)
         else:
             listed[stem] = path
@@ -104,7 +108,7 @@ def images(folder: Path, grammar: Grammar, problems: list[str], twice: set[str])
 
 
 def pair(
-    folder: Path, names: Mapping[str, str], grammar: Grammar, problems: list[str], *, subsets: bool = False
+    folder: Path, names: Mapping[str, str], grammar: Grammar, notes: Notes, *, subsets: bool = False
 ) -> Iterator[Found]:
     """Samples of a folder whose modalities lie in subfolders, paired by stem, sorted.
 
@@ -112,15 +116,16 @@ def pair(
         folder: holds the subfolders.
         names: the subfolder of each modality.
         grammar: of the names.
-        problems: gets a line for each image that is missing, misnamed or there twice; its sample is left out.
+        notes: get every image, and a problem for each that is missing, misnamed or there twice; its sample is left
+            out.
         subsets: samples may lack modalities.
     """
     twice = set[str]()
-    files = {modality: images(folder / name, grammar, problems, twice) for modality, name in names.items()}
+    files = {modality: images(folder / name, grammar, notes, twice) for modality, name in names.items()}
     for stem in sorted({stem for found in files.values() for stem in found} - twice):
         missing = [modality for modality in files if stem not in files[modality]]
         if missing and not subsets:
-            problems += [
+            notes.problems += [
                 f"{folder / names[modality] / stem}.* is missing; "
                 "restore it, or remove the images of the same name in the other modalities"
                 for modality in missing
@@ -142,22 +147,27 @@ def existing(folder: Path) -> Path:
     return folder
 
 
-def filled(found: Sequence[object], folder: Path, problems: Sequence[str]) -> None:
+def filled(found: Sequence[object], folder: Path, notes: Notes) -> None:
     """Refuse a split without images.
 
     Raises:
         UserError: ``found`` is empty, and no problem says why.
     """
-    if not found and not problems:
+    if not found and not notes.problems:
         raise UserError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}); unpack the data set again")
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Visible folders in a folder, sorted; none where it may not be listed."""
+    """Folders in a folder, sorted, without clutter; none where it may not be listed."""
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not clutter(path.name))
     except PermissionError:
         return []
+
+
+def clutter(name: str) -> bool:
+    """Whether a file or folder of this name is nobody's data: hidden, or put there by the system."""
+    return name.startswith(".") or name.lower() in _CLUTTER
 
 
 def contents(folder: Path) -> str:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from dmpt.data.layouts.folders import Grammar, filled, home, pair, subfolders
+from dmpt.data.layouts.notes import Notes
 from dmpt.data.records import Record, Records, Splits
 
 FOLDERS = {"rgb": "vis", "nir": "ni", "tir": "th"}
@@ -17,21 +18,21 @@ _WMVEID863 = Grammar(
 )
 
 
-def read_msvr310(root: Path, problems: list[str]) -> Splits:
+def read_msvr310(root: Path, notes: Notes) -> Splits:
     """Read ``{bounding_box_train,query3,bounding_box_test}/PID/{vis,ni,th}``.
 
     The identity is in the name and in the folder's; where they differ the sample is left out. Views are numbered as
     in the names, from 0.
     """
-    folder = home(root, ("bounding_box_train", "query3", "bounding_box_test"), ("MSVR310",))
+    folder = notes.folder = home(root, ("bounding_box_train", "query3", "bounding_box_test"), ("MSVR310",))
 
     def split(name: str) -> Records:
         found = [
             item
             for folder_of_pid in subfolders(folder / name)
-            for item in pair(folder_of_pid, FOLDERS, _MSVR310, problems)
+            for item in pair(folder_of_pid, FOLDERS, _MSVR310, notes)
         ]
-        filled(found, folder / name, problems)
+        filled(found, folder / name, notes)
         records = []
         for match, paths in found:
             some = next(iter(paths.values()))
@@ -39,32 +40,37 @@ def read_msvr310(root: Path, problems: list[str]) -> Splits:
                 pid, camera, scene = (int(match[part]) for part in ("pid", "camera", "scene"))
                 records.append(Record(paths, pid=pid, camera=camera, scene=scene))
             else:
-                problems.append(f"{some} is named after identity {match['pid']}, not its folder; rename or move it")
+                notes.problems.append(
+                    f"{some} is named after identity {match['pid']}, not its folder; rename or move it"
+                )
         return tuple(records)
 
     return Splits(split("bounding_box_train"), split("query3"), split("bounding_box_test"))
 
 
-def read_wmveid863(root: Path, problems: list[str]) -> Splits:
+def read_wmveid863(root: Path, notes: Notes) -> Splits:
     """Read ``{train,query,test}/PID/{vis,ni,th}``; the gallery is ``test``.
 
     The folder is the identity and the digit behind the first v of the name the camera. Modalities are paired by *name*:
     the field's loaders pair unsorted listings by position, which mixes samples up as soon as one file is missing.
     """
-    folder = home(root, ("train", "query", "test"), ("WMVEID863", "MSVWild863"))
+    folder = notes.folder = home(root, ("train", "query", "test"), ("WMVEID863", "MSVWild863"))
 
     def split(name: str) -> Records:
         records = []
         for folder_of_pid in subfolders(folder / name):
             if not re.fullmatch(r"\d{1,18}", folder_of_pid.name, re.ASCII):
-                problems.append(f"{folder_of_pid} is not named with the number of an identity; rename or remove it")
+                notes.seen.update(folder_of_pid.rglob("*"))
+                notes.problems.append(
+                    f"{folder_of_pid} is not named with the number of an identity; rename or remove it"
+                )
                 continue
             pid = int(folder_of_pid.name)
             records += [
                 Record(paths, pid=pid, camera=int(match["camera"]))
-                for match, paths in pair(folder_of_pid, FOLDERS, _WMVEID863, problems)
+                for match, paths in pair(folder_of_pid, FOLDERS, _WMVEID863, notes)
             ]
-        filled(records, folder / name, problems)
+        filled(records, folder / name, notes)
         return tuple(records)
 
     return Splits(split("train"), split("query"), split("test"))

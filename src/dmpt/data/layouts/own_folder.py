@@ -1,29 +1,40 @@
-"""Own data as a folder: a subfolder per modality, identity and camera in the file names."""
+"""Own data as a folder: a subfolder per modality, identity and camera in the names of files or folders."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dmpt.base.errors import UserError
-from dmpt.data.layouts.folders import Grammar, contents, filled, pair, subfolders
+from dmpt.data.layouts.folders import Grammar, contents, pair, subfolders
+from dmpt.data.layouts.notes import Notes
 from dmpt.data.records import Record, Records, Splits
 from dmpt.settings.modalities import ALSO, MODALITIES, meant
 
+_REST = r"c(?P<camera>\d{1,18})(_s(?P<scene>\d{1,18}))?(_.*)?"
 _NAME = Grammar(
-    re.compile(r"(?P<pid>\d{1,18})_c(?P<camera>\d{1,18})(_s(?P<scene>\d{1,18}))?(_.*)?", re.ASCII),
+    re.compile(r"(?P<pid>\d{1,18})_" + _REST, re.ASCII),
     "PID_cCAM[_sSCENE][_ANYTHING] (for example 12_c3_0001.jpg or 12_c3_s7_0001.jpg)",
 )
+_NAME_IN_IDENTITY = Grammar(
+    re.compile(r"((?P<pid>\d{1,18})_)?" + _REST, re.ASCII),
+    "[PID_]cCAM[_sSCENE][_ANYTHING] (for example c3_0001.jpg: the identity is its folder's, the camera is needed)",
+)
+_IDENTITY = re.compile(r"\d{1,18}", re.ASCII)
 
 
-def read_folder(root: Path, problems: list[str]) -> Splits:
+def read_folder(root: Path, notes: Notes) -> Splits:
     """Read ``{rgb,nir,tir}/PID_cCAM[_sSCENE][_ANYTHING].*``, in the folder itself or in one for each split.
 
+    A folder per identity, named with its number, may lie in those of the modalities (``rgb/12/c3_0001.jpg``) or around
+    them (``12/rgb/c3_0001.jpg``); the files' names need not repeat it.
+
     Splits are ``train`` and ``test``, or ``train``, ``query`` and ``gallery``; ``train`` may be absent. Images of one
-    sample have the same name. A folder or image that is not there is a missing modality.
+    sample have the same name, and lie in folders of the same name. A folder or image that is not there is a missing
+    modality.
 
     Args:
         root: the folder.
-        problems: gets a line for each image that is misnamed or there twice.
+        notes: get the images, and a problem for each that is misnamed or there twice.
 
     Raises:
         UserError: neither modalities nor splits are there, or both, or one of them twice or by another name.
@@ -31,10 +42,10 @@ def read_folder(root: Path, problems: list[str]) -> Splits:
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; set data.root to the folder that holds {', '.join(MODALITIES)}")
     there = _spelled(root, ("train", "test", "query", "gallery"))
-    if own := _modalities(root):
+    if own := [*_modalities(root), *_around(root)]:
         if there:
-            raise UserError(f"{root} holds {next(iter(own))} beside {min(there)}; move all images into splits, or none")
-        return Splits(unsplit=_read_split(root, problems))
+            raise UserError(f"{root} holds {own[0]} beside {min(there)}; move all images into splits, or none")
+        return Splits(unsplit=_read_split(root, notes))
     has_test, has_both = "test" in there, {"query", "gallery"} <= there.keys()
     if has_test == has_both:
         what = "test as well as query and gallery" if has_test else f"neither of {', '.join(MODALITIES)}, nor test"
@@ -42,11 +53,11 @@ def read_folder(root: Path, problems: list[str]) -> Splits:
             f"{root} holds {what} ({contents(root)}); set data.root to a folder with rgb, nir, tir, or with train and "
             "test (or query and gallery) that hold them"
         )
-    train = _read_split(root / there["train"], problems) if "train" in there else ()
+    train = _read_split(root / there["train"], notes) if "train" in there else ()
     if has_test:
-        test = _read_split(root / there["test"], problems)
+        test = _read_split(root / there["test"], notes)
         return Splits(train, test, test)
-    return Splits(train, _read_split(root / there["query"], problems), _read_split(root / there["gallery"], problems))
+    return Splits(train, _read_split(root / there["query"], notes), _read_split(root / there["gallery"], notes))
 
 
 def _spelled(folder: Path, wanted: Sequence[str]) -> dict[str, str]:
@@ -76,18 +87,42 @@ def _modalities(folder: Path) -> dict[str, str]:
     return _spelled(folder, MODALITIES)
 
 
-def _read_split(folder: Path, problems: list[str]) -> Records:
-    names = _modalities(folder)
-    if not names:
+def _identities(folder: Path) -> list[str]:
+    return [path.name for path in subfolders(folder) if _IDENTITY.fullmatch(path.name)]
+
+
+def _around(folder: Path) -> dict[str, dict[str, str]]:
+    """The identities' folders that hold folders of modalities."""
+    return {name: modalities for name in _identities(folder) if (modalities := _modalities(folder / name))}
+
+
+def _read_split(folder: Path, notes: Notes) -> Records:
+    names, around = _modalities(folder), _around(folder)
+    if not names and not around:
         raise UserError(f"{folder} holds none of {', '.join(MODALITIES)} ({contents(folder)}); give one of them")
-    found = list(pair(folder, names, _NAME, problems, subsets=True))
-    filled(found, folder, problems)
-    return tuple(
-        Record(
-            paths,
-            pid=int(match["pid"]),
-            camera=int(match["camera"]),
-            scene=None if match["scene"] is None else int(match["scene"]),
+    inside = sorted({name for modality in names.values() for name in _identities(folder / modality)})
+    records = [*_records(folder, names, None, notes)]
+    for name in inside:
+        records += _records(folder, {modality: f"{spelled}/{name}" for modality, spelled in names.items()}, name, notes)
+    for name, modalities in around.items():
+        records += _records(folder / name, modalities, name, notes)
+    if not records and not notes.problems:
+        first = folder / next(iter(names.values()), "")
+        raise UserError(
+            f"{folder} holds no images that are named PID_cCAM, nor in folders per identity that are named with its "
+            f"number ({first}: {contents(first)}); rename them, or write a manifest"
         )
-        for match, paths in found
-    )
+    return tuple(records)
+
+
+def _records(folder: Path, names: dict[str, str], identity: str | None, notes: Notes) -> Iterator[Record]:
+    """The samples of one folder of every modality, all of one identity where it is the folder's."""
+    grammar = _NAME if identity is None else _NAME_IN_IDENTITY
+    for match, paths in pair(folder, names, grammar, notes, subsets=True):
+        pid = int(match["pid"] or identity or "")
+        if identity is not None and pid != int(identity):
+            file = next(iter(paths.values()))
+            notes.problems.append(f"{file} is named after identity {pid}, not its folder {identity}; rename or move it")
+            continue
+        scene = None if match["scene"] is None else int(match["scene"])
+        yield Record(paths, pid=pid, camera=int(match["camera"]), scene=scene)

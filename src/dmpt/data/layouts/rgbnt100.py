@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from dmpt.data.layouts.folders import Grammar, filled, home, images
+from dmpt.data.layouts.notes import Notes
 from dmpt.data.records import Record, Records, Splits
 
 #: Pixel columns in a picture of 768 x 128 (RGBNT100) or, without the last, 512 x 128 (RGBN300).
@@ -16,30 +17,31 @@ _NAME = Grammar(
 _SPLITS = ("bounding_box_train", "query", "bounding_box_test")
 
 
-def read_rgbnt100(root: Path, problems: list[str]) -> Splits:
+def read_rgbnt100(root: Path, notes: Notes) -> Splits:
     """Read ``rgbir/{bounding_box_train,query,bounding_box_test}``; the folder between may be absent."""
-    return _read(home(root, _SPLITS, ("RGBNT100",)), COLUMNS, problems)
+    return _read(home(root, _SPLITS, ("RGBNT100",)), COLUMNS, notes)
 
 
-def read_rgbn300(root: Path, problems: list[str]) -> Splits:
+def read_rgbn300(root: Path, notes: Notes) -> Splits:
     """Read the same folders, with RGB and NIR alone."""
-    return _read(home(root, _SPLITS, ("RGBN300", "RGBNT300")), TWO_COLUMNS, problems)
+    return _read(home(root, _SPLITS, ("RGBN300", "RGBNT300")), TWO_COLUMNS, notes)
 
 
-def _read(folder: Path, columns: dict[str, tuple[int, int]], problems: list[str]) -> Splits:
-    return Splits(*(_read_split(folder / split, columns, problems) for split in _SPLITS))
+def _read(folder: Path, columns: dict[str, tuple[int, int]], notes: Notes) -> Splits:
+    notes.folder = folder
+    return Splits(*(_read_split(folder / split, columns, notes) for split in _SPLITS))
 
 
-def _read_split(folder: Path, columns: dict[str, tuple[int, int]], problems: list[str]) -> Records:
-    """Cameras are numbered as in the names, from 1; identity -1 is left out, as everywhere."""
+def _read_split(folder: Path, columns: dict[str, tuple[int, int]], notes: Notes) -> Records:
+    """Cameras are numbered as in the names, from 1."""
     twice = set[str]()
-    found = images(folder, _NAME, problems, twice)
-    filled(list(found), folder, problems)
+    found = images(folder, _NAME, notes, twice)
+    filled(list(found), folder, notes)
     records = []
     for stem, path in found.items():
         match = _NAME.pattern.fullmatch(stem)
         assert match is not None  # images() let nothing else through
-        if match["pid"] != "-1" and stem not in twice:
+        if stem not in twice:
             paths = dict.fromkeys(columns, path)
             records.append(Record(paths, pid=int(match["pid"]), camera=int(match["camera"]), columns=columns))
     return tuple(records)

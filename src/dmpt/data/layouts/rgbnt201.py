@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dmpt.base.errors import UserError
 from dmpt.data.layouts.folders import Grammar, contents, existing, filled, home, homes, pair, some
+from dmpt.data.layouts.notes import Notes
 from dmpt.data.records import Record, Records, Splits
 
 FOLDERS = {"rgb": "RGB", "nir": "NI", "tir": "TI"}
@@ -20,7 +21,7 @@ _MARKET = Grammar(
 MARKET_NAMES = ("Market1501-MM", "Market-1501-RGBNT", "market1501_to_RGBNT201_dark", "Market-MM")
 
 
-def read_rgbnt201(root: Path, problems: list[str]) -> Splits:
+def read_rgbnt201(root: Path, notes: Notes) -> Splits:
     """Read ``train_*/{RGB,NI,TI}`` and ``test/{RGB,NI,TI}``; every test image is both query and gallery."""
     found = homes(root, ("train_*",), ("RGBNT201",), depth=1)
     trains = [path for folder in found for path in sorted(folder.glob("train_*")) if path.is_dir()]
@@ -34,28 +35,25 @@ def read_rgbnt201(root: Path, problems: list[str]) -> Splits:
             f"{root} holds more than one folder train_* ({some(trains)}); "
             "keep one, or set data.root to a folder that holds one"
         )
-    train = _read_split(trains[0], _RGBNT201, problems)
-    test = _read_split(trains[0].parent / "test", _RGBNT201, problems)
+    notes.folder = trains[0].parent
+    train = _read_split(trains[0], _RGBNT201, notes)
+    test = _read_split(notes.folder / "test", _RGBNT201, notes)
     return Splits(train, test, test)
 
 
-def read_market1501_mm(root: Path, problems: list[str]) -> Splits:
+def read_market1501_mm(root: Path, notes: Notes) -> Splits:
     """Read ``{train,query,gallery}/{RGB,NI,TI}``, whatever the folder above is called.
 
-    Junk (identity -1) is left out, as everywhere; distractors (identity 0) stay in the gallery.
+    Distractors (identity 0) stay in the gallery.
     """
-    folder = home(root, ("train", "query", "gallery"), MARKET_NAMES)
-    return Splits(*(_read_split(folder / split, _MARKET, problems) for split in ("train", "query", "gallery")))
+    folder = notes.folder = home(root, ("train", "query", "gallery"), MARKET_NAMES)
+    return Splits(*(_read_split(folder / split, _MARKET, notes) for split in ("train", "query", "gallery")))
 
 
-def _read_split(folder: Path, grammar: Grammar, problems: list[str]) -> Records:
+def _read_split(folder: Path, grammar: Grammar, notes: Notes) -> Records:
     """Pair the images of one split; cameras are numbered as in the names, from 1."""
     for name in FOLDERS.values():
         existing(existing(folder) / name)
-    found = list(pair(folder, FOLDERS, grammar, problems))
-    filled(found, folder, problems)
-    return tuple(
-        Record(paths, pid=int(match["pid"]), camera=int(match["camera"]))
-        for match, paths in found
-        if match["pid"] != "-1"
-    )
+    found = list(pair(folder, FOLDERS, grammar, notes))
+    filled(found, folder, notes)
+    return tuple(Record(paths, pid=int(match["pid"]), camera=int(match["camera"])) for match, paths in found)

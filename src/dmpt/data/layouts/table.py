@@ -11,6 +11,7 @@ from typing import Any
 
 from dmpt.base.errors import UserError
 from dmpt.base.files import write_atomically, write_text
+from dmpt.data.layouts.notes import Notes
 from dmpt.data.records import Dataset, Record, Records, Splits
 from dmpt.settings.modalities import ALSO, MODALITIES, meant
 
@@ -28,7 +29,7 @@ _NUMBER = re.compile(r"(\d{1,18})(?:\.0+)?", re.ASCII)  # 12.0 is how pandas wri
 Row = tuple[int, dict[str, str]]
 
 
-def read_manifest(root: Path, problems: list[str]) -> Splits:
+def read_manifest(root: Path, notes: Notes) -> Splits:
     """Read a table with the columns ``rgb,nir,tir,pid,camera[,scene,split]``.
 
     Any subset of the modality columns will do, and an empty cell is a missing modality. Relative paths start at the
@@ -37,7 +38,7 @@ def read_manifest(root: Path, problems: list[str]) -> Splits:
 
     Args:
         root: the table, or the folder that holds ``manifest.csv`` or ``manifest.parquet``.
-        problems: gets one line for each row that is wrong; the row is left out.
+        notes: get the images, and a problem for each row that is wrong; the row is left out.
 
     Returns:
         The splits, in the order of the rows; all rows in ``unsplit`` where there is no column ``split``.
@@ -45,13 +46,14 @@ def read_manifest(root: Path, problems: list[str]) -> Splits:
     Raises:
         UserError: there is no table, it cannot be read, or its columns are not these.
     """
-    path = _table(root)
-    header, rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path, problems)
+    path, problems = _table(root), notes.problems
+    header, rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path, notes)
     _check_header(path, header)
     splits: dict[str, list[Record]] = {"train": [], "query": [], "gallery": [], "unsplit": []}
     seen: dict[tuple[str, str, Path], int] = {}
     for number, cells in rows:
         where = f"{path}, row {number}"
+        notes.seen.update(_file(path.parent, cells[modality]) for modality in MODALITIES if cells.get(modality))
         given = cells.get("split", "")
         if "split" in header and given not in SPLITS:
             shown = f"{given!r} is unknown" if given else "is empty"
@@ -71,6 +73,11 @@ def read_manifest(root: Path, problems: list[str]) -> Splits:
             splits[split].append(record)
     if not any(splits.values()) and not problems:
         raise UserError(f"{path} has no rows; write one for each sample")
+    notes.folder = Path(os.path.normpath(path.parent))
+    # A table may lie in anything, a project or a home: only where its rows lead is counted.
+    depth = len(notes.folder.parts)
+    below = [file.parts[depth:] for file in notes.seen if file.parts[:depth] == notes.folder.parts]
+    notes.entered = frozenset(parts[0] for parts in below if len(parts) > 1)
     query, gallery = tuple(splits["query"]), tuple(splits["gallery"])
     return Splits(tuple(splits["train"]), query, query if query == gallery else gallery, tuple(splits["unsplit"]))
 
@@ -130,7 +137,7 @@ def _table(root: Path) -> Path:
     return found[0]
 
 
-def _csv_rows(path: Path, problems: list[str]) -> tuple[list[str], Iterator[Row]]:
+def _csv_rows(path: Path, notes: Notes) -> tuple[list[str], Iterator[Row]]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # Excel begins its UTF-8 with a mark
     except UnicodeDecodeError as error:
@@ -155,7 +162,8 @@ def _csv_rows(path: Path, problems: list[str]) -> tuple[list[str], Iterator[Row]
             if not any(line):
                 continue
             if len(line) > len(header):
-                problems.append(
+                notes.seen.update(_file(path.parent, cell) for cell in line if cell)
+                notes.problems.append(
                     f"{path}, row {number}: {len(line)} cells under {len(header)} columns; quote cells that hold commas"
                 )
             else:
@@ -221,6 +229,10 @@ def _plain(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
+def _file(folder: Path, cell: str) -> Path:
+    return Path(os.path.normpath(folder / cell))
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
@@ -242,7 +254,7 @@ def _record(where: str, folder: Path, cells: Mapping[str, str], problems: list[s
     paths: dict[str, Path] = {}
     for modality in MODALITIES:
         if cell := cells.get(modality, ""):
-            path = Path(os.path.normpath(folder / cell))
+            path = _file(folder, cell)
             if not Path(cell).is_absolute() and not _plain(path).is_relative_to(_plain(folder)):
                 problems.append(
                     f"{where}, column {modality}: {cell} leaves the manifest's folder; move the file, or give its "
