@@ -235,7 +235,8 @@ def test_one_process_per_run_folder(data: Path, tmp_path: Path) -> None:
     config, run = settings(data, epochs=1), tmp_path / "run"
     run.mkdir()
     source = (
-        "import sys, time; from filelock import FileLock\nwith FileLock(sys.argv[1]): print(flush=True); time.sleep(60)"
+        "import pathlib, sys, time; from dmpt.base.lock import Lock\n"
+        "lock = Lock(pathlib.Path(sys.argv[1])); print(flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", source, str(run / ".lock")], stdout=subprocess.PIPE)
     try:
@@ -278,12 +279,14 @@ def test_what_a_kill_left_half_written_is_swept_away(data: Path, tmp_path: Path)
     fit(config, tmp_path / "run")
     half = [
         *(tmp_path / "run" / f".{name}.x1" for name in ("state.safetensors", "metrics.jsonl", "config.yaml")),
-        tmp_path / "run/last/.adapter.safetensors.x2",
+        *(tmp_path / "run/last" / name for name in (".adapter.safetensors.x2", ".tmpA1b2C3")),
     ]
-    for path in half:
+    mine = tmp_path / "run/.tmp_notes.txt"
+    for path in (*half, mine):
         path.write_text("half")
     Trainer(config, tmp_path / "run", resume=True)
     assert not any(path.exists() for path in half)
+    assert mine.exists()
 
 
 def test_resume_refuses_a_setting_that_came_to_it(data: Path, tmp_path: Path) -> None:

@@ -1,12 +1,18 @@
 """Files that are either old or new, never half-written; their hashes; where things that can be made again are kept."""
 
+import errno
 import hashlib
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from dmpt.base.errors import UserError
+
+NOT_KNOWN = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""What a file system answers when it is asked for something that it does not have."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -19,27 +25,34 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         UserError: the folder is read-only, the disk is full, ...; ``path`` is then what it was before.
     """
-    temporary = None
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary.touch(exist_ok=False)
+        rights = temporary.stat().st_mode  # those of any file that the user writes
         write(temporary)
-        # mkstemp's files are private; ours are as readable as any other file the user writes.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        with temporary.open("rb") as file:  # else a power cut can leave the new name with nothing in it
-            os.fsync(file.fileno())
+        if temporary.stat().st_mode != rights:  # safetensors makes a private file of its own
+            with suppress(OSError):  # not every file system knows rights
+                temporary.chmod(stat.S_IMODE(rights))
+        _to_disk(temporary)
         temporary.replace(path)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; what was there is untouched; free space or check rights"
         ) from error
     finally:
-        if temporary is not None:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Else a power cut can leave the new name with nothing in it."""
+    with path.open("r+b") as file:  # Windows wants it writable
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in NOT_KNOWN:
+                raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -48,8 +61,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         UserError: as ``write_atomically``.
     """
-    # File names need not be UTF-8: their bytes are written as they are.
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="surrogateescape"))
+    # File names need not be UTF-8: their bytes are written as they are. The same bytes on every system.
+    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8", "surrogateescape", "\n"))
 
 
 def expanded(path: str | Path) -> Path:

@@ -92,6 +92,7 @@ def work(task: Task) -> None:
     else:
         numbers, per_query = {**dict.fromkeys(MEASURES, 0.0), "diverged": lost}, {"pids": [], "average_precision": []}
         where = _origin(task, trainer)
+    peaks = [line["peak_memory_bytes"] for line in log if line.get("peak_memory_bytes")]  # Windows tells none
     seconds = [line["epoch_seconds"] for line in log if "epoch_seconds" in line]
     trained = trainer.network.trained_count if task.config.train.epochs else 0
     study = {
@@ -101,7 +102,7 @@ def work(task: Task) -> None:
         "trained": trained,
         "seconds_per_epoch": statistics.median(seconds) if seconds else None,
         "seconds_per_step": min((line["step_seconds"] for line in log if "step_seconds" in line), default=None),
-        "peak_memory_bytes": max((line["peak_memory_bytes"] for line in log if "epoch_seconds" in line), default=None),
+        "peak_memory_bytes": max(peaks, default=None),
         "jobs": task.jobs,
         "data_fingerprint": task.fingerprint,
         "backbone_sha256": trainer.model.tower.sha256,

@@ -9,17 +9,18 @@ last/, best/       adapters (``dmpt.adapter``)
 """
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import BaseFileLock, FileLock, Timeout
 
 from dmpt.adapter.folder import CARD, TENSORS
 from dmpt.base.environment import environment
 from dmpt.base.errors import UserError
 from dmpt.base.files import write_text
+from dmpt.base.lock import Lock, Taken
 from dmpt.base.yaml import load
 from dmpt.settings.config import Config
 from dmpt.settings.values import dotted, flatten, nest, renamed
@@ -27,6 +28,8 @@ from dmpt.training.log import LOG, cut_log
 from dmpt.training.state import STATE, fixed_settings, refuse_change
 
 CONFIG, ENVIRONMENT, LOCK = "config.yaml", "environment.json", ".lock"
+SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
+"""How the package of that name calls a file that it is writing, beside the one that we asked for."""
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -81,23 +84,21 @@ def sweep(out: Path) -> None:
     """Remove what a kill left of files that were being written; nobody else may be writing there."""
     temporary = tuple(f".{name}." for name in (STATE, LOG, CONFIG, ENVIRONMENT, TENSORS, CARD))
     for path in out.rglob(".*"):
-        if path.name.startswith(temporary):
+        if path.name.startswith(temporary) or SAFETENSORS.fullmatch(path.name):
             with suppress(OSError):
                 path.unlink()
 
 
-def claim(out: Path) -> BaseFileLock:
-    """Keep others from training in the folder until the lock is released, or the process ends in whatever way.
+def claim(out: Path) -> Lock:
+    """Keep others from training in the folder, where its file system has locks.
 
     Raises:
         UserError: another run has it, or the folder cannot be written.
     """
-    lock = FileLock(out / LOCK, timeout=0, thread_local=False)  # opened in one thread, trained in another
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
+        return Lock(out / LOCK)
+    except Taken:
         raise UserError(f"{out}: another process is training there; wait until it has ended, or stop it") from None
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}; give another --out, or check rights") from error
-    return lock

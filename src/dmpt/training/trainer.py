@@ -5,8 +5,6 @@ global batch (``distributed``).
 """
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
@@ -34,7 +32,7 @@ from dmpt.method.network import Output
 from dmpt.retrieval.metrics import Metrics
 from dmpt.settings.config import Config
 from dmpt.settings.rules import check
-from dmpt.training import announce, folder
+from dmpt.training import announce, folder, measured
 from dmpt.training.data import read
 from dmpt.training.distributed import average_gradients, gather, join_processes, partners
 from dmpt.training.log import Log, cut_log, summary_writer
@@ -120,7 +118,10 @@ class Trainer:
         """The run folder, made last: what fails before leaves none behind. Returns whether there was a state in it."""
         self.accelerator.wait_for_everyone()  # all have seen that the folder is free
         if self.main:
-            self._claim.callback(folder.claim(self.out).release)
+            lock = folder.claim(self.out)
+            self._claim.callback(lock.release)
+            if not lock.works:
+                console.print(f"{self.out} lies where there are no locks: a second run in it would go unnoticed")
             folder.check_folder(self.out, resume)  # again: another run may have begun, and ended, since
             folder.sweep(self.out)
             folder.begin(self.out, self.config)
@@ -174,7 +175,7 @@ class Trainer:
                     display.update(task, completed=progress.step, note=f"lr {line['lr']:.1e} {note}")
                     if progress.position == count:
                         seconds = (time.perf_counter() - started) * count / (count - first)
-                        log.write(self._epoch_line(seconds, steps))
+                        log.write(measured.epoch_line(progress.step, epoch, seconds, steps))
                         if not console.is_terminal:  # no bar there
                             left = seconds * (recipe.epochs - epoch - 1) / 60
                             console.print(
@@ -261,19 +262,6 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(self.progress.step)
         return norm if math.isfinite(norm) else 0.0  # JSON has no infinity
-
-    def _epoch_line(self, seconds: float, steps: list[float]) -> dict[str, Any]:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        if torch.cuda.is_available():
-            peak = torch.cuda.max_memory_allocated()
-        return {
-            "step": self.progress.step,
-            "epoch": self.progress.epoch,
-            "epoch_seconds": round(seconds, 2),
-            # loading, forward and backward; a tenth of the steps took less: the machine may have other work meanwhile
-            "step_seconds": round(sorted(steps)[len(steps) // 10], 5),
-            "peak_memory_bytes": peak,
-        }
 
     def _select(self, log: Log) -> None:
         """At the end of an epoch: evaluate where asked to, and keep the best."""
