@@ -5,7 +5,6 @@ BIN := .venv/bin
 .PHONY: demo test lint clean
 
 demo: .venv/installed
-	rm -rf demo
 	$(BIN)/dmpt demo --out demo
 
 test: .venv/installed
@@ -21,5 +20,6 @@ lint: .venv/installed
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+# The environment that was made here; results, of the demo too, are left alone.
 clean:
-	rm -rf .venv demo
+	test ! -e .venv/installed || rm -rf .venv

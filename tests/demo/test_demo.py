@@ -14,12 +14,12 @@ import dmpt.demo.demo as demo_module
 import dmpt.evaluation.opened as opened_module
 from dmpt.adapter import folder as adapter
 from dmpt.base.errors import UserError
-from dmpt.cli import main
 from dmpt.data.layouts import load_dataset
 from dmpt.data.loader import SampleDataset, test_batches
 from dmpt.data.records import Dataset, Record
 from dmpt.data.transforms import TestTransform
 from dmpt.demo.demo import QUICK, ROWS, configure, demo
+from dmpt.demo.own_files import clear
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.settings.config import Config
 from dmpt.synthetic.cached import world
@@ -82,14 +82,6 @@ def test_an_interrupted_rendering_leaves_nothing(tmp_path: Path, monkeypatch: py
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(SystemExit) as stop:
-        main(["demo", "--out", str(tmp_path)])
-    assert stop.value.code == 2
-    assert "is in use" in capsys.readouterr().err
-
-
 def test_a_read_only_cache_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DMPT_CACHE", str(tmp_path / "file"))
@@ -111,6 +103,8 @@ def test_the_demo_prints_a_table_and_writes_a_page(
         assert row in page
     assert "dmpt train --config rgbnt201 " in said
     assert "http://" not in page.replace("http://www.w3.org", "")
+    clear(tmp_path / "demo")  # everything in it is its own
+    assert list((tmp_path / "demo").iterdir()) == []
 
 
 # --- the tiny CLIP

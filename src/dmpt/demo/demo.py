@@ -7,9 +7,9 @@ features, semantic prompts alone, full DMPT. Then a page that shows what came of
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dmpt.base.errors import UserError
 from dmpt.base.terminal import console, print_table
 from dmpt.base.yaml import load
+from dmpt.demo.own_files import clear, remember
 from dmpt.demo.page import Row, demo_page
 from dmpt.evaluation.evaluate import evaluate, save
 from dmpt.settings.config import BindConfig, Config, ModalityConfig, SemanticConfig
@@ -20,6 +20,7 @@ from dmpt.training.trainer import Trainer
 
 ROWS = ("frozen", "semantic prompts", "DMPT")
 """What is compared: the first trains nothing, the second is the paper's S alone, the third all of it."""
+PAGE = "report.html"
 NEXT = (
     "dmpt train --config rgbnt201 --data.root DIR --out runs/rgbnt201",
     "dmpt evaluate runs/rgbnt201 --data.root DIR",
@@ -84,16 +85,25 @@ def demo(out: Path, quick: bool = False, seed: int = 0) -> None:
     """Render a world, train on it, compare, and write ``report.html``.
 
     Args:
-        out: folder to write; must not exist or be empty.
+        out: folder to write; what an earlier demo wrote there is deleted first.
         quick: a smaller world and fewer epochs.
         seed: of training.
 
     Raises:
-        UserError: ``out`` is in use, or a file cannot be written.
+        UserError: there is something else in ``out``, or a file cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is in use; remove it or give another --out")
-    scale = QUICK if quick else FULL
+    clear(out)
+    try:
+        _show(out, QUICK if quick else FULL, seed)
+    finally:
+        remember(out, {PAGE, *map(_folder, ROWS)})
+
+
+def _folder(row: str) -> str:
+    return row.replace(" ", "-")
+
+
+def _show(out: Path, scale: Scale, seed: int) -> None:
     root = world(train_ids=scale.train_ids, test_ids=scale.test_ids)
     console.print(
         f"{scale.train_ids} drawn persons to learn from, {scale.test_ids} others to find, {CAMERAS} cameras; "
@@ -102,14 +112,14 @@ def demo(out: Path, quick: bool = False, seed: int = 0) -> None:
     runs, rows = {}, []
     for number, name in enumerate(ROWS, start=1):
         console.print(f"\n{number} of {len(ROWS)}: {name}", style="bold")
-        run = runs[name] = out / name.replace(" ", "-")
+        run = runs[name] = out / _folder(name)
         trainer = Trainer(configure(root, name, scale.epochs, seed), run)
         trainer.fit()
         result = evaluate(run)
         save(run, result)
         trained = trainer.network.trained_count if name != "frozen" else 0
         rows.append(Row(name, result["mAP"], result["rank1"], trained))
-    page = out / "report.html"
+    page = out / PAGE
     console.print("\ndrawing the report")
     demo_page(page, runs, rows, NEXT, INTRO)
     print_table(

@@ -11,7 +11,7 @@ from dmpt.verbs.parser import Parser
 
 def add(parser: Parser) -> None:
     """Render a small world, train on it, compare, and write a page about it; needs no data, no GPU, no network."""
-    parser.add_argument("--out", type=str, default="demo", help="Folder to write.")
+    parser.add_argument("--out", type=str, default="demo", help="Folder to write; an earlier demo in it is replaced.")
     parser.add_argument("--quick", action="store_true", help="A smaller world and fewer epochs: under a minute.")
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Of training.")
 
@@ -24,5 +24,5 @@ def run(arguments: Namespace) -> None:
     try:
         demo(Path(arguments.out), arguments.quick, arguments.seed)
     except Stopped:
-        sys.stderr.write(f"stopped; a demo begins anew: remove {arguments.out} first\n")
+        sys.stderr.write("stopped; the next demo begins anew\n")
         raise
