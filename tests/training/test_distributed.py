@@ -10,10 +10,22 @@ from pathlib import Path
 
 import pytest
 
+from dmpt.adapter.folder import load_card
 from dmpt.base.errors import UserError
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.training.trainer import Trainer
-from runs import fit, flags, log, processes_of, same_in_two_processes, same_state, settings, torchrun, toy
+from runs import (
+    fit,
+    flags,
+    log,
+    processes_of,
+    same_in_two_processes,
+    same_state,
+    same_up_to_rounding,
+    settings,
+    torchrun,
+    toy,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +39,21 @@ def test_two_processes_do_what_one_does(data: Path, tmp_path: Path) -> None:
     one, two = (evaluate(tmp_path / name, per_query=True)["per_query"] for name in ("one", "two"))
     assert one["pids"] == two["pids"]
     assert one["average_precision"] == pytest.approx(two["average_precision"], abs=1e-3)
-    with pytest.raises(UserError, match="number of processes was 2, now it is 1"):
-        Trainer(settings(data, epochs=2), tmp_path / "two", resume=True)
+
+
+@pytest.mark.long
+def test_a_run_goes_on_in_more_and_in_fewer_processes(data: Path, tmp_path: Path) -> None:
+    out, flat = tmp_path / "changing", {"warmup": 0.0, "final": 1.0}  # a plan does not move its learning rate
+    fit(settings(data, epochs=1, **flat), out)
+    command = torchrun("train", *flags(settings(data, epochs=2, **flat)), f"--out={out}", "--resume")
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr.count("number of processes was 1, now it is 2: equal up to rounding") == 1
+    assert processes_of(out) == 2
+    fit(settings(data, epochs=3, **flat), out, resume=True, replan=True)
+    assert [event["number of processes"] for event in load_card(out / "last").history] == [[1, 2], [2, 1]]
+    fit(settings(data, epochs=3, **flat), tmp_path / "whole")
+    same_up_to_rounding(tmp_path / "whole", out, rtol=2e-3, atol=2e-5)
 
 
 def started(command: list[str], out: Path, steps: int) -> subprocess.Popen[str]:

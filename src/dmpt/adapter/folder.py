@@ -28,6 +28,8 @@ FORMAT = "dmpt-adapter/1"
 TENSORS, CARD = "adapter.safetensors", "config.json"
 RENAMED = {"bind.between.": "exchanges.", "probe.": "readout.", "shared.": "also.shared."}
 """How tensors of older adapters begin, and how they begin now."""
+YOUNGER = "history"
+"""What older cards lack."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Card:
         metrics: what training reported last.
         backbone_unused: what of the weights file is not used.
         licence: of the backbone's weights and of the data, as far as known.
+        history: what makes this another model than its settings alone would: other epochs than planned at first, ...
     """
 
     config: Config
@@ -53,6 +56,7 @@ class Card:
     metrics: dict[str, Any] = field(default_factory=dict)
     backbone_unused: tuple[str, ...] = ()
     licence: str = ""
+    history: tuple[dict[str, Any], ...] = ()
 
 
 def save_card(folder: Path, card: Card) -> None:
@@ -119,6 +123,7 @@ def load_card(folder: Path) -> Card:
     if found != FORMAT:
         raise UserError(f"{path} has format {found!r}; this version of dmpt ({__version__}) reads {FORMAT!r}")
     try:
+        content = {YOUNGER: [], **content}
         return checked(Card, {f.name: content[f.name] for f in fields(Card)}, "card")
     except KeyError as error:
         raise UserError(f"{path} lacks the key {error}; copy it again from where it was trained") from error

@@ -6,6 +6,8 @@ from dmpt.data.records import fingerprint
 from dmpt.extensions.assemble import Model
 from dmpt.settings.config import Config
 from dmpt.training.data import TrainingData
+from dmpt.training.schedule import learning_rate
+from dmpt.training.state import PLAN, PROCESSES, Progress
 
 
 def lines(config: Config, data: TrainingData, model: Model) -> list[str]:
@@ -29,6 +31,31 @@ def lines(config: Config, data: TrainingData, model: Model) -> list[str]:
             f"train.accumulate {recipe.accumulate}: the optimiser sees more samples per step, "
             f"but metric and centre loss still see {recipe.ids} x {recipe.instances} at a time"
         )
+    return found
+
+
+def resumed(config: Config, progress: Progress) -> list[str]:
+    """Where a run goes on, and what it goes on with that it did not begin with.
+
+    Args:
+        config: with which it goes on.
+        progress: where it stands.
+    """
+    if progress.epoch >= config.train.epochs:
+        return [f"finished: all {progress.epoch} epochs are done; dmpt train goes on with more --train.epochs"]
+    found = [f"going on after step {progress.step}"]
+    for event in progress.news:
+        if PLAN in event:
+            before, now = event[PLAN]
+            old, new = (learning_rate(progress.epoch / epochs, config) for epochs in event[PLAN])
+            found.append(
+                f"{PLAN} was {before}, now it is {now}: from here on the learning rate is that of {now} epochs "
+                f"(now {new:.1e}, it was {old:.1e}); batches are those of any run, the result is not that of "
+                f"{now} epochs from the start"
+            )
+        if PROCESSES in event:
+            before, now = event[PROCESSES]
+            found.append(f"{PROCESSES} was {before}, now it is {now}: equal up to rounding, no longer bit for bit")
     return found
 
 

@@ -25,7 +25,7 @@ from dmpt.base.yaml import load
 from dmpt.settings.config import Config
 from dmpt.settings.values import dotted, flatten, nest, renamed
 from dmpt.training.log import LOG, cut_log
-from dmpt.training.state import STATE, fixed_settings, refuse_change
+from dmpt.training.state import PLAN, STATE, fixed_settings, refuse_change
 
 CONFIG, ENVIRONMENT, LOCK = "config.yaml", "environment.json", ".lock"
 SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
@@ -65,8 +65,13 @@ def check_folder(out: Path, resume: bool) -> None:
         raise UserError(f"--out {out} holds something, but no run to resume; give another folder")
 
 
-def begin(out: Path, config: Config) -> None:
+def begin(out: Path, config: Config, replan: bool) -> None:
     """Write what is known of the run; one that was killed before it saved anything begins again.
+
+    Args:
+        out: the run folder.
+        config: the settings.
+        replan: the number of epochs may be another one.
 
     Raises:
         UserError: the folder cannot be written, or its run began with other settings.
@@ -74,10 +79,19 @@ def begin(out: Path, config: Config) -> None:
     if (out / STATE).exists():
         return
     if (out / CONFIG).exists():
-        refuse_change(read_settings(out), fixed_settings(config), out)
+        refuse_change(read_settings(out), fixed_settings(config), out, [PLAN] if replan else [])
     write_text(out / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
-    write_text(out / CONFIG, yaml.safe_dump(nest(dotted(config)), sort_keys=False))
+    write_settings(out, config)
     cut_log(out, 0)
+
+
+def write_settings(out: Path, config: Config) -> None:
+    """Write ``config.yaml``.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    write_text(out / CONFIG, yaml.safe_dump(nest(dotted(config)), sort_keys=False))
 
 
 def sweep(out: Path) -> None:

@@ -1,8 +1,9 @@
 """``state.safetensors``: everything that resuming needs, in one file and so in one rename; tensors only."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from safetensors.torch import load_file
 
 from dmpt.adapter.folder import metadata_of, name_today, reading
 from dmpt.base.errors import UserError
-from dmpt.data.records import same_data, short
+from dmpt.data.records import fingerprint, same_data, short
+from dmpt.extensions.assemble import Model
 from dmpt.extensions.ema import EMA
 from dmpt.method.network import DMPT
 from dmpt.settings.config import Config
 from dmpt.settings.values import dotted, flatten, renamed
 from dmpt.towers.tensors import write_tensors
+from dmpt.training.data import TrainingData
 
 STATE = "state.safetensors"
 HARMLESS = (
@@ -34,6 +37,9 @@ HARMLESS = (
 FINGERPRINTS = ("training data", "evaluated data")
 """What identifies a run beside its settings, and is compared as far as both runs know it."""
 
+PLAN, PROCESSES = "train.epochs", "number of processes"
+"""What a run may go on with that is not what it began with; its history tells."""
+
 
 @dataclass
 class Progress:
@@ -47,6 +53,8 @@ class Progress:
         best_step: its step.
         saturated: first step at which the text loss had nothing left to teach.
         scaler: state of fp16's gradient scaler.
+        history: what makes this another run than its settings alone would: each with the first ``step`` that it
+            concerns, and by its name what changed there, ``[before, after]``.
     """
 
     step: int = 0
@@ -56,6 +64,12 @@ class Progress:
     best_step: int | None = None
     saturated: int | None = None
     scaler: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def news(self) -> list[dict[str, Any]]:
+        """What of the history concerns the next step first."""
+        return [event for event in self.history if event["step"] == self.step + 1]
 
 
 def unread(flat: Mapping[str, Any]) -> tuple[str, ...]:
@@ -69,6 +83,19 @@ def fixed_settings(config: Config) -> dict[str, Any]:
     flat = dotted(config)
     free = {*HARMLESS, *unread(flat)}
     return {key: value for key, value in flat.items() if key not in free}
+
+
+def identity(config: Config, data: TrainingData, model: Model, processes: int) -> dict[str, Any]:
+    """What makes a run this run, and no other."""
+    return {
+        "settings": fixed_settings(config),
+        "training data": fingerprint(data.records),
+        "evaluated data": None if data.evaluated is None else fingerprint([*chain(*data.evaluated)]),
+        "number of identities": len(data.labels),
+        PROCESSES: processes,
+        "sha256 of the backbone's weights": model.tower.sha256,
+        "sha256 of the text tower's weights": model.text_sha256,
+    }
 
 
 def save_state(
@@ -100,8 +127,20 @@ def load_state(
     optimizer: torch.optim.Optimizer,
     who: dict[str, Any],
     ema: EMA | None = None,
+    replan: bool = False,
 ) -> Progress:
     """Put everything back.
+
+    Args:
+        out: the run folder.
+        network: as training began.
+        optimizer: of its tensors.
+        who: ``identity``. The number of processes may be another one.
+        ema: of the network, where there is one.
+        replan: the number of epochs may be another one too.
+
+    Returns:
+        Where the run stands. What it goes on with that it did not begin with is its newest history.
 
     Raises:
         UserError: the run was made with other settings, data or identities, or the file is damaged.
@@ -111,7 +150,16 @@ def load_state(
         tensors, metadata = {_today(name): t for name, t in load_file(path).items()}, metadata_of(path)
         began, progress = json.loads(metadata["identity"]), Progress(**json.loads(metadata["progress"]))
     began["settings"] = renamed(began["settings"])
-    refuse_change(flatten(began), flatten(who), out)
+    old, new = ({**dict(told), **told["settings"]} for told in (began, who))
+    refuse_change(flatten(began), flatten(who), out, {PROCESSES, *([PLAN] if replan else [])})
+    changed = {name: [old[name], new[name]] for name in (PLAN, PROCESSES) if old.get(name, new[name]) != new[name]}
+    if PLAN in changed and new[PLAN] <= progress.epoch:
+        raise UserError(
+            f"cannot resume {out}: {progress.epoch} of {old[PLAN]} epochs are done, and train.epochs is {new[PLAN]}; "
+            f"give more than {progress.epoch}"
+        )
+    if changed and progress.epoch < new[PLAN]:  # else nothing is trained with it
+        progress.history.append({"step": progress.step + 1, **changed})
     model = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     network.load_own_state(model, str(path))
     parameters = network.trained()
@@ -119,7 +167,8 @@ def load_state(
         if name.startswith("adam."):
             _, key, parameter = name.split(".", 2)
             target = parameters[parameter]
-            optimizer.state[target][key] = tensor if key == "step" else tensor.to(target.device)
+            device = tensor.device if key == "step" else target.device
+            optimizer.state[target][key] = tensor.to(device, copy=True)  # Windows replaces no file that is in use
     if ema is not None:
         with reading(path):
             for name, mean in ema.tensors.items():
@@ -151,13 +200,14 @@ def is_finished(out: Path) -> bool:
         return bool(json.loads(metadata["progress"])["epoch"] >= epochs)
 
 
-def refuse_change(old: Mapping[str, Any], new: Mapping[str, Any], out: Path) -> None:
+def refuse_change(old: Mapping[str, Any], new: Mapping[str, Any], out: Path, free: Collection[str] = ()) -> None:
     """Refuse to go on with a run that is another one.
 
     Args:
         old: what identifies the run in ``out``, as dotted keys.
         new: what identifies this one; a setting that the old one lacks had its default then.
         out: the run folder.
+        free: what may differ.
 
     Raises:
         UserError: something differs.
@@ -170,7 +220,7 @@ def refuse_change(old: Mapping[str, Any], new: Mapping[str, Any], out: Path) -> 
             if same_data(before, now):
                 continue
             before, now = short(before), short(now)
-        if now != before:
+        if now != before and name not in free:
             raise UserError(
                 f"cannot resume {out}: {name} was {before}, now it is {now}; resume with what the run began with "
                 "(its config.yaml), or start another run"

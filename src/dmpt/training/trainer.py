@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from dmpt.adapter.folder import save_card, save_tensors
 from dmpt.base.errors import Diverged, UserError, one_line
 from dmpt.base.terminal import bar, console
 from dmpt.data.loader import Batch
-from dmpt.data.records import fingerprint
 from dmpt.data.sampler import shard
 from dmpt.embed.extract import PRECISIONS
 from dmpt.evaluation.evaluate import retrieve
@@ -37,7 +35,7 @@ from dmpt.training.data import read
 from dmpt.training.distributed import average_gradients, gather, join_processes, partners
 from dmpt.training.log import Log, cut_log, summary_writer
 from dmpt.training.schedule import learning_rate
-from dmpt.training.state import STATE, Progress, fixed_settings, load_state, save_state
+from dmpt.training.state import PLAN, STATE, Progress, identity, load_state, save_state
 from dmpt.training.stopping import Stopped, interrupts
 
 SATURATED = 0.01
@@ -52,12 +50,15 @@ class Trainer:
         out: run folder.
         resume: go on with the run in ``out``, if it has saved anything.
         skip_broken: leave out samples with unreadable images, counted and listed.
+        replan: ``resume`` may give another number of epochs than the run was planned with.
 
     Raises:
         UserError: settings, data, weights or the folder are not as they must be.
     """
 
-    def __init__(self, config: Config, out: Path, resume: bool = False, skip_broken: bool = False):
+    def __init__(
+        self, config: Config, out: Path, resume: bool = False, skip_broken: bool = False, replan: bool = False
+    ):
         check(config)
         folder.check_folder(out, resume)
         if config.train.tensorboard:
@@ -79,12 +80,12 @@ class Trainer:
         said = announce.lines(self.config, self.data, self.model)
         try:
             with partners(self.accelerator):
-                going_on = self._open(resume)
+                going_on = self._open(resume, replan)
         except BaseException:
             self.close()
             raise
         if resume:
-            said.append(f"going on after step {self.progress.step}" if going_on else "nothing saved yet: starting anew")
+            said += announce.resumed(self.config, self.progress) if going_on else ["nothing saved yet: starting anew"]
         console.print("\n".join(map(one_line, said)))
 
     def _build(self, config: Config) -> None:
@@ -104,17 +105,9 @@ class Trainer:
         adam = torch.optim.Adam(self.trained.values(), lr=config.train.lr, weight_decay=config.train.weight_decay)
         self.optimizer = self.accelerator.prepare(adam)
         self.card = announce.card_of(self.config, self.data, self.model)
-        self.who = {
-            "settings": fixed_settings(self.config),
-            "training data": self.card.data["fingerprint"],
-            "evaluated data": None if self.data.evaluated is None else fingerprint([*chain(*self.data.evaluated)]),
-            "number of identities": len(self.data.labels),
-            "number of processes": self.accelerator.num_processes,
-            "sha256 of the backbone's weights": tower.sha256,
-            "sha256 of the text tower's weights": self.model.text_sha256,
-        }
+        self.who = identity(self.config, self.data, self.model, self.accelerator.num_processes)
 
-    def _open(self, resume: bool) -> bool:
+    def _open(self, resume: bool, replan: bool) -> bool:
         """The run folder, made last: what fails before leaves none behind. Returns whether there was a state in it."""
         self.accelerator.wait_for_everyone()  # all have seen that the folder is free
         if self.main:
@@ -124,15 +117,17 @@ class Trainer:
                 console.print(f"{self.out} lies where there are no locks: a second run in it would go unnoticed")
             folder.check_folder(self.out, resume)  # again: another run may have begun, and ended, since
             folder.sweep(self.out)
-            folder.begin(self.out, self.config)
+            folder.begin(self.out, self.config, replan)
         self.accelerator.wait_for_everyone()
         going_on = (self.out / STATE).exists()
         if going_on:
-            self.progress = load_state(self.out, self.network, self.optimizer.optimizer, self.who, self.ema)
+            self.progress = load_state(self.out, self.network, self.optimizer.optimizer, self.who, self.ema, replan)
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(self.progress.scaler)
             if self.main:
                 cut_log(self.out, self.progress.step)
+                if any(PLAN in event for event in self.progress.news):
+                    folder.write_settings(self.out, self.config)
         self.accelerator.wait_for_everyone()
         self._holding = True
         return going_on
@@ -164,6 +159,8 @@ class Trainer:
         ):
             task = display.add_task("training", total=sum(counts), completed=progress.step, note="")
             saved = progress.step
+            for event in progress.news:
+                log.write({"epoch": progress.epoch, **event})
             for epoch in range(progress.epoch, recipe.epochs):
                 count, first, steps = counts[epoch], progress.position, list[float]()
                 started = began = time.perf_counter()
@@ -310,4 +307,4 @@ class Trainer:
             metrics |= {f"best_{self.config.train.select}_mAP": progress.best, "best_step": progress.best_step}
         with self._as_saved():
             save_tensors(self.out / which, self.network, progress.step)
-        save_card(self.out / which, replace(self.card, metrics=metrics))
+        save_card(self.out / which, replace(self.card, metrics=metrics, history=tuple(progress.history)))
