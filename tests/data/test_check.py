@@ -46,8 +46,8 @@ def root(pristine: Path, tmp_path: Path) -> Path:
 
 
 def found(report: Report) -> dict[str, int]:
-    """Findings of each kind; the toy set has not the counts of RGBNT201, of course."""
-    return Counter(finding.kind for finding in report.findings if finding.kind != "counts")
+    """Findings of each kind; the toy set has not the counts of RGBNT201, of course, nor do small tables name it all."""
+    return Counter(finding.kind for finding in report.findings if finding.kind not in ("counts", "unlisted"))
 
 
 def rename(root: Path, split: str, before: str, after: str) -> None:
@@ -65,6 +65,32 @@ def test_a_clean_set_has_no_findings(root: Path) -> None:
     assert report.counts["train"] == {"samples": 12, "ids": 3, "cameras": 2, "rgb": 12, "nir": 12, "tir": 12}
     assert report.counts["query"] == report.counts["gallery"]
     assert list(report.lines())[-1] == "nothing wrong found"
+
+
+def test_images_that_are_passed_over_are_an_error(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of the training images a level deeper: what is left is whole, and would train."""
+    for folder in FOLDERS:
+        (root / "train_3" / folder / "more").mkdir()
+        for path in sorted((root / "train_3" / folder).glob("*.jpg"))[::2]:
+            path.rename(path.parent / "more" / path.name)
+    code, out, _ = run(capsys, root, "--layout", "rgbnt201")
+    assert code == 1
+    assert f"  files   42 taken, 0 left out, 0 ignored, 18 not understood, in {root}\n" in out
+    assert f"{root}/train_3/NI: 6 images (more/000001_cam1_0_00.jpg, ...) lie where this layout reads none; move" in out
+    assert "error: folders with images that are passed over (3)\n" in out
+    assert "nothing wrong found" not in out
+
+
+def test_images_that_a_table_does_not_name_are_a_warning(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_manifest(root / "manifest.csv", load_dataset("rgbnt201", root))
+    rows = (root / "manifest.csv").read_text().splitlines()
+    own(root, rows[:-1])
+    code, out, _ = run(capsys, root, "--layout", "manifest")
+    assert code == 0
+    assert "  files   57 taken, 0 left out, 1 ignored, 3 not understood, in " in out
+    assert "warning: folders with images that no row names (3)\n" in out
+    assert f"{root}/test/TI: 1 images ({Path(rows[-1].split(',')[0]).name}) are in no row; add rows" in out
+    assert "nothing wrong found" not in out
 
 
 def test_published_counts(root: Path) -> None:
@@ -390,9 +416,11 @@ def test_json_is_complete(root: Path, capsys: pytest.CaptureFixture[str]) -> Non
     code, out, _ = run(capsys, root, "--layout", "rgbnt201", "--json")
     result = json.loads(out)
     assert code == 1
-    assert set(result) == {"layout", "root", "protocol", "counts", "errors", "warnings", "kinds", "findings"}
+    assert set(result) == {"layout", "root", "protocol", "counts", "files", "errors", "warnings", "kinds", "findings"}
     assert result["kinds"] == {"unreadable": 3, "no_match": 4, "counts": 4}
     assert (result["errors"], result["warnings"]) == (7, 4)
+    counted = {"taken": 60, "left_out": 0, "ignored": 0, "not_understood": 0}
+    assert result["files"] == {"folder": str(root), **counted}
     assert result["counts"]["train"]["samples"] == 12
     assert Counter(finding["kind"] for finding in result["findings"]) == result["kinds"]
     for finding in result["findings"]:

@@ -69,9 +69,12 @@ def error_of(layout: str, root: Path, settings: DataConfig | None = None) -> str
 def test_every_record(layout: str, tmp_path: Path) -> None:
     root = tmp_path / "vis" / "RGB_ni_th"  # a loader that replaces folder names in the whole path would go astray
     expected = WRITERS[layout](root)
-    found = facts_of(load_dataset(layout, root), root)
+    dataset = load_dataset(layout, root)
+    found = facts_of(dataset, root)
     for split, records, facts in zip(Facts._fields, found, expected, strict=True):
         assert records == facts, split
+    files = {file for facts in expected for fact in facts for file in fact.files.values()}
+    assert (dataset.files.taken, dataset.files.passed_over) == (len(files), ())  # every file once, and nothing else
 
 
 @pytest.mark.parametrize("layout", BENCHMARKS)

@@ -175,6 +175,8 @@ def test_persons_are_written_as_rgbnt201(tmp_path):
     assert {record.pid for record in dataset.train} == {1, 2, 3}
     assert {record.camera for record in dataset.query} == {1, 2, 3}
     assert (tmp_path / "w" / "train_3").is_dir()
+    assert (tmp_path / "w" / "contact_sheet.png").is_file()
+    assert dataset.files.passed_over == ()
 
 
 def test_vehicles_are_written_as_msvr310(tmp_path):

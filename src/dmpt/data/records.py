@@ -79,15 +79,15 @@ class Files:
     """What lies in a data set's folder. Every file counts once, a hidden folder as one file.
 
     Attributes:
-        folder: what was counted.
+        folder: what was counted; of a manifest, the folders in it that its rows lead to.
         taken: files that records use, wherever they lie.
         left_out: images that cannot be used, each with a problem that says why.
         ignored: what is no data by a rule: hidden, no image, or junk of the layout (identity -1).
         passed_over: what was not understood, by folder.
     """
 
-    folder: Path
-    taken: int
+    folder: Path = Path()
+    taken: int = 0
     left_out: int = 0
     ignored: int = 0
     passed_over: tuple[PassedOver, ...] = ()
@@ -96,6 +96,11 @@ class Files:
     def not_understood(self) -> int:
         """Number of images that were passed over."""
         return sum(part.images for part in self.passed_over)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """All four numbers, by name."""
+        return {name: getattr(self, name) for name in ("taken", "left_out", "ignored", "not_understood")}
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class Dataset:
         train: records to learn from.
         query: records to search with.
         gallery: records to search in.
-        files: what else lies in its folder; None where nobody has counted. Equal records make equal data sets.
+        files: what lies in its folder; empty where nobody has counted. Equal records make equal data sets.
     """
 
     name: str
@@ -118,7 +123,7 @@ class Dataset:
     train: Records
     query: Records
     gallery: Records
-    files: Files | None = field(default=None, compare=False)
+    files: Files = field(default=Files(), compare=False)
 
 
 def pid_to_label(records: Iterable[Record]) -> dict[int, int]:

@@ -8,8 +8,9 @@ import torch
 
 from dmpt.adapter import folder as adapter
 from dmpt.base.errors import UserError
+from dmpt.base.terminal import warn
 from dmpt.data.check import keep_readable
-from dmpt.data.layouts import load_dataset
+from dmpt.data.layouts import load_dataset, passed_over
 from dmpt.data.missing import restrict
 from dmpt.data.records import Dataset, Record
 from dmpt.embed.extract import PRECISIONS
@@ -94,6 +95,8 @@ def open_adapter(
         raise UserError("no data: give --data.root")
     incomplete: list[str] = []
     dataset = load_dataset(data.layout, data.root, data, incomplete if skip_broken else None)
+    for line in passed_over(dataset):
+        warn(line)
     network.to("cuda" if gpu else "cpu")
     card = replace(card, config=replace(card.config, data=data))
     return Opened(folder, network, card, precision, dataset, incomplete)

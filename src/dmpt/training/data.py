@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dmpt.base.errors import UserError
 from dmpt.data.check import keep_readable
-from dmpt.data.layouts import load_dataset
+from dmpt.data.layouts import load_dataset, passed_over
 from dmpt.data.loader import Batch, SampleDataset, train_batches
 from dmpt.data.missing import incomplete, restrict
 from dmpt.data.records import Dataset, Record, labels_of, pid_to_label
@@ -51,6 +51,7 @@ class TrainingData:
             f"{self.dataset.name}: {len(self.records)} samples of {len(self.labels)} identities; the first epoch has "
             f"{len(self.sampler.epoch(0))} batches of {self.sampler.ids} x {self.sampler.instances}"
         ]
+        lines += passed_over(self.dataset)
         if lacking := incomplete(self.records):
             lines.append(f"samples that lack a modality: {len(lacking)}")
         if self.skipped:

@@ -7,7 +7,7 @@ from pathlib import Path
 from dmpt.base.errors import UserError
 from dmpt.data.check.appearance import check_appearance, check_copies
 from dmpt.data.check.findings import KINDS, Finding, Report
-from dmpt.data.check.labels import check_counts, check_labels, count
+from dmpt.data.check.labels import check_counts, check_files, check_labels, count
 from dmpt.data.check.pictures import look_at
 from dmpt.data.images import find_broken
 from dmpt.data.layouts import list_dataset
@@ -47,6 +47,7 @@ def check(layout: str, root: str | Path, settings: DataConfig | None = None, wor
     ]
     findings = [
         *(Finding("files", problem) for problem in problems),
+        *check_files(layout, dataset),
         *(Finding("unreadable", message, (path,)) for look in looks for path, message in look.unreadable),
         *check_labels(dataset),
         *check_copies(placed, dataset.protocol),
@@ -59,6 +60,7 @@ def check(layout: str, root: str | Path, settings: DataConfig | None = None, wor
         root=str(root),
         protocol=dataset.protocol,
         counts={"train": count(dataset.train), "query": count(dataset.query), "gallery": count(dataset.gallery)},
+        files=dataset.files,
         findings=tuple(sorted(findings, key=lambda finding: order.index(finding.kind))),  # stable: then by record
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dmpt.base.errors import one_line
+from dmpt.data.records import Files
 
 
 class Kind(NamedTuple):
@@ -24,6 +25,7 @@ class Kind(NamedTuple):
 #: In the order in which they are told.
 KINDS = {
     "files": Kind("error", "files or rows that are missing, misnamed or wrong"),
+    "not_understood": Kind("error", "folders with images that are passed over"),
     "unreadable": Kind("error", "images that cannot be read"),
     "empty": Kind("warning", "splits without images"),
     "both_splits": Kind("error", "identities in both train and test"),
@@ -43,6 +45,7 @@ KINDS = {
     "blank": Kind("warning", "pictures of one single value"),
     "incomplete": Kind("warning", "samples that lack a modality"),
     "one_camera": Kind("warning", "training identities seen by one camera only (under same_scene: in one scene)"),
+    "unlisted": Kind("warning", "folders with images that no row names"),
     "counts": Kind("warning", "counts other than the published ones"),
 }
 
@@ -71,6 +74,7 @@ class Report:
         root: from where.
         protocol: which gallery items a query ignores.
         counts: of each split: ``samples``, ``ids``, ``cameras``, ``scenes`` and images per modality.
+        files: what lies in the data set's folder.
         findings: ordered by kind, and within a kind by record.
     """
 
@@ -78,6 +82,7 @@ class Report:
     root: str
     protocol: str
     counts: dict[str, dict[str, int]]
+    files: Files
     findings: tuple[Finding, ...]
 
     @property
@@ -98,6 +103,7 @@ class Report:
             "root": self.root,
             "protocol": self.protocol,
             "counts": self.counts,
+            "files": {"folder": str(self.files.folder), **self.files.counts},
             "errors": self.errors,
             "warnings": self.warnings,
             "kinds": {kind: found[kind] for kind in KINDS if found[kind]},
@@ -121,6 +127,8 @@ class Report:
         yield f"{self.layout} in {self.root}, protocol {self.protocol}"
         for split, counts in self.counts.items():
             yield f"  {split:<8}" + ", ".join(f"{count} {what}" for what, count in counts.items())
+        counted = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in self.files.counts.items())
+        yield f"  files   {counted}, in {self.files.folder}"
         for kind, (level, title) in KINDS.items():
             found = [finding for finding in self.findings if finding.kind == kind]
             if not found:

@@ -1,4 +1,4 @@
-"""What identities, cameras and scenes alone tell about a data set."""
+"""What files, identities, cameras and scenes alone tell about a data set."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -23,6 +23,13 @@ def count(records: Sequence[Record]) -> dict[str, int]:
         **({"scenes": scenes} if scenes else {}),
         **{modality: sum(modality in record.paths for record in records) for modality in MODALITIES},
     }
+
+
+def check_files(layout: str, dataset: Dataset) -> Iterator[Finding]:
+    """Images in the data set's folder that nobody reads."""
+    kind = "not_understood" if DATASETS[layout].whole else "unlisted"
+    for part in dataset.files.passed_over:
+        yield Finding(kind, part.message, part.examples)
 
 
 def check_counts(layout: str, splits: Splits) -> Iterator[Finding]:

@@ -21,10 +21,7 @@ from dmpt.settings.config import DataConfig
 
 #: The identity of what a benchmark left in by mistake, in the layouts whose names can say so.
 JUNK = -1
-_UNUSED = (
-    "lie where this layout looks for none; move them to where it does (docs/data.md), or out of the data, or see "
-    "whether data.layout is another"
-)
+_UNUSED = "lie where this layout reads none; move them to where it does (docs/data.md), or out of the folder"
 _UNLISTED = "are in no row; add rows, if they belong to the data"
 
 
@@ -138,6 +135,16 @@ def list_dataset(layout: str, root: str | Path, settings: DataConfig | None = No
         gallery = query
     chosen = settings.object or facts.object, settings.protocol or facts.protocol
     return Dataset(layout, *chosen, train, query, gallery, files), notes.problems
+
+
+def passed_over(dataset: Dataset) -> list[str]:
+    """A line where there are images that nobody reads, for those who train on or judge by the others.
+
+    None where a table names the images: it leaves out on purpose.
+    """
+    found = dataset.files.passed_over if DATASETS[dataset.name].whole else ()
+    more = f" (and {len(found) - 1} more such lines: dmpt check lists them)" if len(found) > 1 else ""
+    return [f"{dataset.files.not_understood} images are passed over: {found[0].message}{more}"] if found else []
 
 
 def _images(*splits: Records) -> set[Path]:

@@ -11,8 +11,10 @@ from dmpt.data.layouts.notes import Notes
 
 #: Files with these suffixes, in upper or lower case, are images: all that Pillow gives to the formats that we decode.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".tif", ".tiff", ".webp"})
-#: What systems put beside files: an unpacked archive of macOS, thumbnails of a Synology, waste.
-_CLUTTER = frozenset({"__macosx", "@eadir", "$recycle.bin", "lost+found", "thumbs.db", "desktop.ini"})
+#: What systems put beside files: an unpacked archive of macOS, thumbnails of a Synology, waste; and `dmpt synth`.
+_CLUTTER = frozenset(
+    {"__macosx", "@eadir", "$recycle.bin", "lost+found", "thumbs.db", "desktop.ini", "contact_sheet.png"}
+)
 
 
 class Grammar(NamedTuple):
@@ -154,7 +156,10 @@ def filled(found: Sequence[object], folder: Path, notes: Notes) -> None:
         UserError: ``found`` is empty, and no problem says why.
     """
     if not found and not notes.problems:
-        raise UserError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}); unpack the data set again")
+        raise UserError(
+            f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}) where this layout reads them (docs/data.md); "
+            "unpack the data set again, or correct data.layout"
+        )
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -166,7 +171,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def clutter(name: str) -> bool:
-    """Whether a file or folder of this name is nobody's data: hidden, or put there by the system."""
+    """Whether a file or folder of this name is nobody's data: hidden, or put there by the system or by ``dmpt synth``."""
     return name.startswith(".") or name.lower() in _CLUTTER
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dmpt.base.errors import UserError
-from dmpt.data.layouts.folders import Grammar, contents, pair, subfolders
+from dmpt.data.layouts.folders import SUFFIXES, Grammar, clutter, contents, filled, pair, subfolders
 from dmpt.data.layouts.notes import Notes
 from dmpt.data.records import Record, Records, Splits
 from dmpt.settings.modalities import ALSO, MODALITIES, meant
@@ -106,13 +106,20 @@ def _read_split(folder: Path, notes: Notes) -> Records:
         records += _records(folder, {modality: f"{spelled}/{name}" for modality, spelled in names.items()}, name, notes)
     for name, modalities in around.items():
         records += _records(folder / name, modalities, name, notes)
-    if not records and not notes.problems:
-        first = folder / next(iter(names.values()), "")
-        raise UserError(
-            f"{folder} holds no images that are named PID_cCAM, nor in folders per identity that are named with its "
-            f"number ({first}: {contents(first)}); rename them, or write a manifest"
-        )
+    for spelled in names.values():
+        _not_barren(folder / spelled, notes)
+    filled(records, folder, notes)
     return tuple(records)
+
+
+def _not_barren(folder: Path, notes: Notes) -> None:
+    """A modality whose folder is full, of arrays or of folders named with words, is not missing on purpose."""
+    looked = any(folder in (holding, holding.parent) for holding in {path.parent for path in notes.seen})
+    if not looked and any(not clutter(path.name) for path in folder.iterdir()):
+        notes.problems.append(
+            f"{folder} holds no image ({', '.join(sorted(SUFFIXES))}), nor a folder of an identity, named with its "
+            f"number, that does ({contents(folder)}); rename or convert them, take the folder away, or write a manifest"
+        )
 
 
 def _records(folder: Path, names: dict[str, str], identity: str | None, notes: Notes) -> Iterator[Record]:
