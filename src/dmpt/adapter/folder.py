@@ -144,9 +144,10 @@ def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = N
     """
     card = load_card(folder)
     backbone_config = card.config.backbone if weights is None else replace(card.config.backbone, weights=weights)
-    if backbone_config.weights == "random":
-        torch.manual_seed(card.config.train.seed)  # the initial values are the weights
-    vit, info = build_vit(backbone_config, card.config.data.size)
+    with torch.random.fork_rng(devices=[]):
+        # Where weights are random these are the weights. Not torch.manual_seed, which moves every GPU's state too.
+        torch.default_generator.manual_seed(card.config.train.seed)
+        vit, info = build_vit(backbone_config, card.config.data.size)
     if info.sha256 != card.backbone_sha256:
         raise UserError(
             f"{folder} was trained on {card.config.backbone.name} with sha256 {card.backbone_sha256}, but "
@@ -155,7 +156,8 @@ def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = N
     with reading(folder / TENSORS):
         tensors = {name_today(name): tensor for name, tensor in load_file(folder / TENSORS).items()}
     words = tensors.get("prompts.modality.words")
-    network, _ = build_network(card.config, build_backbone(backbone_config, vit), info, card.ids, words)
+    with torch.random.fork_rng(devices=[]):  # initial values are drawn, and replaced by the file's
+        network, _ = build_network(card.config, build_backbone(backbone_config, vit), info, card.ids, words)
     network.load_own_state(tensors, str(folder / TENSORS))
     network.eval()
     if dtype is not None:

@@ -70,7 +70,7 @@ def assemble(config: Config, ids: int, object_word: str) -> Model:
         UserError: weights or words are missing, or do not fit.
     """
     torch.manual_seed(config.train.seed)
-    vit, tower = build_vit(config.backbone, config.data.size)
+    vit, tower = build_vit(config.backbone, config.data.size, keep_random_state=False)
     backbone = build_backbone(config.backbone, vit)
     with_text = config.text.loss != "off"
     file = text_file(config.text) if config.modality.worded or with_text else None

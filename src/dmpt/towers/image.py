@@ -58,13 +58,17 @@ class TowerInfo:
     licence: str
 
 
-def build_vit(config: BackboneConfig, size: tuple[int, int], load: bool = True) -> tuple[VisionTransformer, TowerInfo]:
+def build_vit(
+    config: BackboneConfig, size: tuple[int, int], load: bool = True, keep_random_state: bool = True
+) -> tuple[VisionTransformer, TowerInfo]:
     """The image tower, in float32 on the CPU, with positions resampled to the image size.
 
     Args:
         config: name, weights, blocks, norm, antialias and overrides are used.
         size: height and width of the images in pixels.
         load: False builds it on the meta device without reading any file: shapes only.
+        keep_random_state: False leaves torch's random state behind the tower's initial values, which are drawn even
+            where a file replaces them; what training draws next has always begun there.
 
     Returns:
         timm's model with ``config.blocks`` blocks and no head, and what is known about it.
@@ -73,7 +77,8 @@ def build_vit(config: BackboneConfig, size: tuple[int, int], load: bool = True) 
         UserError: unknown name, architecture that prompts cannot enter, size that patches do not tile, or weights of
             another architecture or activation.
     """
-    vit = _create(config, size, load)
+    with torch.random.fork_rng(devices=[], enabled=keep_random_state):
+        vit = _create(config, size, load)
     cfg = vit.pretrained_cfg
     full_name = f"{cfg['architecture']}.{cfg['tag']}"
     quick = isinstance(vit.blocks[0].mlp.act, QuickGELU)
