@@ -171,7 +171,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def clutter(name: str) -> bool:
-    """Whether a file or folder of this name is nobody's data: hidden, or put there by the system or by ``dmpt synth``."""
+    """Whether a file or folder of this name is no data: hidden, or put there by the system or by ``dmpt synth``."""
     return name.startswith(".") or name.lower() in _CLUTTER
 
 
