@@ -3,6 +3,7 @@
 import difflib
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from dmpt import __version__
 from dmpt.base.errors import UserError, one_line
+from dmpt.base.stopping import Stopped, stoppable
 
 VERBS = ("check", "train", "evaluate", "report", "reproduce", "study", "results", "params", "synth", "demo")
 """Modules of ``dmpt.verbs``, in the order of ``dmpt --help``."""
@@ -23,23 +25,26 @@ def _verb(name: str) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; exit code 0, 1 when ``check`` finds errors, 2 for what the user can mend, 130 after Ctrl-C."""
+    """The command line.
+
+    Exit code 0; 1 when ``check`` finds errors; 2 for what the user can mend; 128 and its number after a signal.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     who = "dmpt " + argv[0] if argv and argv[0] in VERBS else "dmpt"
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text; a message about one must not fail
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
-            _run(argv)
+            with stoppable():
+                _run(argv)
+        except KeyboardInterrupt as error:
+            _say_stopped(who, error)
+            raise SystemExit(128 + getattr(error, "number", signal.SIGINT)) from None
         finally:
             sys.stdout.flush()  # here, where a reader that has gone does no harm
     except UserError as error:
-        sys.stderr.write(f"{who}: error: {one_line(str(error))}\n")
+        _say(f"{who}: error: {one_line(str(error))}\n")
         raise SystemExit(2) from None
-    except KeyboardInterrupt as error:
-        if type(error) is KeyboardInterrupt:
-            sys.stderr.write(f"{who}: stopped; what was saved before is kept\n")
-        raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         _drop_output()
     except OSError as error:  # rights, a lost disk: nothing that a traceback would explain
@@ -47,8 +52,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             _drop_output()
         where = f" {error.filename}:" if error.filename else ""
         what = f"{where} {error.strerror or error}; check that it is there, and its rights"
-        sys.stderr.write(f"{who}: error:{one_line(what)}\n")
+        _say(f"{who}: error:{one_line(what)}\n")
         raise SystemExit(2) from None
+
+
+def _say(text: str) -> None:
+    from dmpt.base.terminal import stderr
+
+    stderr.write(text)
+
+
+def _say_stopped(who: str, error: KeyboardInterrupt) -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:  # the terminal has closed
+        _drop_output()
+    if not isinstance(error, Stopped):  # which has been said where it was saved
+        _say(f"{who}: stopped; what was saved before is kept\n")
 
 
 def _drop_output() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from dmpt.base.errors import UserError
 from dmpt.base.processes import spread
-from runs import is_running
+from dmpt.base.terminal import warn
 
 
 def whose(part: int) -> tuple[int, int]:
@@ -32,14 +32,42 @@ def test_results_are_in_order_and_one_worker_is_this_process() -> None:
     assert list(spread(whose, [], 4)) == []
 
 
-def die(part: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def die_elsewhere(home: int) -> int:
+    if os.getpid() != home:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return home
 
 
-def test_a_worker_that_is_killed_is_one_line() -> None:
-    with pytest.raises(UserError, match="a worker process was killed") as error:
-        list(spread(die, [1, 2], 2))
-    assert "\n" not in str(error.value)
+def test_what_killed_workers_had_to_do_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    warn.cache_clear()
+    assert list(spread(die_elsewhere, [os.getpid()] * 3, 2)) == [os.getpid()] * 3
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 2
+    assert all(
+        f"killed (signal 9), mostly for want of memory; going on with {n} of" in notes.pop(0) for n in (1, "none")
+    )
+
+
+def refuse(part: int) -> None:
+    if part == 2:
+        raise UserError("the third is damaged")
+
+
+def test_an_error_comes_as_it_is_and_in_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    results = spread(refuse, range(4), 2)
+    assert [next(results), next(results)] == [None, None]
+    with pytest.raises(UserError, match=r"^the third is damaged$"):
+        next(results)
+    assert capsys.readouterr().err == ""
+
+
+def large(part: bytes) -> bytes:
+    return part
+
+
+def test_large_parts_and_results_keep_nobody_waiting() -> None:
+    results = spread(large, [bytes([part]) * 10**6 for part in range(9)], 2)
+    assert [(result[0], len(result)) for result in results] == [(part, 10**6) for part in range(9)]
 
 
 def nap(part: int) -> None:
@@ -47,6 +75,8 @@ def nap(part: int) -> None:
 
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    from runs import is_running  # here, for it imports torch, and workers import this file
+
     source = (
         "import test_processes; from dmpt.base.processes import spread; list(spread(test_processes.nap, [1, 2], 2))"
     )

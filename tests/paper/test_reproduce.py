@@ -261,7 +261,7 @@ def test_every_main_cell_on_a_stand_in_of_its_layout(
 def test_an_unfinished_run_goes_on_only_when_told_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dmpt.training.stopping import Stopped
+    from dmpt.base.stopping import Stopped
 
     data, out = toy(tmp_path / "data"), tmp_path / "run"
     command = ["reproduce", "table4-k0", *SMALL, "--data.root", str(data), "--out", str(out), "--train.epochs", "2"]

@@ -864,7 +864,7 @@ def test_ctrl_c_is_passed_on_and_waited_for(finished: Place, monkeypatch: pytest
     monkeypatch.setattr("dmpt.study.board.time.sleep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         execute(finished.plan(seeds=3).tests({}), 2, "all", begin)
-    assert [fake.signals for fake in made] == [[signal.SIGINT], [signal.SIGINT]]
+    assert [fake.signals for fake in made] == [[signal.SIGTERM], [signal.SIGTERM]]
 
     def full(task: Task) -> Fake:
         if len(made) == 3:
@@ -873,7 +873,7 @@ def test_ctrl_c_is_passed_on_and_waited_for(finished: Place, monkeypatch: pytest
 
     with pytest.raises(OSError, match="no space left"):  # nobody else would end what is running
         execute(finished.plan(seeds=3).tests({}), 2, "all", full)
-    assert made[2].signals == [signal.SIGINT]
+    assert made[2].signals == [signal.SIGTERM]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dmpt.adapter.folder import chosen_by, load_card, metadata_of
+from dmpt.base import stopping
 from dmpt.base.errors import UserError
 from dmpt.cli import main
 from dmpt.data import loader
@@ -392,6 +393,7 @@ def test_a_second_ctrl_c_does_not_claim_a_save(
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
+    monkeypatch.setattr(stopping, "ECHO", 0.0)
     monkeypatch.setattr(Trainer, "_save", impatient)
     with pytest.raises(SystemExit) as stop:
         main(["train", *flags(settings(data, save_every=1)), f"--out={tmp_path / 'run'}"])

@@ -1,9 +1,11 @@
 """What a person sees of work in a terminal: bars with the time that is left, notes, tables."""
 
+import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
-from typing import TypeVar
+from typing import TextIO, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,9 +14,42 @@ from dmpt.base.errors import one_line
 
 T = TypeVar("T")
 
+
+class _Stderr(io.TextIOBase):
+    """Standard error, whichever it is just then. Where nobody reads it any more, as in a closed terminal, work goes on.
+
+    Left to itself, rich would end the process when a pipe breaks.
+    """
+
+    @property
+    def _now(self) -> TextIO:
+        return cast(TextIO, getattr(sys.stderr, "rich_proxied_file", sys.stderr))
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._now, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return bool(self._now) and self._now.isatty()
+
+    def fileno(self) -> int:
+        return self._now.fileno()
+
+    def write(self, text: str, /) -> int:
+        with suppress(OSError, ValueError, AttributeError):  # gone, closed, never there
+            self._now.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            self._now.flush()
+
+
+stderr = _Stderr()
+
 # Names and paths may have brackets; a log has no edge to wrap at.
 console = Console(
-    stderr=True, highlight=False, markup=False, width=None if sys.stderr and sys.stderr.isatty() else 1_000_000
+    file=cast(TextIO, stderr), highlight=False, markup=False, width=None if stderr.isatty() else 1_000_000
 )
 
 

@@ -1,15 +1,21 @@
 """From records to batches, in this process or in workers: the result is the same."""
 
-import signal
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+import math
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from mmap import mmap
+from multiprocessing import get_context
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from dmpt.base.errors import UserError
+from dmpt.base.processes import IN_HAND, ahead
 from dmpt.data.images import Pixels, read_record
 from dmpt.data.missing import drop
 from dmpt.data.records import Record
@@ -18,6 +24,9 @@ from dmpt.settings.config import DataConfig
 from dmpt.settings.modalities import MODALITIES
 
 Key = tuple[int, Sequence[int]]
+
+METHOD = "fork" if sys.platform == "linux" else "spawn"
+"""How workers are started: forked they begin at once; elsewhere than on Linux that is not safe, or not possible."""
 
 
 class Transform(Protocol):
@@ -52,8 +61,8 @@ class Batch(NamedTuple):
     subset: Tensor
 
 
-class SampleDataset(Dataset[Batch | UserError]):
-    """Decodes and transforms whole batches: an item's key is ``(epoch, indices)``.
+class SampleDataset:
+    """Decodes and transforms whole batches.
 
     Args:
         records: the samples.
@@ -82,20 +91,18 @@ class SampleDataset(Dataset[Batch | UserError]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: Key) -> Batch | UserError:
-        """A batch, or the error that prevented it: raised in a worker it would arrive wrapped in a traceback."""
-        try:
-            return self.batch(*key)
-        except UserError as error:
-            return error
+    def batch(self, epoch: int, indices: Sequence[int], out: Tensor | None = None) -> Batch:
+        """Decode and transform samples.
 
-    def batch(self, epoch: int, indices: Sequence[int]) -> Batch:
-        """Decode and transform the samples of ``indices``, which may be the sampler's draws: modulo their number.
+        Args:
+            epoch: which epoch, for the augmentation.
+            indices: of the samples; they may be the sampler's draws: modulo their number.
+            out: where the images are put; None = in new memory.
 
         Raises:
             UserError: a file does not decode.
         """
-        images = _zeros(len(MODALITIES), len(indices), 3, *self.transform.size)
+        images = _zeros(len(MODALITIES), len(indices), 3, *self.transform.size) if out is None else out.zero_()
         present = torch.zeros(len(MODALITIES), len(indices), dtype=torch.bool)
         subset = torch.zeros_like(present)
         for number, index in enumerate(indices):
@@ -148,7 +155,7 @@ def train_batches(
         workers: loader processes; 0 loads in this one.
 
     Raises:
-        UserError: a file does not decode, or a worker was killed.
+        UserError: a file does not decode.
     """
     return _load(dataset, [(epoch, indices) for indices in batches[start:]], workers)
 
@@ -162,7 +169,7 @@ def test_batches(dataset: SampleDataset, batch_size: int, *, workers: int) -> It
         workers: loader processes; 0 loads in this one.
 
     Raises:
-        UserError: a file does not decode, or a worker was killed.
+        UserError: a file does not decode.
     """
     indices = range(len(dataset))
     return _load(dataset, [(0, indices[i : i + batch_size]) for i in indices[::batch_size]], workers)
@@ -171,35 +178,74 @@ def test_batches(dataset: SampleDataset, batch_size: int, *, workers: int) -> It
 test_batches.__test__ = False  # type: ignore[attr-defined]
 
 
-def _leave_stopping(_: int) -> None:
-    """In a worker: Ctrl-C is for the parent alone, which saves first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _load(dataset: SampleDataset, keys: Sequence[Key], workers: int) -> Generator[Batch, None, None]:
+    workers = min(workers, len(keys))
+    batches = _by_workers(dataset, keys, workers) if workers else (dataset.batch(*key) for key in keys)
+    if torch.cuda.is_available():
+        return _one_ahead(_kept(batches))
+    return _kept(batches) if workers else batches
 
 
-def _load(dataset: SampleDataset, keys: list[Key], workers: int) -> Iterator[Batch]:
-    loader = DataLoader(
-        dataset,
-        batch_size=None,  # an item is a batch already
-        sampler=keys,
-        num_workers=workers,
-        worker_init_fn=_leave_stopping,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # DataLoader draws a seed; not from the global state
-    )
-    iterator = iter(loader)
-    try:
-        while (batch := next(iterator, None)) is not None:
-            if isinstance(batch, UserError):
-                raise batch
+def _by_workers(dataset: SampleDataset, keys: Sequence[Key], workers: int) -> Generator[Batch, None, None]:
+    """Batches whose images are overwritten when the next one is asked for."""
+    slots = workers * IN_HAND
+    shared = _Shared(dataset, slots, max(len(indices) for _, indices in keys))
+    parts = [(number % slots, key) for number, key in enumerate(keys)]
+    one_thread = partial(torch.set_num_threads, 1)
+    with closing(ahead(shared, parts, workers, method=METHOD, window=slots, begin=one_thread)) as results:
+        for (slot, (_, indices)), rest in zip(parts, results, strict=True):
+            yield Batch(shared.images(slot, len(indices)), *map(torch.from_numpy, rest))
+
+
+class _Shared:
+    """Memory that workers write batches to and this process reads them from.
+
+    It is no file, so that neither the size of /dev/shm nor the number of open files limits it.
+
+    Args:
+        dataset: what decodes.
+        slots: batches that it holds.
+        samples: the most in a batch.
+    """
+
+    def __init__(self, dataset: SampleDataset, slots: int, samples: int) -> None:
+        self.dataset, self.slots = dataset, slots
+        size = slots * 4 * math.prod(self._shape(samples))
+        # Who is forked inherits it; who is spawned is handed an array of multiprocessing's, which is a file somewhere.
+        self.memory: Any = mmap(-1, size) if METHOD == "fork" else get_context(METHOD).RawArray("b", size)
+
+    def _shape(self, samples: int) -> tuple[int, ...]:
+        return len(MODALITIES), samples, 3, *self.dataset.transform.size
+
+    def images(self, slot: int, samples: int) -> Tensor:
+        """Those of the batch in a slot."""
+        values = np.frombuffer(self.memory, np.float32).reshape(self.slots, -1)[slot]
+        shape = self._shape(samples)
+        return torch.from_numpy(values[: math.prod(shape)].reshape(shape))
+
+    def __call__(self, part: tuple[int, Key]) -> list[NDArray[Any]]:
+        """Put a batch into its slot; returns the rest of it, which is small."""
+        slot, (epoch, indices) = part
+        batch = self.dataset.batch(epoch, indices, self.images(slot, len(indices)))
+        return [tensor.numpy() for tensor in batch[1:]]
+
+
+def _kept(batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
+    """Batches whose images are a copy, and where there is a GPU, one that it can fetch by itself."""
+    with closing(batches):
+        for batch in batches:
+            if torch.cuda.is_available():
+                images = torch.empty_like(batch.images, pin_memory=True)
+            else:
+                images = torch.from_numpy(np.empty(batch.images.shape, np.float32))
+            np.copyto(images.numpy(), batch.images.numpy())
+            yield batch._replace(images=images)
+
+
+def _one_ahead(batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
+    """The next batch is fetched while the caller works on this one."""
+    with closing(batches), ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
             yield batch
-    except RuntimeError as error:
-        # "(pid": it was killed. An exception of its own reads "Caught ... in DataLoader worker process".
-        if "DataLoader worker (pid" not in str(error):
-            raise
-        raise UserError(
-            "a loader process was killed, mostly for lack of memory (in a container: shared memory, --shm-size); "
-            "give it more, or set data.workers 0"
-        ) from error
-    finally:
-        # End the workers now: a traceback may keep the iterator, which would end them, alive for long.
-        getattr(iterator, "_shutdown_workers", lambda: None)()

@@ -49,7 +49,7 @@ def log_of(task: Task) -> Path:
 
 
 def launch(task: Task) -> "subprocess.Popen[str]":
-    """Start a run. Ctrl-C at the terminal reaches this process alone, which passes it on."""
+    """Start a run. What the terminal signals reaches this process alone, which passes it on."""
     task.out.parent.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // task.jobs)
     # One of them set by the user means that number for all: torch would take the larger.
@@ -133,7 +133,7 @@ def execute(
             if isinstance(error, KeyboardInterrupt):
                 console.print("stopping: each run saves first; the same command goes on later")
             for _, process in running.values():
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)  # Ctrl-C may be ignored here, in the background, and so there
             for _, process in running.values():
                 process.wait()
             raise

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dmpt.base.errors import Diverged, UserError
+from dmpt.base.stopping import Interrupted, stoppable
 from dmpt.settings.config import Config
 from dmpt.settings.values import from_dict
 from dmpt.training.log import read_log
@@ -139,33 +140,35 @@ def _stop_with(parent: int) -> None:
     """Save and leave when the process that started this one is gone, however and however early it went.
 
     Raises:
-        KeyboardInterrupt: it is gone already.
+        Interrupted: it is gone already.
     """
     if os.getppid() != parent:
-        raise KeyboardInterrupt
+        raise Interrupted(signal.SIGTERM)
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         while True:  # what is being imported or freed just then may swallow one
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(PATIENCE)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def main() -> None:
-    """Run the task on standard input; exit code 2 with one line for what the user can mend, 130 when stopped."""
+    """Run the task on standard input; exit code 2 with one line for what the user can mend, 143 when stopped."""
     task = Task.from_json(sys.stdin.read())
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the study's way to stop it, whatever the study was started with
     try:
-        if task.parent is not None:
-            _stop_with(task.parent)
-        work(task)
+        with stoppable():
+            if task.parent is not None:
+                _stop_with(task.parent)
+            work(task)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    except Interrupted as error:
+        raise SystemExit(128 + error.number) from None
 
 
 if __name__ == "__main__":

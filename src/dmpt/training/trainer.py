@@ -5,6 +5,7 @@ global batch (``distributed``).
 """
 
 import math
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
@@ -17,6 +18,7 @@ from accelerate.state import AcceleratorState
 
 from dmpt.adapter.folder import save_card, save_tensors
 from dmpt.base.errors import Diverged, UserError, one_line
+from dmpt.base.stopping import Stopped, interrupts
 from dmpt.base.terminal import bar, console
 from dmpt.data.loader import Batch
 from dmpt.data.sampler import shard
@@ -36,7 +38,6 @@ from dmpt.training.distributed import average_gradients, gather, join_processes,
 from dmpt.training.log import Log, cut_log, summary_writer
 from dmpt.training.schedule import learning_rate
 from dmpt.training.state import PLAN, STATE, Progress, identity, load_state, save_state
-from dmpt.training.stopping import Stopped, interrupts
 
 SATURATED = 0.01
 """The text loss counts as saturated when it first falls below this, the mean over the modalities."""
@@ -138,7 +139,7 @@ class Trainer:
         self._claim.close()
 
     def fit(self) -> None:
-        """Train to the end, or to Ctrl-C, which saves and leaves.
+        """Train to the end, or to a signal (``base.stopping``), which saves and leaves.
 
         Raises:
             Diverged: a loss or a gradient is not finite.
@@ -181,12 +182,12 @@ class Trainer:
                         self._select(log)
                         progress.epoch, progress.position = epoch + 1, 0
                     whole = progress.position % recipe.accumulate == 0  # no gradient is waiting for its step
-                    stop = whole and self._anyone(stopping())
+                    stop = whole and self._anyone(bool(stopping()))
                     if stop or (whole and progress.step - saved >= recipe.save_every):
                         self._save()
                         saved = progress.step
                     if stop:
-                        raise Stopped
+                        raise Stopped(stopping() or signal.SIGTERM)  # or another process was told
                     began = time.perf_counter()
             self._save()
 

@@ -1,11 +1,12 @@
 """``dmpt demo``."""
 
-import sys
 from pathlib import Path
 
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt
 
+from dmpt.base.stopping import Stopped
+from dmpt.base.terminal import stderr
 from dmpt.verbs.parser import Parser
 
 
@@ -19,10 +20,9 @@ def add(parser: Parser) -> None:
 def run(arguments: Namespace) -> None:
     """Run the verb ``demo``."""
     from dmpt.demo.demo import demo
-    from dmpt.training.stopping import Stopped
 
     try:
         demo(Path(arguments.out), arguments.quick, arguments.seed)
     except Stopped:
-        sys.stderr.write("stopped; the next demo begins anew\n")
+        stderr.write("stopped; the next demo begins anew\n")
         raise

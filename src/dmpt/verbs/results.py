@@ -1,14 +1,13 @@
 """``dmpt results``."""
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from dmpt.base.terminal import print_table
+from dmpt.base.terminal import print_table, stderr
 from dmpt.verbs.parser import Parser
 
 if TYPE_CHECKING:
@@ -34,9 +33,9 @@ def run(arguments: Namespace) -> None:
     for folder in arguments.runs:
         found = ours(Path(folder))
         if found[0].dataset != arguments.dataset:
-            sys.stderr.write(f"left out: {folder} was evaluated on {found[0].dataset}\n")
+            stderr.write(f"left out: {folder} was evaluated on {found[0].dataset}\n")
         elif arguments.missing and not any(row.missing for row in found):
-            sys.stderr.write(f"left out: {folder} was evaluated with all modalities alone\n")
+            stderr.write(f"left out: {folder} was evaluated with all modalities alone\n")
         else:
             rows += found
     rows = [row for row in rows if bool(row.missing) == arguments.missing]

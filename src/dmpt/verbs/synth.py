@@ -1,11 +1,11 @@
 """``dmpt synth``."""
 
-import sys
 from pathlib import Path
 
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
+from dmpt.base.terminal import stderr
 from dmpt.verbs.parser import Parser
 
 
@@ -41,4 +41,4 @@ def run(arguments: Namespace) -> None:
         size=arguments.size,
         workers=arguments.workers,
     )
-    sys.stderr.write(f"done: {out}; look at {out / 'contact_sheet.png'}\n")
+    stderr.write(f"done: {out}; look at {out / 'contact_sheet.png'}\n")

@@ -1,11 +1,12 @@
 """``dmpt train``."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
+from dmpt.base.stopping import Stopped
+from dmpt.base.terminal import stderr
 from dmpt.verbs.parser import Parser, add_settings, config_of
 
 if TYPE_CHECKING:
@@ -28,18 +29,16 @@ def run(arguments: Namespace) -> None:
     trainer = Trainer(config_of(arguments), out, arguments.resume, arguments.skip_broken, replan=True)
     fit(trainer)
     if trainer.main:
-        sys.stderr.write(f"done: {out}; next: dmpt evaluate {out}\n")
+        stderr.write(f"done: {out}; next: dmpt evaluate {out}\n")
 
 
 def fit(trainer: "Trainer") -> None:
     """Train; when the user stops it, say how to go on."""
-    from dmpt.training.stopping import Stopped
-
     try:
         trainer.fit()
     except Stopped:
         if trainer.main:
-            sys.stderr.write(
+            stderr.write(
                 f"stopped after step {trainer.progress.step}, saved; go on with the same command and --resume\n"
             )
         raise
