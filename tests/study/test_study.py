@@ -924,6 +924,41 @@ def test_the_command(data: Path, tmp_path: Path) -> None:
     assert dmpt(*line, "--table").returncode == 0
 
 
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize(("number", "both"), [(signal.SIGTERM, True), (signal.SIGHUP, False)])
+def test_a_study_that_is_told_to_end_waits_until_its_run_has_saved(
+    data: Path, tmp_path: Path, number: signal.Signals, both: bool
+) -> None:
+    """Ctrl-C is ignored here and so in its runs, as in the background; a cluster may tell the run as well."""
+    path = write_study(tmp_path / "depth.yaml", data=str(write_data(tmp_path / "toy.yaml", data)))
+    places = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    settings = ["--data.root", str(data), "--train.epochs", "300", "--train.save_every", "100000"]
+    command = [sys.executable, "-m", "dmpt", "study", str(path), *places, *settings, "--seeds=1"]
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    until = time.monotonic() + 120
+    while not (logs := [*(tmp_path / "runs").rglob("metrics.jsonl")]) or logs[0].read_text().count("\n") < 3:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    (run,) = (int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    if both:
+        os.kill(run, number)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert "stopping: each run saves first" in said
+    assert "Traceback" not in said
+    assert not is_running(run)
+    assert (logs[0].parent / STATE).exists()
+
+
 def write_data(path: Path, root: Path) -> Path:
     content = json.loads(json.dumps(asdict(settings(root))))
     content["data"]["root"] = None

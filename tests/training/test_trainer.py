@@ -37,7 +37,7 @@ from dmpt.training.log import cut_log, read_log
 from dmpt.training.schedule import learning_rate
 from dmpt.training.state import HARMLESS, fixed_settings, refuse_change
 from dmpt.training.trainer import Trainer
-from runs import dmpt, fit, flags, log, same_state, settings, toy, with_
+from runs import fit, flags, log, same_state, settings, toy, with_
 
 
 @pytest.fixture(scope="module")
@@ -139,27 +139,6 @@ def test_kill_9_at_random_moments_loses_nothing(data: Path, tmp_path: Path) -> N
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     assert same_state(tmp_path / "whole", out)
     assert log(tmp_path / "whole") == log(out)
-
-
-@pytest.mark.long
-def test_ctrl_c_saves_says_so_and_resumes_to_the_same_end(data: Path, tmp_path: Path) -> None:
-    config = settings(data, epochs=30, save_every=1000)
-    out = tmp_path / "stopped"
-    command = [sys.executable, "-m", "dmpt", "train", *flags(config), f"--out={out}"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (out / "metrics.jsonl").exists() or (out / "metrics.jsonl").read_text().count("\n") < 3:
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "saved; go on with the same command and --resume" in stderr
-    assert "Traceback" not in stderr
-    finished = dmpt("train", *flags(config), f"--out={out}", "--resume")
-    assert finished.returncode == 0, finished.stderr
-    assert [x["step"] for x in log(out) if "losses" in x] == list(
-        range(1, 1 + len([x for x in log(out) if "losses" in x]))
-    )
 
 
 def test_the_number_of_workers_changes_nothing(data: Path, tmp_path: Path) -> None:
