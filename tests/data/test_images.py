@@ -10,8 +10,7 @@ from PIL import Image, ImageFile
 
 import dmpt.data.images as images
 from dmpt.base.errors import UserError
-from dmpt.data.images import find_broken, read_image, resize
-from dmpt.data.records import Record
+from dmpt.data.images import read_image, resize
 from dmpt.data.transforms import TestTransform
 
 FULL = (0.0, 65535.0)
@@ -162,17 +161,6 @@ def test_decompression_bomb_is_refused(tmp_path: Path, side: int) -> None:
 def test_pillow_globals_stay_as_they_are() -> None:
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
     assert images.Image.MAX_IMAGE_PIXELS == 89_478_485
-
-
-def test_find_broken_reports_every_broken_file(tmp_path: Path) -> None:
-    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
-    Image.fromarray(RGB).save(good)
-    bad.touch()
-    kinds = [(good, good, good), (bad, good, bad), (good, good, good), (good, bad, good)]
-    records = [Record(dict(zip(("rgb", "nir", "tir"), paths, strict=True)), 1, 1) for paths in kinds]
-    broken = find_broken(records, FULL)
-    assert [index for index, _ in broken] == [1, 1, 3]
-    assert all(str(bad) in message for _, message in broken)
 
 
 @pytest.mark.parametrize("size", [(128, 64), (37, 91), (300, 300)])

@@ -12,7 +12,8 @@ from PIL import Image
 
 from dmpt.base.errors import UserError
 from dmpt.base.yaml import load
-from dmpt.data.images import Pixels, find_broken, read_image, read_record
+from dmpt.data.check.looks import look_at
+from dmpt.data.images import Pixels, read_image, read_record
 from dmpt.data.layouts import DATASETS, list_dataset, load_dataset
 from dmpt.data.layouts.rgbnt201 import MARKET_NAMES
 from dmpt.data.loader import SampleDataset, test_batches
@@ -269,9 +270,9 @@ def test_a_picture_of_another_width_is_named(tmp_path: Path) -> None:
     message = str(error.value)
     assert message.startswith(f"{dataset.train[0].paths['rgb']} is 512 x 128 pixels")
     assert "3 modalities side by side in 768" in message
-    broken = find_broken(dataset.train, FULL)
-    assert [index for index, _ in broken] == [0, 1, 2]  # once per file, not once per modality
-    assert broken[0][1] == message
+    looks = look_at(dataset, dataset.train)
+    assert [len(looks.broken(record)) for record in dataset.train] == [1, 1, 1]  # once per file, not per modality
+    assert looks.broken(dataset.train[0]) == [message]
 
 
 def test_a_picture_that_is_too_wide_is_not_cut(tmp_path: Path) -> None:

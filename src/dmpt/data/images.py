@@ -1,19 +1,15 @@
-"""The one function that decodes image files, resizing without torch, and the check that every file decodes."""
+"""The one function that decodes image files, and resizing without torch."""
 
 import io
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dmpt.base.errors import UserError
-from dmpt.base.terminal import track
 from dmpt.data.metadata import exif_orientation, strip
 from dmpt.data.records import Record
 
@@ -108,17 +104,27 @@ def _orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) else 1
 
 
+def is_deep(image: Image.Image) -> bool:
+    """Whether it is grey with more than 8 bits, so that a value range says how it is shown."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
 def to_uint8(image: Image.Image, value_range: tuple[float, float]) -> Pixels:
     """Three 8-bit channels, as ``read_image`` describes.
 
     Returns:
         uint8 ``(3, H, W)``, contiguous.
     """
-    if image.mode.startswith("I") or image.mode == "F":
-        low, high = value_range
-        values = (np.asarray(image, dtype=np.float64) - low) * (255 / (high - low))
-        grey = np.rint(np.nan_to_num(values, nan=0.0).clip(0, 255)).astype(np.uint8)
-        return np.repeat(grey[None], 3, axis=0)
+    if not is_deep(image):
+        return eight_bits(image)
+    low, high = value_range
+    values = (np.asarray(image, dtype=np.float64) - low) * (255 / (high - low))
+    grey = np.rint(np.nan_to_num(values, nan=0.0).clip(0, 255)).astype(np.uint8)
+    return np.repeat(grey[None], 3, axis=0)
+
+
+def eight_bits(image: Image.Image) -> Pixels:
+    """``to_uint8`` of what is not deep: no value range has a part in it."""
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image.convert("RGBA"))
@@ -176,42 +182,26 @@ def read_record(record: Record, value_range: tuple[float, float]) -> dict[str, P
     """
     if not record.columns:
         return {modality: read_image(path, value_range) for modality, path in record.paths.items()}
-    whole = {path: read_image(path, value_range) for path in set(record.paths.values())}
-    width = max(right for _, right in record.columns.values())
-    for path, image in whole.items():
-        if image.shape[-1] != width:
-            raise UserError(
-                f"{path} is {image.shape[-1]} x {image.shape[-2]} pixels, but the layout puts {len(record.columns)} "
-                f"modalities side by side in {width}; restore it, or correct data.layout"
-            )
-    cuts = {modality: slice(*record.columns[modality]) for modality in record.paths}
-    return {modality: np.ascontiguousarray(whole[path][..., cuts[modality]]) for modality, path in record.paths.items()}
+    whole = {path: cut(path, read_image(path, value_range), record.columns) for path in set(record.paths.values())}
+    return {modality: np.ascontiguousarray(whole[path][modality]) for modality, path in record.paths.items()}
 
 
-def find_broken(records: Sequence[Record], value_range: tuple[float, float]) -> list[tuple[int, str]]:
-    """Decode every file once, in a thread for each core, so that a broken one is found before an epoch is spent.
+def cut(path: Path, pixels: npt.NDArray[Any], columns: Mapping[str, tuple[int, int]]) -> dict[str, npt.NDArray[Any]]:
+    """The modalities that lie side by side in a picture, as views of it.
 
     Args:
-        records: what to decode.
-        value_range: as for ``read_image``.
+        path: its file.
+        pixels: ``(..., H, W)``.
+        columns: as in ``Record``.
 
-    Returns:
-        ``(index of the record, message)`` for each broken file, in the order of the records.
+    Raises:
+        UserError: it is not as wide as its columns.
     """
-
-    def problems(record: Record) -> list[str]:
-        # A shared file is one to report, files of their own are several.
-        parts = [record] if record.columns else [replace(record, paths={m: p}) for m, p in record.paths.items()]
-        found = []
-        for part in parts:
-            try:
-                read_record(part, value_range)
-            except UserError as error:
-                found.append(str(error))
-        return found
-
-    broken: list[tuple[int, str]] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for index, messages in enumerate(track(pool.map(problems, records), "checking images", len(records))):
-            broken += [(index, message) for message in messages]
-    return broken
+    height, width = pixels.shape[-2:]
+    wanted = max(right for _, right in columns.values())
+    if width != wanted:
+        raise UserError(
+            f"{path} is {width} x {height} pixels, but the layout puts {len(columns)} "
+            f"modalities side by side in {wanted}; restore it, or correct data.layout"
+        )
+    return {modality: pixels[..., left:right] for modality, (left, right) in columns.items()}

@@ -130,7 +130,7 @@ def test_set(records: Sequence[Record], data: DataConfig) -> SampleDataset:
     """
     assert data.mean is not None
     assert data.std is not None
-    return SampleDataset(records, TestTransform(data.size, data.mean, data.std), data.value_range)
+    return SampleDataset(records, TestTransform(data.size, data.mean, data.std), data.black_and_white)
 
 
 test_set.__test__ = False  # type: ignore[attr-defined]  # not a test case, whatever pytest makes of the name

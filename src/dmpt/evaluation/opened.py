@@ -10,6 +10,7 @@ from dmpt.adapter import folder as adapter
 from dmpt.base.errors import UserError
 from dmpt.base.terminal import warn
 from dmpt.data.check import keep_readable
+from dmpt.data.check.looks import Looks, look_at
 from dmpt.data.layouts import load_dataset, passed_over
 from dmpt.data.missing import restrict
 from dmpt.data.records import Dataset, Record
@@ -103,9 +104,18 @@ def open_adapter(
 
 
 def test_records(
-    dataset: Dataset, data: DataConfig, skip_broken: bool
+    dataset: Dataset,
+    data: DataConfig,
+    skip_broken: bool,
+    looks: Looks | None = None,  # noqa: PT028
 ) -> tuple[tuple[Sequence[Record], Sequence[Record]], list[str]]:
     """Query and gallery whose images can be read, and the names that were skipped.
+
+    Args:
+        dataset: its query and gallery are used.
+        data: their ``modalities`` are used.
+        skip_broken: leave out samples with unreadable images.
+        looks: at these images, if they have been looked at.
 
     Raises:
         UserError: there is no test split, it has nothing of the modalities in use, or an image is broken and
@@ -113,15 +123,17 @@ def test_records(
     """
     if not dataset.query or not dataset.gallery:
         raise UserError(f"data of layout {dataset.name} have no test images to search with and in; list them as test")
-    for side, listed in (("query", dataset.query), ("gallery", dataset.gallery)):
-        if not restrict(listed, data.modalities):
+    query, gallery = restrict(dataset.query, data.modalities), restrict(dataset.gallery, data.modalities)
+    for side, listed in (("query", query), ("gallery", gallery)):
+        if not listed:
             used = " or ".join(data.modalities)
             raise UserError(f"data of layout {dataset.name}: no {side} sample has {used}, which the model reads")
-    gallery, skipped = keep_readable(restrict(dataset.gallery, data.modalities), data.value_range, skip_broken)
+    looks = looks or look_at(dataset, [*query, *gallery])
+    found, skipped = keep_readable(gallery, looks, skip_broken)
     if dataset.query is dataset.gallery:
-        return (gallery, gallery), skipped
-    query, more = keep_readable(restrict(dataset.query, data.modalities), data.value_range, skip_broken)
-    return (query, gallery), [*skipped, *more]
+        return (found, found), skipped
+    searched, more = keep_readable(query, looks, skip_broken)
+    return (searched, found), [*skipped, *more]
 
 
 test_records.__test__ = False  # type: ignore[attr-defined]  # not a test case, whatever pytest makes of the name

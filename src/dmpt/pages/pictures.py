@@ -52,7 +52,7 @@ def thumbnail(record: Record, modality: str, data: DataConfig) -> Pixels:
     path = record.paths.get(modality)
     if path is None:
         return np.full((height, width, 3), 128, np.uint8)
-    own = read_record(replace(record, paths={modality: path}), data.value_range)[modality]
+    own = read_record(replace(record, paths={modality: path}), data.black_and_white)[modality]
     return resize(own, (height, width)).transpose(1, 2, 0)
 
 

@@ -7,6 +7,10 @@ equation numbers are the paper's.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Range = tuple[float, float]
+SIXTEEN_BITS: Range = (0.0, 65535.0)
+"""What pictures of 16 bits can hold."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -23,7 +27,8 @@ class DataConfig:
         size: height and width in pixels; both must be multiples of the backbone's patch.
         mean: per-channel mean in [0, 1]; null = the tower's own.
         std: per-channel standard deviation; null = the tower's own.
-        value_range: raw values of 16-bit images that become black and white; fixed, never taken from an image.
+        value_range: raw values of images of more than 8 bits that become black and white, the same for all images;
+            ``auto`` = measured on the training set once, and fixed.
         augmentation: random draws per modality (``independent``, as all peers do) or once per sample (``shared``).
         flip: probability of a horizontal flip.
         pad: black border in pixels before the random crop.
@@ -43,13 +48,19 @@ class DataConfig:
     size: tuple[int, int] = (256, 128)
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    value_range: tuple[float, float] = (0.0, 65535.0)
+    value_range: Range | Literal["auto"] = SIXTEEN_BITS
     augmentation: Literal["independent", "shared"] = "independent"
     flip: float = 0.5
     pad: int = 10
     erasing: float = 0.5
     workers: int = 2
     modalities: tuple[Literal["rgb", "nir", "tir"], ...] = ("rgb", "nir", "tir")
+
+    @property
+    def black_and_white(self) -> Range:
+        """``value_range`` of a run, where it is measured and so two numbers."""
+        assert not isinstance(self.value_range, str)
+        return self.value_range
 
 
 @dataclass(frozen=True)

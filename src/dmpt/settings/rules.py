@@ -88,8 +88,8 @@ def check(config: Config) -> None:
         require(within, f"data.{name} is {values}; each value must be {said}")
     require(train.clip is None or train.clip > 0, f"train.clip is {train.clip}; it must be above 0, or null for none")
     require(
-        -math.inf < data.value_range[0] < data.value_range[1] < math.inf,
-        f"data.value_range is {list(data.value_range)}; give two numbers, the first below the second",
+        data.value_range == "auto" or -math.inf < data.value_range[0] < data.value_range[1] < math.inf,
+        f"data.value_range is {list(data.value_range)}; give two numbers, the first below the second, or auto",
     )
     require(
         data.pad < min(data.size),

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from dmpt.base.errors import UserError
-from dmpt.data.check import keep_readable
+from dmpt.data.check import errors_of_training, keep_readable
+from dmpt.data.check.findings import in_short
+from dmpt.data.check.looks import look_at
+from dmpt.data.check.value_range import settled
 from dmpt.data.layouts import load_dataset, passed_over
 from dmpt.data.loader import Batch, SampleDataset, train_batches
 from dmpt.data.missing import incomplete, restrict
@@ -14,7 +18,7 @@ from dmpt.data.split import hold_out
 from dmpt.data.transforms import TrainTransform
 from dmpt.evaluation.opened import test_records
 from dmpt.retrieval.metrics import count_valid, has_match
-from dmpt.settings.config import Config
+from dmpt.settings.config import SIXTEEN_BITS, Config, Range
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +34,9 @@ class TrainingData:
         protocol: the rule by which these are judged.
         valid: how many of these queries have something to find.
         skipped: a line for each missing or broken file, of any split, for which a sample is left out.
+        value_range: of images of more than 8 bits, as it is set or was measured.
+        notes: the value range if it was measured, and a line for each kind of error that ``dmpt check`` would find in
+            the pictures trained on.
     """
 
     dataset: Dataset
@@ -40,6 +47,8 @@ class TrainingData:
     protocol: str
     valid: int
     skipped: list[str]
+    value_range: Range
+    notes: list[str]
 
     def lines(self, select: str) -> list[str]:
         """What a run says of them before it starts.
@@ -56,6 +65,7 @@ class TrainingData:
             lines.append(f"samples that lack a modality: {len(lacking)}")
         if self.skipped:
             lines.append(f"skipped {len(self.skipped)} missing or broken files (any split): {'; '.join(self.skipped)}")
+        lines += self.notes
         if self.evaluated is not None:
             rule = "" if self.protocol == self.dataset.protocol else f", protocol {self.protocol}"
             lines.append(f"selecting by mAP on {select}: {self.valid} of {len(self.evaluated[0])} queries valid{rule}")
@@ -83,13 +93,13 @@ class TrainingData:
         transform = TrainTransform(data, data.mean, data.std, seed)
         labels = [self.labels[record.pid] for record in self.records]
         leave_out = missing.dropout, seed, missing.view == "both"
-        dataset = SampleDataset(self.records, transform, data.value_range, labels, *leave_out)
+        dataset = SampleDataset(self.records, transform, self.value_range, labels, *leave_out)
         own = [shard(batch, process, processes) for batch in self.sampler.epoch(epoch)]
         return train_batches(dataset, own, epoch, start=start, workers=data.workers)
 
 
 def read(config: Config, skip_broken: bool) -> TrainingData:
-    """List the data, decode every image once, hold out what ``train.select`` needs.
+    """List the data, look at every image once, hold out what ``train.select`` needs.
 
     Args:
         config: the settings.
@@ -104,8 +114,14 @@ def read(config: Config, skip_broken: bool) -> TrainingData:
     dataset = load_dataset(config.data.layout, config.data.root, config.data, incomplete if skip_broken else None)
     if not dataset.train:
         raise UserError(f"data of layout {dataset.name} have no training images; list them as train")
-    train = restrict(dataset.train, config.data.modalities)
-    records, unreadable = keep_readable(train, config.data.value_range, skip_broken)
+    splits = {"train": dataset.train, "query": dataset.query, "gallery": dataset.gallery}
+    used = {split: restrict(listed, config.data.modalities) for split, listed in splits.items()}
+    looks = look_at(dataset, chain(*used.values()))
+    records, unreadable = keep_readable(used["train"], looks, skip_broken)
+    value_range = settled(config.data.value_range, records, looks)
+    notes = in_short(errors_of_training(used | {"train": records}, looks, value_range, dataset.protocol))
+    if config.data.value_range == "auto" and value_range != SIXTEEN_BITS:
+        notes.insert(0, "data.value_range, measured on the training images: [{:.6g},{:.6g}]".format(*value_range))
     skipped = [*incomplete, *unreadable]
     if config.heads != "modality" and not any(len(r.paths) == len(config.data.modalities) for r in records):
         raise UserError(
@@ -120,7 +136,7 @@ def read(config: Config, skip_broken: bool) -> TrainingData:
         if protocol == "none":  # held out images are searched in themselves, so each query would find itself
             protocol = "same_camera"
     elif config.train.select == "test":
-        evaluated, more = test_records(dataset, config.data, skip_broken)
+        evaluated, more = test_records(dataset, config.data, skip_broken, looks)
         skipped += more
     if evaluated is not None:  # refused now, not after an epoch, when no query has a match
         query, gallery = map(labels_of, evaluated)
@@ -128,4 +144,5 @@ def read(config: Config, skip_broken: bool) -> TrainingData:
     labels = pid_to_label(records)
     classes = [labels[record.pid] for record in records]
     sampler = PKSampler(classes, config.train.ids, config.train.instances, config.train.seed)
-    return TrainingData(dataset, records, labels, sampler, evaluated, protocol, valid, skipped)
+    rest = protocol, valid, skipped, value_range, notes
+    return TrainingData(dataset, records, labels, sampler, evaluated, *rest)

@@ -28,7 +28,7 @@ def add(parser: Parser) -> None:
         "--workers",
         type=PositiveInt,
         default=None,
-        help="Decoding processes; default: one per core. Fewer than 4,000 samples take one.",
+        help="Decoding threads; default: one per core.",
     )
     parser.add_argument("--json", action="store_true", help="Print all findings as JSON.")
 

@@ -34,6 +34,7 @@ PLAIN = {
     r"<class 'bool'>": "true or false",
     r"<class 'NoneType'>": "null",
     r"tuple\[float, float, float\]": "a list of three numbers",
+    r"tuple\[float, float\]": "a list of two numbers",
     r"tuple\[int, int\]": "a list of two whole numbers",
     r"typing\.Literal\[(.*?)\]": r"\1",
 }

@@ -1,18 +1,19 @@
 """What is wrong with this data, before an epoch is spent on it."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from dmpt.base.errors import UserError
 from dmpt.data.check.appearance import check_appearance, check_copies
 from dmpt.data.check.findings import KINDS, Finding, Report
 from dmpt.data.check.labels import check_counts, check_files, check_labels, count
-from dmpt.data.check.pictures import look_at
-from dmpt.data.images import find_broken
+from dmpt.data.check.looks import Looks, files_of, look_at
+from dmpt.data.check.pictures import Picture
+from dmpt.data.check.value_range import measured_on, settled
 from dmpt.data.layouts import list_dataset
 from dmpt.data.records import Record, Splits
-from dmpt.settings.config import DataConfig
+from dmpt.settings.config import DataConfig, Range
 
 
 def check(layout: str, root: str | Path, settings: DataConfig | None = None, workers: int | None = None) -> Report:
@@ -22,8 +23,7 @@ def check(layout: str, root: str | Path, settings: DataConfig | None = None, wor
         layout: a key of ``dmpt.data.layouts.DATASETS``.
         root: the data set's folder, or its parent; of a manifest, also the file.
         settings: their ``protocol``, ``value_range``, ``test_share`` and ``split_seed`` are used; None = the defaults.
-        workers: decoding processes; None takes one for each core. Small sets take one anyway; the findings do not
-            depend on it.
+        workers: decoding threads; None takes one for each core. The findings do not depend on it.
 
     Returns:
         The findings.
@@ -33,51 +33,65 @@ def check(layout: str, root: str | Path, settings: DataConfig | None = None, wor
     """
     settings = settings or DataConfig()
     dataset, problems = list_dataset(layout, root, settings)
-    splits = Splits(dataset.train, dataset.query, dataset.gallery)
-    place: dict[object, int] = {}
-    unique: list[Record] = []  # a test record is often both query and gallery
-    for record in (record for records in splits for record in records):
-        if place.setdefault(_files(record), len(unique)) == len(unique):
-            unique.append(record)
-    looks = look_at(unique, settings.value_range, workers or os.cpu_count() or 1)
-    placed = [
-        (split, record, looks[place[_files(record)]].pictures)
-        for split, records in zip(Splits._fields, splits, strict=True)
-        for record in records
-    ]
+    splits = {"train": dataset.train, "query": dataset.query, "gallery": dataset.gallery}
+    looks = look_at(dataset, chain(*splits.values()), workers)
+    value_range = settled(settings.value_range, dataset.train, looks)
     findings = [
         *(Finding("files", problem) for problem in problems),
         *check_files(layout, dataset),
-        *(Finding("unreadable", message, (path,)) for look in looks for path, message in look.unreadable),
+        *(Finding("unreadable", problem, (path,)) for path, problem in looks.unreadable()),
         *check_labels(dataset),
-        *check_copies(placed, dataset.protocol),
-        *check_appearance([(record, look.pictures) for record, look in zip(unique, looks, strict=True)]),
-        *check_counts(layout, splits),
+        *_check_pictures(splits, looks, value_range, dataset.protocol),
+        *check_counts(layout, Splits(**splits)),
     ]
     order = list(KINDS)
     return Report(
         layout=layout,
         root=str(root),
         protocol=dataset.protocol,
-        counts={"train": count(dataset.train), "query": count(dataset.query), "gallery": count(dataset.gallery)},
+        value_range=value_range,
+        counts={split: count(records) for split, records in splits.items()},
         files=dataset.files,
         findings=tuple(sorted(findings, key=lambda finding: order.index(finding.kind))),  # stable: then by record
     )
 
 
-def _files(record: Record) -> object:
-    """What is decoded for a record."""
-    return tuple(sorted(record.paths.items())), tuple(sorted(record.columns.items()))
+def errors_of_training(
+    splits: Mapping[str, Sequence[Record]], looks: Looks, value_range: Range, protocol: str
+) -> list[Finding]:
+    """What ``check`` would call an error about the pictures that are trained on.
+
+    Args:
+        splits: ``train``, ``query`` and ``gallery``, with the modalities in use.
+        looks: at all of their pictures.
+        value_range: of pictures of more than 8 bits.
+        protocol: which gallery items a query ignores.
+    """
+    trained_on = {path for record in splits["train"] for path in record.paths.values()}
+    return [
+        finding
+        for finding in _check_pictures(splits, looks, value_range, protocol)
+        if KINDS[finding.kind].level == "error" and not trained_on.isdisjoint(finding.paths)
+    ]
 
 
-def keep_readable(
-    records: Sequence[Record], value_range: tuple[float, float], skip: bool
-) -> tuple[Sequence[Record], list[str]]:
-    """Decode every image once.
+def _check_pictures(
+    splits: Mapping[str, Sequence[Record]], looks: Looks, value_range: Range, protocol: str
+) -> Iterator[Finding]:
+    placed = [(split, record, looks.pictures(record)) for split, records in splits.items() for record in records]
+    once: dict[object, tuple[Record, Mapping[str, Picture]]] = {}  # a test record is often both query and gallery
+    for _, record, pictures in placed:
+        once.setdefault((tuple(record.paths), files_of(record)), (record, pictures))
+    yield from check_copies(placed, protocol)
+    yield from check_appearance([*once.values()], value_range, measured_on(splits["train"], looks))
+
+
+def keep_readable(records: Sequence[Record], looks: Looks, skip: bool) -> tuple[Sequence[Record], list[str]]:
+    """The records all of whose images can be read.
 
     Args:
         records: samples.
-        value_range: of 16-bit images (``images.read_image``).
+        looks: at their pictures.
         skip: leave out samples with an unreadable image instead of refusing them.
 
     Returns:
@@ -86,15 +100,14 @@ def keep_readable(
     Raises:
         UserError: a file does not decode and ``skip`` is off.
     """
-    broken = find_broken(records, value_range)
-    if broken and not skip:
-        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        raise UserError(f"{broken[0][1]}{more}, or leave such samples out with --skip-broken")
-    if not broken:
+    broken = [looks.broken(record) for record in records]
+    problems = [*chain(*broken)]
+    if problems and not skip:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(f"{problems[0]}{more}, or leave such samples out with --skip-broken")
+    if not problems:
         return records, []
-    bad: dict[int, str] = {}
-    for index, message in broken:
-        bad[index] = f"{bad[index]}, {message}" if index in bad else message
-    if len(bad) == len(records):
-        raise UserError(f"none of {len(records)} samples can be read: {broken[0][1]}")
-    return [record for index, record in enumerate(records) if index not in bad], list(bad.values())
+    if all(broken):
+        raise UserError(f"none of {len(records)} samples can be read: {problems[0]}")
+    kept = [record for record, wrong in zip(records, broken, strict=True) if not wrong]
+    return kept, [", ".join(wrong) for wrong in broken if wrong]

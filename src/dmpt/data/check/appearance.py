@@ -6,8 +6,10 @@ from itertools import combinations
 from pathlib import Path
 
 from dmpt.data.check.findings import Finding
-from dmpt.data.check.pictures import Picture
+from dmpt.data.check.pictures import BLANK_LEVELS, CLIPPED_SHARE, FLAT_LEVELS, Picture
+from dmpt.data.check.value_range import measure_range
 from dmpt.data.records import Record
+from dmpt.settings.config import Range
 
 Seen = tuple[Record, Mapping[str, Picture]]
 Placed = tuple[str, Record, Mapping[str, Picture]]
@@ -65,17 +67,19 @@ def _copy(split: str, record: Record, other_split: str, other: Record, protocol:
     return "", ""
 
 
-def check_appearance(seen: Sequence[Seen]) -> Iterator[Finding]:
+def check_appearance(seen: Sequence[Seen], value_range: Range, measured: Range | None) -> Iterator[Finding]:
     """Modalities that look exchanged, copied, misaligned, empty or clipped.
 
     Near-infrared and thermal cannot be told apart by colour: those two exchanged go unnoticed unless they are equal.
 
     Args:
         seen: every record once, with its pictures.
+        value_range: of pictures of more than 8 bits.
+        measured: the range that ``auto`` would take.
     """
     yield from _colour(seen)
     yield from _shapes(seen)
-    yield from _deep(seen)
+    yield from _deep(seen, value_range, measured)
     for record, pictures in seen:
         for one, other in combinations(pictures, 2):
             if pictures[one].digest == pictures[other].digest and not pictures[one].blank:
@@ -85,12 +89,8 @@ def check_appearance(seen: Sequence[Seen]) -> Iterator[Finding]:
                     _paths(record, one, other),
                 )
         for modality, picture in pictures.items():
-            if picture.blank:
-                yield Finding(
-                    "blank",
-                    f"{record.paths[modality]}: its {modality} shows nothing but one value; restore or leave out",
-                    (record.paths[modality],),
-                )
+            if picture.blank and not picture.deep:
+                yield _blank(record, modality)
 
 
 def _colour(seen: Sequence[Seen]) -> Iterator[Finding]:
@@ -167,24 +167,41 @@ def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return 2 * abs(width * other_height - height * other_width) <= max(*one, *other)
 
 
-def _deep(seen: Sequence[Seen]) -> Iterator[Finding]:
+def _deep(seen: Sequence[Seen], value_range: Range, measured: Range | None) -> Iterator[Finding]:
+    """What the value range costs; a picture that has no contrast next to the others of its modality loses none."""
     found = [(record, m, picture.deep) for record, pictures in seen for m, picture in pictures.items() if picture.deep]
-    if not found:
-        return
-    low, high = min(deep.low for _, _, deep in found), max(deep.high for _, _, deep in found)
-    advice = f"set data.value_range, all such images together span [{low:.6g},{high:.6g}]"
+    own = {modality: measure_range(deep for _, m, deep in found if m == modality) for _, modality, _ in found}
+    together = measured or measure_range(deep for _, _, deep in found)
     for record, modality, deep in found:
         where, spans = record.paths[modality], f"its {modality} spans {deep.low:.6g} to {deep.high:.6g}"
-        if deep.flat:
+        best = own[modality]
+        if best is None or together is None or deep.levels(best) <= BLANK_LEVELS:
+            yield _blank(record, modality)
+        elif deep.rich and deep.levels(value_range) < FLAT_LEVELS <= deep.levels(best):
+            if deep.levels(together) < FLAT_LEVELS:
+                advice = f"no one data.value_range serves all modalities: bring {modality} to 8 bits by {_said(best)}"
+            else:
+                advice = f"set data.value_range to auto, which is {_said(together)} here"
             yield Finding(
                 "flat", f"{where}: {spans} and is left fewer than 8 of 256 levels; {advice}", _paths(record, modality)
             )
-        elif deep.clipped:
+        elif (lost := deep.outside(value_range)) > CLIPPED_SHARE:
+            span = min(deep.low for _, _, deep in found), max(deep.high for _, _, deep in found)
             yield Finding(
                 "clipped",
-                f"{where}: {spans}, and {deep.outside:.0%} of its pixels are clipped; {advice}",
+                f"{where}: {spans}, and about {lost:.0%} of its pixels are clipped; set data.value_range, all such "
+                f"images together span {_said(span)}",
                 _paths(record, modality),
             )
+
+
+def _blank(record: Record, modality: str) -> Finding:
+    path = record.paths[modality]
+    return Finding("blank", f"{path}: its {modality} shows nothing but one value; restore or leave out", (path,))
+
+
+def _said(value_range: Range) -> str:
+    return "[{:.6g},{:.6g}]".format(*value_range)
 
 
 def _paths(record: Record, *modalities: str) -> tuple[Path, ...]:

@@ -1,13 +1,15 @@
 """What `dmpt check` finds: kinds of findings, and how they are told."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dmpt.base.errors import one_line
 from dmpt.data.records import Files
+from dmpt.settings.config import SIXTEEN_BITS, Range
 
 
 class Kind(NamedTuple):
@@ -65,6 +67,16 @@ class Finding:
     paths: tuple[Path, ...] = ()
 
 
+def in_short(findings: Iterable[Finding]) -> list[str]:
+    """A line for each kind, in their order: how many there are, and the first."""
+    found = sorted(findings, key=lambda finding: list(KINDS).index(finding.kind))
+    lines = []
+    for kind, group in groupby(found, key=lambda finding: finding.kind):
+        first, *more = group
+        lines.append(f"{KINDS[kind].title}: {1 + len(more)}, the first: {first.message} (dmpt check lists them)")
+    return lines
+
+
 @dataclass(frozen=True)
 class Report:
     """All that was found.
@@ -73,6 +85,7 @@ class Report:
         layout: how the data were read.
         root: from where.
         protocol: which gallery items a query ignores.
+        value_range: of pictures of more than 8 bits.
         counts: of each split: ``samples``, ``ids``, ``cameras``, ``scenes`` and images per modality.
         files: what lies in the data set's folder.
         findings: ordered by kind, and within a kind by record.
@@ -81,6 +94,7 @@ class Report:
     layout: str
     root: str
     protocol: str
+    value_range: Range
     counts: dict[str, dict[str, int]]
     files: Files
     findings: tuple[Finding, ...]
@@ -102,6 +116,7 @@ class Report:
             "layout": self.layout,
             "root": self.root,
             "protocol": self.protocol,
+            "value_range": list(self.value_range),
             "counts": self.counts,
             "files": {"folder": str(self.files.folder), **self.files.counts},
             "errors": self.errors,
@@ -124,7 +139,9 @@ class Report:
         Args:
             first: findings shown of each kind.
         """
-        yield f"{self.layout} in {self.root}, protocol {self.protocol}"
+        low, high = self.value_range
+        shown = f", value range [{low:.6g},{high:.6g}]" if self.value_range != SIXTEEN_BITS else ""
+        yield f"{self.layout} in {self.root}, protocol {self.protocol}{shown}"
         for split, counts in self.counts.items():
             yield f"  {split:<8}" + ", ".join(f"{count} {what}" for what, count in counts.items())
         counted = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in self.files.counts.items())

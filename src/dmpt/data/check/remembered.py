@@ -1,0 +1,180 @@
+"""What looks at pictures told, kept in the user's cache: a file that has not changed is not decoded again.
+
+The files of a data set have one file there. It is replaced as a whole, so a kill leaves the old or the new one, and of
+two processes that write at once the later one wins: the other one's pictures are looked at again some day. What is
+damaged, or was written by other code, counts for nothing. Where there is no cache to write in, nothing is remembered.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import PIL
+
+from dmpt.base.errors import UserError
+from dmpt.base.files import cache_folder, write_text
+from dmpt.data import images, metadata
+from dmpt.data.check import pictures
+from dmpt.data.check.pictures import Deep, Picture
+from dmpt.data.records import Dataset
+
+#: A file that changed less than so many nanoseconds ago may change again without looking younger.
+YOUNG = 2 * 10**9
+#: All that is remembered of all data sets takes at most so many bytes and files; what was not used for longest goes.
+MAX_BYTES, MAX_FILES = 2**28, 256
+
+
+class File(NamedTuple):
+    """What is decoded at once.
+
+    Attributes:
+        path: of the image.
+        columns: name, left and right end of each modality, where it holds several.
+    """
+
+    path: Path
+    columns: tuple[tuple[str, int, int], ...] = ()
+
+
+class Stamp(NamedTuple):
+    """By which a file is known to be the same."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+Pictures = Mapping[str, Picture]
+Key = tuple[str, tuple[tuple[str, int, int], ...]]
+"""A file by its whole path, as text: quicker by far than paths."""
+Known = dict[Key, tuple[Stamp, Pictures]]
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """None = there is no such file, or it is so young that it may change without a trace."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    old = time.time_ns() - found.st_mtime_ns > YOUNG
+    return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns) if old else None
+
+
+class Remembered:
+    """The pictures of a data set as they were seen before.
+
+    Args:
+        dataset: all of it, of whose files any may be asked for.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._place = _place(dataset)
+        self._known = _read(self._place)
+        self._new: Known = {}
+
+    def get(self, file: File) -> Pictures | None:
+        """What was seen in a file that is the same today."""
+        known = self._known.get(_key(file))
+        return known[1] if known and known[0] == stamp_of(file.path) else None
+
+    def put(self, file: File, stamp: Stamp, seen: Pictures) -> None:
+        """Remember what was seen in a file that had this stamp before it was read."""
+        self._new[_key(file)] = stamp, seen
+
+    def save(self) -> None:
+        """Write what is new beside what others have written meanwhile; files that are gone are forgotten.
+
+        Where nothing can be written nothing is.
+        """
+        if self._place is None or not self._new:
+            return
+        whole = {key: known for key, known in _read(self._place).items() if Path(key[0]).exists()} | self._new
+        text = json.dumps([_row(key, *known) for key, known in whole.items()], separators=(",", ":"))
+        with suppress(UserError, OSError):
+            write_text(self._place, f"{_hash(text)}\n{text}")
+            _sweep(self._place.parent)
+        self._new = {}
+
+
+def _key(file: File) -> Key:
+    return str(file.path.absolute()), file.columns
+
+
+def _place(dataset: Dataset) -> Path | None:
+    """Where the pictures of a data set are remembered; None = nowhere.
+
+    The name depends on the folder that all its files lie in, and on whatever may see something else in the same file.
+    """
+    records = chain(dataset.train, dataset.query, dataset.gallery)
+    folders = {str(path.parent.absolute()) for record in records for path in record.paths.values()}
+    try:
+        whole = os.path.commonpath(folders)
+        return cache_folder() / "looks" / f"{_hash(whole + _code())[:32]}.json"
+    except (UserError, OSError, ValueError):  # no home; no source; no files, or on two drives
+        return None
+
+
+@cache
+def _code() -> str:
+    files = (str(module.__file__) for module in (images, metadata, pictures, sys.modules[__name__]))
+    return PIL.__version__ + "".join(Path(file).read_text(encoding="utf-8") for file in files)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _read(place: Path | None) -> Known:
+    """What is remembered there; nothing where it is damaged."""
+    if place is None:
+        return {}
+    try:
+        digest, _, text = place.read_text(encoding="utf-8").partition("\n")
+    except (OSError, ValueError):
+        return {}
+    if digest != _hash(text):
+        return {}
+    with suppress(OSError):
+        os.utime(place)  # it is in use
+    return dict(map(_of_row, json.loads(text)))
+
+
+def _row(key: Key, stamp: Stamp, seen: Pictures) -> list[Any]:
+    """In types that JSON knows."""
+    told = [
+        [name, one.width, one.height, one.digest.hex(), one.blank, one.coloured, one.grey, one.bright]
+        + ([one.deep.rich, *one.deep.percentiles] if one.deep else [])
+        for name, one in seen.items()
+    ]
+    return [*key, stamp, told]
+
+
+def _of_row(row: list[Any]) -> tuple[Key, tuple[Stamp, Pictures]]:
+    path, columns, stamp, told = row
+    seen = {
+        name: Picture(width, height, bytes.fromhex(digest), blank, coloured, grey, bright, _deep(own))
+        for name, width, height, digest, blank, coloured, grey, bright, *own in told
+    }
+    return (path, tuple((name, left, right) for name, left, right in columns)), (Stamp(*stamp), seen)
+
+
+def _deep(own: list[Any]) -> Deep | None:
+    return Deep(tuple(own[1:]), own[0]) if own else None
+
+
+def _sweep(folder: Path) -> None:
+    """Keep within the bounds."""
+    found = sorted(((path.stat(), path) for path in folder.iterdir()), key=lambda one: -one[0].st_mtime)
+    size = 0
+    for number, (stat, path) in enumerate(found):
+        size += stat.st_size
+        if number and (number >= MAX_FILES or size > MAX_BYTES):
+            path.unlink(missing_ok=True)
