@@ -170,7 +170,9 @@ def difference(
         free: settings in which they may differ.
     """
     before, after = comparable(old), comparable(now)
-    differing = (key for key in before if key in after and key not in free and before[key] != after[key])
+    # what one of them leaves to be measured on the data, which are compared by themselves, is what the other measured
+    known = (key for key in before if key in after and "auto" not in (before[key], after[key]))
+    differing = (key for key in known if key not in free and before[key] != after[key])
     return next(((key, before[key], after[key]) for key in differing), None)
 
 

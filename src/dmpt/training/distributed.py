@@ -5,9 +5,10 @@ global batch. Gradients are averaged at the end. So two processes do what one do
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,8 @@ from torch.distributed.rendezvous import rendezvous
 from dmpt.base.errors import UserError
 from dmpt.method.modalities import Features
 from dmpt.method.network import Output
+
+T = TypeVar("T")
 
 
 def join_processes(mixed_precision: str) -> Accelerator:
@@ -55,6 +58,38 @@ def partners(accelerator: Accelerator) -> Iterator[None]:
             f"another of the {accelerator.num_processes} processes of this run has ended, see what it said; "
             "what was saved is intact: go on with the same command and --resume"
         ) from error
+
+
+def once_a_node(work: Callable[[], T], accelerator: Accelerator) -> T:
+    """What the first process of a machine makes of it, for all processes there.
+
+    Args:
+        work: its result can be pickled.
+        accelerator: of the run.
+
+    Raises:
+        Exception: what ``work`` raised, in the process that did it.
+        SystemExit: in the others, when it failed anywhere: one line about it is enough.
+    """
+    if accelerator.num_processes == 1:
+        return work()
+    # A group of its own, for NCCL takes those for dead who are waited for longer than ten minutes.
+    group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+    result, error = None, None
+    if accelerator.is_local_main_process:
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+    everyone: list[Any] = [None] * accelerator.num_processes
+    dist.all_gather_object(everyone, (accelerator.is_local_main_process, result, error is not None), group=group)
+    dist.destroy_process_group(group)
+    if error is not None:
+        raise error
+    if any(failed for _, _, failed in everyone):
+        raise SystemExit(2)
+    done: list[T] = [result for first, result, _ in everyone[: accelerator.process_index + 1] if first]
+    return done[-1]  # the processes of a machine follow each other
 
 
 class _Gather(torch.autograd.Function):

@@ -11,6 +11,7 @@ last/, best/       adapters (``dmpt.adapter``)
 import json
 import re
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from dmpt.base.errors import UserError
 from dmpt.base.files import write_text
 from dmpt.base.lock import Lock, Taken
 from dmpt.base.yaml import load
-from dmpt.settings.config import Config
-from dmpt.settings.values import dotted, flatten, nest, renamed
+from dmpt.settings.config import Config, DataConfig
+from dmpt.settings.values import checked, dotted, flatten, nest, renamed
 from dmpt.training.log import LOG, cut_log
 from dmpt.training.state import PLAN, STATE, fixed_settings, refuse_change
 
@@ -43,6 +44,14 @@ def read_settings(folder: Path) -> dict[str, Any]:
         return renamed(flatten(load(path.read_text(encoding="utf-8"))))
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is damaged ({error!r}); remove its folder and run again") from error
+
+
+def as_begun(config: Config, out: Path) -> Config:
+    """The settings, with what the run in ``out`` measured when it began where they say ``auto``."""
+    if config.data.value_range != "auto" or not (out / CONFIG).exists():
+        return config
+    begun = checked(DataConfig, {"value_range": read_settings(out).get("data.value_range")}, str(out / CONFIG))
+    return replace(config, data=replace(config.data, value_range=begun.value_range))
 
 
 def check_folder(out: Path, resume: bool) -> None:

@@ -34,7 +34,7 @@ from dmpt.settings.config import Config
 from dmpt.settings.rules import check
 from dmpt.training import announce, folder, measured
 from dmpt.training.data import read
-from dmpt.training.distributed import average_gradients, gather, join_processes, partners
+from dmpt.training.distributed import average_gradients, gather, join_processes, once_a_node, partners
 from dmpt.training.log import Log, cut_log, summary_writer
 from dmpt.training.schedule import learning_rate
 from dmpt.training.state import PLAN, STATE, Progress, identity, load_state, save_state
@@ -73,7 +73,8 @@ class Trainer:
         self.out, self.main = out, self.accelerator.is_main_process
         console.quiet = not self.main
         shard(range(config.train.ids * config.train.instances), 0, self.accelerator.num_processes)  # it must divide
-        self.data = read(config, skip_broken)
+        with partners(self.accelerator):
+            self.data = once_a_node(lambda: read(folder.as_begun(config, out), skip_broken), self.accelerator)
         self._build(config)
         self.progress = Progress()
         self.validated: Metrics | None = None  # what validation found last
@@ -93,7 +94,8 @@ class Trainer:
         """Network and optimiser, on the device and in the precision of the run."""
         self.model = assemble(config, len(self.data.labels), self.data.dataset.object)
         self.network, self.objective, tower = self.model.network, self.model.objective, self.model.tower
-        data = replace(config.data, mean=config.data.mean or tower.mean, std=config.data.std or tower.std)
+        data = replace(config.data, value_range=self.data.value_range)
+        data = replace(data, mean=data.mean or tower.mean, std=data.std or tower.std)
         self.config = replace(config, data=data)
         self.network.to(self.accelerator.device).train()
         if self.precision != torch.float32:
