@@ -208,24 +208,23 @@ class Trainer:
         started = progress.position - progress.position % recipe.accumulate
         group = min(recipe.accumulate, count - started)
         device = accelerator.device
-        images = batch.images.to(device, non_blocking=True)
-        present, subset = batch.present.to(device), batch.subset.to(device)
+        images, labels, present, subset = (part.to(device, non_blocking=True) for part in batch)
         views = [present, subset] if self.config.missing.view == "both" else [present]
         masks = [None if batch.present.all() else present, *views[1:]]
         with accelerator.autocast():
             tokens = self.network.tokens(images, masks[0])  # the tower sees each image alone: one pass for all views
             outputs = [self.network.read(tokens, mask) for mask in masks]
         outputs = [gather(output, view, accelerator) for output, view in zip(outputs, views, strict=True)]
-        labels = accelerator.gather(batch.labels.to(device))  # shards are contiguous: the global order
-        terms = self._terms(outputs, labels)
-        losses = {name: float(term.detach()) for name, term in terms.items()}
+        terms = self._terms(outputs, accelerator.gather(labels))  # shards are contiguous: the global order
+        each = torch.stack(list(terms.values()))
+        accelerator.backward(each.sum() / group)  # Eq. 17
+        losses = dict(zip(terms, each.tolist(), strict=True))  # waits for a GPU, so once, when all is queued there
         for name, value in losses.items():
             if not math.isfinite(value):
                 raise Diverged(
                     f"loss term {name} is {value} at step {progress.step + 1} (lr {lr:.2e}); the run stopped and what "
                     "was saved is intact; lower train.lr, set train.clip, or use train.precision fp32"
                 )
-        accelerator.backward(torch.stack(list(terms.values())).sum() / group)  # Eq. 17
         progress.step += 1
         progress.position += 1
         line = {"step": progress.step, "epoch": progress.epoch, "lr": lr, "loss": sum(losses.values())}
@@ -250,7 +249,8 @@ class Trainer:
         """The optimiser's step; returns the gradient's norm before clipping."""
         average_gradients(self.trained.values(), self.accelerator)
         norm = float(self.accelerator.clip_grad_norm_(self.trained.values(), self.config.train.clip or math.inf))
-        if not math.isfinite(norm) and self.accelerator.scaler is None:  # a scaler skips such a step by itself
+        scaler = self.accelerator.scaler  # it skips such a step by itself and halves its scale, which helps down to 1
+        if not math.isfinite(norm) and (scaler is None or scaler.get_scale() < 1):
             raise Diverged(
                 f"the gradient is not finite at step {self.progress.step} (lr {lr:.2e}); the run stopped and what was "
                 "saved is intact; lower train.lr, or use train.precision fp32"
