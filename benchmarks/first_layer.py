@@ -17,7 +17,7 @@ from dmpt.settings.values import dotted
 from dmpt.study.reading import shipped_settings
 from dmpt.study.rows import config_of
 from goals import beside, goal, machine, rounds, table
-from models import DTYPES, PATHS, Case, Path, Step, Tower, tower, trainee
+from models import ON_CPU, PATHS, Case, Path, Step, Tower, tower, trainee
 
 PLAIN = [f"full fine-tuning, {path}" for path in PATHS]
 CLAIMS = {0: 0.8, 6: 0.65}
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 3, 6, 9], help="l, counted from 0")
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--precision", choices=DTYPES, default="fp32")
+    parser.add_argument("--precision", choices=ON_CPU, default="fp32")
     parser.add_argument("--tower", default="vit_base_patch16_clip_quickgelu_224", help="timm's name")
     parser.add_argument("--overrides", type=json.loads, default={}, help='of its shape, as JSON: {"depth": 9}')
     parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("H", "W"))

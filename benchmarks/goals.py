@@ -40,13 +40,14 @@ def median_ratio(a: Callable[[], object], b: Callable[[], object], repeats: int)
     )
 
 
-def rounds(variants: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def rounds(variants: Mapping[str, Callable[[], object]], repeats: int, warm: int = 1) -> dict[str, list[float]]:
     """Seconds of each of several callables, in rounds: every round runs all, and begins with another one.
 
-    All run once untimed before.
+    All run ``warm`` times untimed before.
     """
-    for call in variants.values():
-        call()
+    for _ in range(warm):
+        for call in variants.values():
+            call()
     order = list(variants)
     times: dict[str, list[float]] = {name: [] for name in order}
     for _ in range(repeats):
@@ -83,9 +84,13 @@ def goal(name: str, measured: float, limit: float, at_most: bool = True) -> bool
 
 def machine() -> str:
     """One line: processor kind, cores this process may use, Python, torch and numpy versions."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy"))
-    return f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, {packages}"
+    return f"{platform.machine()}, {cores()} cores, Python {platform.python_version()}, {packages}"
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def status(key: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dmpt.embed.extract import PRECISIONS
 from dmpt.extensions.assemble import build_network, build_objective
 from dmpt.extensions.readings import words_for_prompts
 from dmpt.method.backbone import Backbone
@@ -29,10 +30,12 @@ from dmpt.settings.config import (
     TrainConfig,
 )
 from dmpt.towers.image import TowerInfo, build_vit
+from dmpt.towers.phrases import TextTargets
 
 IDS = 171
 """Training identities of RGBNT201: how wide the classifiers are."""
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Precision = Literal["fp32", "bf16", "fp16"]
+ON_CPU: tuple[Precision, ...] = ("fp32", "bf16")
 Path = Literal["ours", "timm fused", "timm unfused"]
 PATHS: tuple[Path, ...] = ("ours", "timm fused", "timm unfused")
 
@@ -45,21 +48,23 @@ class Case:
         name: timm's name of the tower.
         size: image height and width.
         samples: B.
-        precision: fp32 or bf16.
+        precision: of training; fp16 needs a GPU.
         overrides: of timm's shape, as ``backbone.overrides``.
+        device: where it runs.
     """
 
     name: str
     size: tuple[int, int]
     samples: int
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     overrides: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
 
     def __str__(self) -> str:
         height, width = self.size
-        threads = torch.get_num_threads()
+        where = f"{torch.get_num_threads()} threads" if self.device == "cpu" else self.device
         shape = "".join(f", {key} {value}" for key, value in self.overrides.items())
-        return f"{self.name}{shape}, {height}x{width}, {self.samples} samples, {self.precision}, {threads} threads"
+        return f"{self.name}{shape}, {height}x{width}, {self.samples} samples, {self.precision}, {where}"
 
     def dmpt(self, depth: int = 1, form: Literal["prefix", "token"] = "prefix") -> Config:
         """The method; the learning rate is small, so that no repetition leaves the range of the first."""
@@ -75,22 +80,27 @@ class Case:
 
     def plain(self, tune: Literal["frozen", "full"]) -> Config:
         """The tower without prompts or interaction, frozen or fine-tuned as a whole."""
-        config = self.dmpt(depth=0)
-        return replace(
-            config,
-            backbone=replace(config.backbone, tune=tune),
-            semantic=SemanticConfig(length=0),
-            modality=replace(config.modality, length=0),
-        )
+        return plain(self.dmpt(), tune)
 
     def images(self) -> Tensor:
         """``(3, B, 3, H, W)``."""
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(MODALITY_COUNT, self.samples, 3, *self.size, generator=generator)
+        return torch.randn(MODALITY_COUNT, self.samples, 3, *self.size, generator=generator).to(self.device)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Around the forward pass, as training and evaluation do."""
-        return torch.autocast("cpu", DTYPES[self.precision], enabled=self.precision != "fp32")
+        return torch.autocast(self.device, PRECISIONS[self.precision], enabled=self.precision != "fp32")
+
+
+def plain(config: Config, tune: Literal["frozen", "full"]) -> Config:
+    """The same heads and losses on a tower without prompts or interaction, frozen or fine-tuned as a whole."""
+    return replace(
+        config,
+        backbone=replace(config.backbone, tune=tune),
+        semantic=SemanticConfig(length=0),
+        modality=replace(config.modality, length=0),
+        bind=BindConfig(depth=0),
+    )
 
 
 class Tower(Backbone):
@@ -119,7 +129,7 @@ def tower(config: Config) -> Tower:
     vit, info = build_vit(config.backbone, config.data.size)
     backbone = Tower(vit, config.backbone.tune != "full")
     backbone.info = info
-    backbone.keep_in(DTYPES[config.train.precision])
+    backbone.keep_in(PRECISIONS[config.train.precision])
     return backbone
 
 
@@ -138,7 +148,11 @@ def trainee(config: Config, backbone: Tower | None = None) -> Trainee:
     if modality.length:
         words = words_for_prompts(modality.source, modality.length, modality.width, None)
     network, heads = build_network(config, backbone, backbone.info, IDS, words)
-    return Trainee(network, build_objective(config, network, heads, None), config.train)
+    text = None
+    if network.text_from is not None:
+        assert network.projection is not None
+        text = TextTargets(torch.randn(6, network.projection.out_features), torch.tensor([0, 2, 4]), 100.0)
+    return Trainee(network, build_objective(config, network, heads, text), config.train)
 
 
 def network(config: Config, backbone: Tower | None = None) -> DMPT:
@@ -167,7 +181,7 @@ class ThreeTowers(nn.Module):
     def forward(self, images: Tensor) -> Output:
         """As ``DMPT.forward``."""
         cls = [own(images[m])[:, 0] for m, own in enumerate(self.towers)]
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(images.device.type, enabled=False):
             return Output(Features(torch.stack([own.norm(x) for own, x in zip(self.towers, cls, strict=True)])))
 
 
@@ -175,8 +189,9 @@ class Step:
     """A training step as ``dmpt.training.trainer`` takes it: forward, losses, backward, Adam, gradients to None."""
 
     def __init__(self, case: Case, own: Trainee):
-        self.case, self.model, self.objective, self.images = case, own.module.train(), own.objective, case.images()
-        self.labels = torch.arange(case.samples) // max(2, case.samples // 8)
+        self.case, self.objective, self.images = case, own.objective, case.images()
+        self.model = own.module.to(case.device).train()
+        self.labels = torch.arange(case.samples, device=case.device) // max(2, case.samples // 8)
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.trained, lr=own.recipe.lr, weight_decay=own.recipe.weight_decay)
 

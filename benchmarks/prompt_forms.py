@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dmpt.method.network import DMPT, Baked
 from goals import beside, goal, machine, rounds, table
-from models import DTYPES, PATHS, Case, Path, Step, Tower, network, tower, trainee
+from models import ON_CPU, PATHS, Case, Path, Step, Tower, network, tower, trainee
 
 Variants = dict[str, Callable[[], object]]
 TIMM = [f"timm's blocks at the token form's length, {path[5:]}" for path in PATHS[1:]]
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="smoke test: one round of a ViT-Ti/16 at 64x32")
-    parser.add_argument("--precision", choices=[*DTYPES, "both"], default="both")
+    parser.add_argument("--precision", choices=[*ON_CPU, "both"], default="both")
     args = parser.parse_args()
     name, size = (
         ("vit_tiny_patch16_224", (64, 32)) if args.quick else ("vit_base_patch16_clip_quickgelu_224", (256, 128))
@@ -35,7 +35,7 @@ def main() -> None:
     repeats = 1 if args.quick else args.repeats
     print(machine())
     results = []
-    for precision in DTYPES if args.precision == "both" else [args.precision]:
+    for precision in ON_CPU if args.precision == "both" else [args.precision]:
         case = Case(name, size, args.samples, precision)
         print(f"\n{case}; medians of {repeats}")
         results.append((precision, *(rounds(variants, repeats) for variants in (inference(case), training(case)))))
