@@ -37,11 +37,11 @@ from typing import Any
 import torch
 
 from dmpt.base.environment import environment
-from dmpt.base.errors import one_line
 from dmpt.base.files import write_text
 from goals import cores
 from gpu_bench import Bench
-from gpu_checks import configs, forms, resume
+from gpu_checks import configs, forms
+from gpu_resume import resume
 from gpu_speed import forward, loader, step
 
 PARTS: dict[str, Callable[[Bench], None]] = {
@@ -101,6 +101,7 @@ def run(name: str, part: Callable[[Bench], None], bench: Bench) -> dict[str, Any
     print(f"\n{name}")
     began, end = time.monotonic(), {"state": "done"}
     try:
+        bench.free()  # what the part before used
         part(bench)
         if bench.broken:
             end = {"state": "failed", "why": "; ".join(bench.broken)}
@@ -108,16 +109,10 @@ def run(name: str, part: Callable[[Bench], None], bench: Bench) -> dict[str, Any
         end = {"state": "interrupted"}
     except Exception as error:
         traceback.print_exc()
-        end = {"state": "failed", "why": said(error, bench.scratch)}
+        end = {"state": "failed", "why": bench.said(error)}
     if "why" in end:
         print(f"FAILED {name}: {end['why']}")
-    bench.free()
     return {**end, "seconds": round(time.monotonic() - began, 1), **bench.found}
-
-
-def said(error: BaseException, scratch: Path) -> str:
-    """An error in a line that names nobody's folders."""
-    return one_line(f"{type(error).__name__}: {error}".replace(str(scratch), "SCRATCH"))
 
 
 def machine(device: str) -> dict[str, Any]:

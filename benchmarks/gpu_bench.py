@@ -1,21 +1,24 @@
 """What the parts of ``gpu.py`` share: where they run, what they found, and shipped settings with stand-ins."""
 
+import copy
 import gc
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 
-from dmpt.settings.config import Config
+from dmpt.base.errors import one_line
+from dmpt.settings.config import BackboneConfig, Config
 from dmpt.settings.shipped import folder
 from dmpt.settings.values import dotted
 from dmpt.study.reading import shipped_settings
 from dmpt.study.rows import config_of
 from dmpt.synthetic.write import write_world
+from dmpt.towers.image import TowerInfo, build_vit
 from dmpt.towers.phrases import ATTRIBUTES, PHRASES, PROMPTS, TextFile
 from goals import goal
 from models import Case, Precision
@@ -23,8 +26,25 @@ from models import Case, Precision
 Found = TypeVar("Found")
 SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 3}
 """The tower of the smoke test."""
+BATCH = {"train.ids": 4, "train.instances": 2}
+"""Of every config; its own 64 or 128 samples would take minutes, and more memory than many cards have."""
 LEAST = 4
 """Samples; a card that cannot hold so few is too small."""
+
+
+class Towers:
+    """Random towers, each drawn once: for a ViT-B timm takes seconds."""
+
+    def __init__(self) -> None:
+        self.drawn: dict[str, tuple[Any, TowerInfo]] = {}
+
+    def __call__(self, config: BackboneConfig, size: tuple[int, int]) -> tuple[Any, TowerInfo]:
+        """A copy, as ``build_vit`` gives it."""
+        key = f"{replace(config, tune='frozen')} {size}"
+        if key not in self.drawn:
+            with torch.random.fork_rng(devices=[]):  # what is drawn after it is the same whether it was there or not
+                self.drawn[key] = build_vit(config, size)
+        return copy.deepcopy(self.drawn[key])
 
 
 @dataclass
@@ -36,6 +56,7 @@ class Bench:
         smoke: everything in miniature.
         scratch: a folder that is removed at the end.
         until: by ``time.monotonic``, when a part that can end early ends.
+        towers: in the place of ``build_vit``.
         found: figures; filled as they come, so that a part that fails keeps what it had.
         goals: of all parts.
         broken: what must hold and does not.
@@ -45,6 +66,7 @@ class Bench:
     smoke: bool
     scratch: Path
     until: float
+    towers: Towers = field(default_factory=Towers)
     found: dict[str, Any] = field(default_factory=dict)
     goals: list[dict[str, Any]] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
@@ -69,6 +91,10 @@ class Bench:
         """A goal without which the part counts as failed."""
         if not self.goal(name, measured, limit, at_most):
             self.broken.append(f"{name} is {measured:.3g}")
+
+    def said(self, error: BaseException) -> str:
+        """An error in a line that names nobody's folders."""
+        return one_line(f"{type(error).__name__}: {error}".replace(str(self.scratch), "SCRATCH"))
 
     def wait(self) -> None:
         """Until the device has done what it was given: its work is queued."""

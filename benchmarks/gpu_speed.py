@@ -56,7 +56,7 @@ def steps(bench: Bench, samples: int) -> Times:
     bench.found["samples"] = samples
     for name, own in {"DMPT": config, FULL: plain(config, "full")}.items():
         before = torch.cuda.memory_allocated() if bench.device == "cuda" else 0
-        kinds[name] = Step(case, trainee(own))
+        kinds[name] = Step(case, trainee(own, tower(own, bench.towers)))
         twice = [bench.timed(kinds[name])] * 2  # the optimiser's state is there in the second
         if bench.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -81,7 +81,7 @@ def steps(bench: Bench, samples: int) -> Times:
 
 # --- forward ----------------------------------------------------------------------------------------------------------
 
-PRODUCTS = 8
+PRODUCTS = 4
 """Matrix products in a row, so that starting them costs nothing beside them."""
 
 
@@ -94,7 +94,7 @@ def forward(bench: Bench) -> None:
 def rate(bench: Bench, precision: Precision, samples: int) -> None:
     """One precision: the network and the plain tower, and large matrix products between them."""
     config = bench.config("rgbnt201", {"train.precision": precision})
-    case, frozen = bench.case(config, samples), tower(config)
+    case, frozen = bench.case(config, samples), tower(config, bench.towers)
     model, alone = network(config, frozen).eval(), network(plain(config, "frozen"), frozen).eval()
     images = case.images()
     work = {name: flops(own, images[:, :1]) * samples for name, own in (("DMPT", model), ("plain tower", alone))}
@@ -117,7 +117,7 @@ def rate(bench: Bench, precision: Precision, samples: int) -> None:
     work[product] = PRODUCTS * 2 * side**3
     variants[product] = partial(multiply, matrix)
     calls = {f"{name}, {precision}": bench.timed(call) for name, call in variants.items()}
-    times = rounds(calls, 1 if bench.smoke else 15, warm=1 if bench.smoke else 3)
+    times = rounds(calls, 1 if bench.smoke else 15 if precision == "bf16" else 5, warm=1 if bench.smoke else 3)
     medians(bench, times)
     for name in list(variants)[:-1]:
         share = 1 / beside(times, f"{name}, {precision}", [f"{product}, {precision}"]) * work[name] / work[product]
@@ -175,7 +175,7 @@ def loader(bench: Bench) -> None:
 def feed(bench: Bench, samples: int) -> None:
     """Batches of so many samples: the step alone, loader processes alone, and the step fed by as many as it needs."""
     config = bench.config("rgbnt201", {"train.precision": "bf16"})
-    own = Step(bench.case(config, samples), trainee(config))
+    own = Step(bench.case(config, samples), trainee(config, tower(config, bench.towers)))
     times = rounds({"step on noise": bench.timed(own)}, 1 if bench.smoke else 10, warm=1 if bench.smoke else 3)
     medians(bench, times)
     alone = samples / statistics.median(times["step on noise"])

@@ -4,6 +4,7 @@ Weights are random and batches are noise: neither changes what a step costs. The
 random vectors as wide as CLIP's words, which cost what words cost and need no file.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -123,10 +124,10 @@ class Tower(Backbone):
         return out
 
 
-def tower(config: Config) -> Tower:
+def tower(config: Config, build: Callable[..., tuple[Any, TowerInfo]] = build_vit) -> Tower:
     """A tower with random weights, a frozen one in the compute precision."""
     torch.manual_seed(0)
-    vit, info = build_vit(config.backbone, config.data.size)
+    vit, info = build(config.backbone, config.data.size)
     backbone = Tower(vit, config.backbone.tune != "full")
     backbone.info = info
     backbone.keep_in(PRECISIONS[config.train.precision])

@@ -142,3 +142,14 @@ def test_a_batch_that_does_not_fit_is_halved(gpu: Any, tmp_path: Path) -> None:
     assert bench.fitting(64, measure) == 16
     with pytest.raises(torch.OutOfMemoryError):
         bench.fitting(64, lambda samples: measure(samples + 16))
+
+
+@pytest.mark.long
+def test_the_last_rung_of_determinism_runs(gpu: Any, tmp_path: Path) -> None:
+    """Where two unbroken runs differ, which no CPU shows: with torch's deterministic algorithms."""
+    import gpu_resume
+
+    rung = list(gpu_resume.RUNGS)[-1]
+    found = gpu_resume.climb(gpu.Bench("cpu", True, tmp_path, 0.0), rung, ["fp32"])["fp32"]
+    assert 0 < found["killed after step"] < found["steps"]
+    assert (found["unbroken differ"], found["differ"], found["not deterministic"]) == (0, 0, [])
