@@ -1,4 +1,4 @@
-"""The parts of ``gpu.py`` that say whether it is right: shipped configs, and the forms of prompts, in every precision."""
+"""The parts of ``gpu.py`` that say whether it is right in every precision: shipped configs, and forms of prompts."""
 
 import copy
 import statistics
