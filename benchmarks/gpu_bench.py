@@ -38,12 +38,11 @@ class Towers:
     def __init__(self) -> None:
         self.drawn: dict[str, tuple[Any, TowerInfo]] = {}
 
-    def __call__(self, config: BackboneConfig, size: tuple[int, int]) -> tuple[Any, TowerInfo]:
-        """A copy, as ``build_vit`` gives it."""
+    def __call__(self, config: BackboneConfig, size: tuple[int, int], **options: bool) -> tuple[Any, TowerInfo]:
+        """A copy, as ``build_vit`` gives it; the random state stays, so it is the same whether one was there or not."""
         key = f"{replace(config, tune='frozen')} {size}"
         if key not in self.drawn:
-            with torch.random.fork_rng(devices=[]):  # what is drawn after it is the same whether it was there or not
-                self.drawn[key] = build_vit(config, size)
+            self.drawn[key] = build_vit(config, size)
         return copy.deepcopy(self.drawn[key])
 
 

@@ -44,10 +44,11 @@ def configs(bench: Bench) -> None:
             print("{:26}loss {first:7.3f} ->{last:7.3f}{seconds:8.3f} s a step".format(label, **found[label]))
         except Exception as error:
             found[label] = {"state": "failed", "why": bench.said(error)}
-            bench.broken.append(f"{label}: {bench.said(error)}")
             print(f"{label:26}FAILED {bench.said(error)}")
         bench.free()
-    trained = [own for own in found.values() if own["state"] == "trained"]
+    trained, failed = ([own for own in found.values() if own["state"] == state] for state in ("trained", "failed"))
+    if failed:
+        bench.broken.append(f"{len(failed)} of {len(runs)} runs, the first with {failed[0]['why']}")
     if left := [label for label, own in found.items() if own["state"] == "not reached"]:
         print(f"not reached in time: {', '.join(left)}")
     bench.goal("configs_trained", len(trained), len(runs), at_most=False)

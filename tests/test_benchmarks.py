@@ -153,3 +153,28 @@ def test_the_last_rung_of_determinism_runs(gpu: Any, tmp_path: Path) -> None:
     found = gpu_resume.climb(gpu.Bench("cpu", True, tmp_path, 0.0), rung, ["fp32"])["fp32"]
     assert 0 < found["killed after step"] < found["steps"]
     assert (found["unbroken differ"], found["differ"], found["not deterministic"]) == (0, 0, [])
+
+
+def test_a_config_that_fails_is_named_and_the_others_train(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import gpu_checks
+
+    def train(bench: Any, name: str, precision: str) -> dict[str, float]:
+        if (name, precision) == ("tiny", "bf16"):
+            raise ValueError("tensors on meta")
+        return {"first": 2.0, "last": 1.0, "seconds": 0.1}
+
+    monkeypatch.setattr(gpu_checks, "train", train)
+    bench = gpu.Bench("cpu", True, tmp_path, float("inf"))
+    gpu_checks.configs(bench)
+    said = capsys.readouterr().out
+    count = 2 * len([*(FOLDER.parent / "configs").glob("*.yaml")])
+    assert bench.broken == [f"1 of {count} runs, the first with ValueError: tensors on meta"]
+    assert "tiny bf16                 FAILED ValueError: tensors on meta\n" in said
+    assert goals(said)["configs_trained"] == f"{count - 1} >= {count} short"
+
+    late = gpu.Bench("cpu", True, tmp_path, 0.0)
+    gpu_checks.configs(late)
+    assert "not reached in time: dmpt+ bf16, " in capsys.readouterr().out
+    assert not late.broken
