@@ -20,7 +20,7 @@ from dmpt.settings.values import flatten
 from dmpt.training.state import STATE, is_finished
 from dmpt.training.trainer import Trainer
 from layouts import Facts, write_market1501_mm, write_msvr310, write_rgbnt100
-from runs import TOWER, toy, with_
+from runs import TOWER, change_state, toy, with_
 
 SETS = ("rgbnt201", "market1501_mm", "rgbnt100", "msvr310")
 SMALL = [
@@ -222,6 +222,11 @@ def test_a_cell_from_end_to_end_on_a_stand_in(
     assert (again["ours"], again["deviations"]) == (written["ours"], written["deviations"])
     assert json.loads((out / "reproduction.json").read_text()) == again
     assert (out / "metrics.jsonl").read_bytes() == log
+
+    # a run that was planned otherwise at first is no reproduction
+    change_state(out, progress=lambda said: said | {"history": [{"step": 3, "train.epochs": [1, 2]}]})
+    main([*command, "--json"])
+    assert "from step 3 on: train.epochs" in json.loads(capsys.readouterr().out)["deviations"]
 
     # a run of other settings is not passed off as this one's
     with pytest.raises(SystemExit) as stop:

@@ -1136,6 +1136,12 @@ def test_no_equal_rank_where_the_number_of_identities_would_change_it(
         settings_of(study, study.rows[0], "toy", bases()["synthetic"] | base)
 
 
+def test_a_study_starts_from_no_adapter(tmp_path: Path) -> None:
+    study = find(str(write_study(tmp_path / "s.yaml", reference="a", rows=[{"name": "a", "change": {}}])))
+    with pytest.raises(UserError, match=r"s\.yaml, row a: a study trains each run from its start; leave out init"):
+        settings_of(study, study.rows[0], "toy", bases()["synthetic"] | {"init": "runs/x"})
+
+
 def test_a_kept_rank_that_is_not_equal_is_no_result(finished: Place, tmp_path: Path) -> None:
     place = copy_of(finished, tmp_path / "c")
     change = {"bind.depth": 0, "backbone.lora_rank": "equal"}

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import yaml
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from dmpt.adapter.folder import load_card, save_card
 from dmpt.base.errors import UserError
@@ -15,7 +13,7 @@ from dmpt.cli import main
 from dmpt.training.schedule import learning_rate
 from dmpt.training.state import is_finished
 from dmpt.training.trainer import Trainer
-from runs import dying, fit, flags, log, processes_of, same_state, settings, toy
+from runs import change_state, dying, fit, flags, log, processes_of, same_state, settings, toy
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +23,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def steps(out: Path) -> list[dict[str, Any]]:
     return [line for line in log(out) if "losses" in line]
-
-
-def change_state(out: Path, **own: Any) -> None:
-    """Rewrite what a state says beside its tensors: ``progress`` and ``identity`` are functions of what it said."""
-    path = out / "state.safetensors"
-    with safe_open(path, framework="pt") as file:
-        said = {key: json.loads(value) for key, value in file.metadata().items()}
-    changed = {key: json.dumps(own.get(key, lambda same: same)(value)) for key, value in said.items()}
-    save_file(load_file(path), path, changed)
 
 
 def test_a_finished_run_goes_on_with_more_epochs(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

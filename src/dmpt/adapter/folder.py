@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from torch import Tensor
 
 from dmpt import __version__
 from dmpt.base.errors import UserError
@@ -45,7 +46,8 @@ class Card:
         metrics: what training reported last.
         backbone_unused: what of the weights file is not used.
         licence: of the backbone's weights and of the data, as far as known.
-        history: what makes this another model than its settings alone would: other epochs than planned at first, ...
+        history: what makes this another model than its settings alone would: a start from another
+            adapter, another plan on the way.
     """
 
     config: Config
@@ -153,8 +155,7 @@ def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = N
             f"{folder} was trained on {card.config.backbone.name} with sha256 {card.backbone_sha256}, but "
             f"{backbone_config.weights} has {info.sha256}; give the right file with --backbone.weights"
         )
-    with reading(folder / TENSORS):
-        tensors = {name_today(name): tensor for name, tensor in load_file(folder / TENSORS).items()}
+    tensors = load_tensors(folder)
     words = tensors.get("prompts.modality.words")
     with torch.random.fork_rng(devices=[]):  # initial values are drawn, and replaced by the file's
         network, _ = build_network(card.config, build_backbone(backbone_config, vit), info, card.ids, words)
@@ -163,6 +164,16 @@ def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = N
     if dtype is not None:
         network.backbone.keep_in(dtype)
     return network, card
+
+
+def load_tensors(folder: Path) -> dict[str, Tensor]:
+    """What was trained, by the names of today.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    with reading(folder / TENSORS):
+        return {name_today(name): tensor for name, tensor in load_file(folder / TENSORS).items()}
 
 
 def name_today(name: str) -> str:

@@ -95,6 +95,7 @@ def evaluate(
             "seed": opened.card.config.train.seed,
             "selected": opened.card.config.train.select,
             "chosen_by": adapter.chosen_by(opened.folder, opened.card),
+            "history": list(opened.card.history),
             "data": dataset.name,
             "modalities": list(data.modalities),
             "data_fingerprint": fingerprint([*records[0], *records[1]]),

@@ -52,6 +52,8 @@ def compare(name: str, config: Config, out: Path, trainer: Trainer, skip_broken:
     changed += other_data(data.layout, found)
     if skipped := len({*trainer.data.skipped, *result["skipped"]}):  # what is no sample is in both
         changed.append(f"other data: {skipped} missing or broken files left out")
+    for event in trainer.progress.history:  # such a run is not these settings from their start
+        changed += [f"from step {event['step']} on: {what}" for what in event if what != "step"]
     ours = {key: result[key] for key in PRINTED}
     reproduction = {
         "cell": name,

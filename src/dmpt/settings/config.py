@@ -310,6 +310,8 @@ class Config:
         loss: the terms of Eq. 17.
         missing: samples that lack a modality.
         train: the recipe.
+        init: an adapter, or the run that it lies in: training starts from its tensors, and only what belongs to
+            identities (classifiers, identity tokens) starts anew; in place of ``semantic.init``.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -325,3 +327,4 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     missing: MissingConfig = field(default_factory=MissingConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    init: str | None = None

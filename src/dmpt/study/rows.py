@@ -37,7 +37,10 @@ def settings_of(study: Study, row: Row, data: str, base: Mapping[str, Any]) -> C
     try:
         if change.get(RANK) == EQUAL:
             change[RANK] = _equal_rank(config_of(base), config_of({**base, **change, RANK: 1}))
-        return config_of({**base, **change})
+        config = config_of({**base, **change})
+        if config.init is not None:
+            raise UserError("a study trains each run from its start; leave out init")
+        return config
     except UserError as error:
         said = str(error).replace("it was written by another version of dmpt", "this version of dmpt has none such")
         raise UserError(f"{study.file}, row {row.name}: {said}") from error

@@ -1,5 +1,7 @@
 """What a run says of itself before it starts, and what its adapters say of it."""
 
+from dataclasses import replace
+
 from dmpt.adapter.folder import Card
 from dmpt.data.layouts import DATASETS
 from dmpt.data.records import fingerprint
@@ -68,7 +70,7 @@ def card_of(config: Config, data: TrainingData, model: Model) -> Card:
         model: what is trained.
     """
     return Card(
-        config=config,
+        config=replace(config, init=None),  # a path; the history tells
         ids=len(data.labels),
         backbone_sha256=model.tower.sha256,
         object=data.dataset.object,

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
@@ -24,12 +25,14 @@ from dmpt.method.network import Output
 T = TypeVar("T")
 
 
-def join_processes(mixed_precision: str) -> Accelerator:
+def join_processes(precision: str) -> Accelerator:
     """The processes that torchrun started, or this one alone.
 
     Args:
-        mixed_precision: ``no``, ``bf16`` or ``fp16``.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
     """
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+    mixed = "no" if precision == "fp32" else precision
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and not dist.is_initialized():
         # torchrun's store still holds the addresses of the processes that it restarts: look under another name.
         store, rank, world = next(rendezvous("env://"))
@@ -37,7 +40,7 @@ def join_processes(mixed_precision: str) -> Accelerator:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     # Unless told that it runs on the CPU, accelerate does not look for other processes there: each would run alone.
-    return Accelerator(mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available())
+    return Accelerator(mixed_precision=mixed, cpu=not torch.accelerator.is_available())
 
 
 @contextmanager

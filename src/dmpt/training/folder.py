@@ -20,7 +20,7 @@ import yaml
 from dmpt.adapter.folder import CARD, TENSORS
 from dmpt.base.environment import environment
 from dmpt.base.errors import UserError
-from dmpt.base.files import write_text
+from dmpt.base.files import expanded, write_text
 from dmpt.base.lock import Lock, Taken
 from dmpt.base.yaml import load
 from dmpt.settings.config import Config, DataConfig
@@ -47,11 +47,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def as_begun(config: Config, out: Path) -> Config:
-    """The settings, with what the run in ``out`` measured when it began where they say ``auto``."""
-    if config.data.value_range != "auto" or not (out / CONFIG).exists():
-        return config
-    begun = checked(DataConfig, {"value_range": read_settings(out).get("data.value_range")}, str(out / CONFIG))
-    return replace(config, data=replace(config.data, value_range=begun.value_range))
+    """The settings, with what the run in ``out`` began with where they leave it open; its start by its whole path.
+
+    Open are a range to measure (``auto``), and what the run starts from.
+    """
+    data, init = config.data, config.init
+    if data.value_range == "auto" and (out / CONFIG).exists():
+        begun = checked(DataConfig, {"value_range": read_settings(out).get("data.value_range")}, str(out / CONFIG))
+        data = replace(data, value_range=begun.value_range)
+    if init is None and (out / CONFIG).exists():
+        with suppress(UserError):  # damaged: said where it matters
+            init = read_settings(out).get("init")
+    return replace(config, data=data, init=init and str(expanded(init).absolute()))
 
 
 def check_folder(out: Path, resume: bool) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState
 
 from dmpt.adapter.folder import save_card, save_tensors
 from dmpt.base.errors import Diverged, UserError, one_line
@@ -37,7 +36,8 @@ from dmpt.training.data import read
 from dmpt.training.distributed import average_gradients, gather, join_processes, once_a_node, partners
 from dmpt.training.log import Log, cut_log, summary_writer
 from dmpt.training.schedule import learning_rate
-from dmpt.training.state import PLAN, STATE, Progress, identity, load_state, save_state
+from dmpt.training.start import Start
+from dmpt.training.state import STATE, Progress, identity, load_state, save_state
 
 SATURATED = 0.01
 """The text loss counts as saturated when it first falls below this, the mean over the modalities."""
@@ -62,24 +62,24 @@ class Trainer:
     ):
         check(config)
         folder.check_folder(out, resume)
+        config = folder.as_begun(config, out)
+        start = None if config.init is None or (out / STATE).exists() else Start.find(config.init)
         if config.train.tensorboard:
             summary_writer()
         self.precision = PRECISIONS[config.train.precision]
         if config.train.precision == "fp16" and not torch.cuda.is_available():
             raise UserError("train.precision fp16 needs a GPU: its gradients overflow on a CPU; set bf16 or fp32")
-        AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
-        mixed = "no" if config.train.precision == "fp32" else config.train.precision
-        self.accelerator = join_processes(mixed)
+        self.accelerator = join_processes(config.train.precision)
         self.out, self.main = out, self.accelerator.is_main_process
         console.quiet = not self.main
         shard(range(config.train.ids * config.train.instances), 0, self.accelerator.num_processes)  # it must divide
         with partners(self.accelerator):
-            self.data = once_a_node(lambda: read(folder.as_begun(config, out), skip_broken), self.accelerator)
-        self._build(config)
+            self.data = once_a_node(lambda: read(config, skip_broken), self.accelerator)
         self.progress = Progress()
+        taken = self._build(config, start)
         self.validated: Metrics | None = None  # what validation found last
         self._claim = ExitStack()  # holds the folder from here to the end of ``fit``
-        said = announce.lines(self.config, self.data, self.model)
+        said = [*announce.lines(self.config, self.data, self.model), *taken]
         try:
             with partners(self.accelerator):
                 going_on = self._open(resume, replan)
@@ -90,8 +90,8 @@ class Trainer:
             said += announce.resumed(self.config, self.progress) if going_on else ["nothing saved yet: starting anew"]
         console.print("\n".join(map(one_line, said)))
 
-    def _build(self, config: Config) -> None:
-        """Network and optimiser, on the device and in the precision of the run."""
+    def _build(self, config: Config, start: Start | None) -> list[str]:
+        """Network and optimiser, on the device and in the precision of the run; returns what is to say of its start."""
         self.model = assemble(config, len(self.data.labels), self.data.dataset.object)
         self.network, self.objective, tower = self.model.network, self.model.objective, self.model.tower
         data = replace(config.data, value_range=self.data.value_range)
@@ -100,7 +100,11 @@ class Trainer:
         self.network.to(self.accelerator.device).train()
         if self.precision != torch.float32:
             self.network.backbone.keep_in(self.precision)
-        if self.config.semantic.init == "data" and not (self.out / STATE).exists():
+        taken = []
+        if start is not None:
+            taken.append(start.put_into(self.model, self.config))
+            self.progress.history.append(start.event())
+        elif self.config.semantic.init == "data" and not (self.out / STATE).exists():
             with self.accelerator.autocast():
                 start_prompts(self.network, self.data.records, self.config)
         self.trained = self.network.trained()
@@ -109,6 +113,7 @@ class Trainer:
         self.optimizer = self.accelerator.prepare(adam)
         self.card = announce.card_of(self.config, self.data, self.model)
         self.who = identity(self.config, self.data, self.model, self.accelerator.num_processes)
+        return taken
 
     def _open(self, resume: bool, replan: bool) -> bool:
         """The run folder, made last: what fails before leaves none behind. Returns whether there was a state in it."""
@@ -129,8 +134,7 @@ class Trainer:
                 self.accelerator.scaler.load_state_dict(self.progress.scaler)
             if self.main:
                 cut_log(self.out, self.progress.step)
-                if any(PLAN in event for event in self.progress.news):
-                    folder.write_settings(self.out, self.config)
+                folder.write_settings(self.out, self.config)
         self.accelerator.wait_for_everyone()
         self._holding = True
         return going_on

@@ -1,0 +1,105 @@
+"""``init``: a run that starts from what another one trained.
+
+What belongs to identities starts anew, as the optimiser and the schedule do; all the rest is the adapter's. So before
+the first step the test features are the adapter's, bit for bit where images are prepared alike.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmpt.adapter.folder import TENSORS, Card, load_card, load_tensors, saved_step
+from dmpt.base.errors import UserError
+from dmpt.base.files import expanded, sha256
+from dmpt.evaluation.opened import adapter_folder
+from dmpt.extensions.assemble import Model
+from dmpt.settings.config import Config
+from dmpt.settings.values import dotted
+
+SAME = (
+    *("backbone.name", "backbone.overrides", "backbone.blocks", "backbone.norm", "backbone.antialias"),
+    *("data.modalities", "feature", "neck"),
+)
+"""Settings by which the same tensors give other features."""
+SHAPES = (
+    *SAME,
+    *("backbone.tune", "backbone.lora_rank", "backbone.projection", "backbone.projection_dim", "text.loss", "heads"),
+    *("semantic.length", "semantic.first_layer", "semantic.share", "modality.", "bind.", "missing."),
+)
+"""How settings begin by which a network has other tensors."""
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """An adapter that a run starts from.
+
+    Attributes:
+        folder: the adapter's.
+        card: what it says of itself.
+    """
+
+    folder: Path
+    card: Card
+
+    @classmethod
+    def find(cls, init: str) -> "Start":
+        """The adapter in a run folder that training selected, or an adapter by itself.
+
+        Raises:
+            UserError: there is none.
+        """
+        folder = adapter_folder(expanded(init))
+        return cls(folder, load_card(folder))
+
+    def put_into(self, model: Model, config: Config) -> str:
+        """Replace the initial values.
+
+        Args:
+            model: as ``assemble`` made it; where it is does not matter.
+            config: its settings.
+
+        Returns:
+            A line that says what was taken.
+
+        Raises:
+            UserError: the adapter belongs to another backbone, or to a network of another form.
+        """
+        network, sha = model.network, model.tower.sha256
+        if sha != self.card.backbone_sha256:
+            raise UserError(
+                f"init {self.folder} was trained on {self.card.config.backbone.name} with sha256 "
+                f"{self.card.backbone_sha256}, but {config.backbone.weights} has {sha}; give backbone.weights that file"
+            )
+        own, found = network.own_state(), load_tensors(self.folder)
+        anew = {name for name in own if _of_identities(name)}
+        taken = {name: tensor for name, tensor in found.items() if not _of_identities(name)}
+        old, new = dotted(self.card.config), dotted(config)
+        other = {name for name in {*own, *taken} - anew if _shape(own, name) != _shape(taken, name)}
+        if other or any(old[key] != new[key] for key in SAME):
+            differing = [key for key in new if key.startswith(SHAPES) and old[key] != new[key]]
+            settings = "; ".join(f"{key} is {old[key]} there and {new[key]} here" for key in differing)
+            raise UserError(f"init {self.folder} fits another network: {settings or ', '.join(sorted(other))}")
+        network.load_own_state({**own, **taken}, str(self.folder / TENSORS))
+        return (
+            f"started from {self.folder} ({self.card.data.get('name')}, step {saved_step(self.folder)}): "
+            f"{len(taken)} tensors are taken; anew: {', '.join(sorted(anew))}, optimiser and learning rate"
+        )
+
+    def event(self) -> dict[str, Any]:
+        """What the run's history tells of it: no path."""
+        told = {
+            "sha256": sha256(self.folder / TENSORS),
+            "data": self.card.data.get("name"),
+            "licence": self.card.licence,
+            "history": list(self.card.history),
+        }
+        return {"step": 1, "init": told}
+
+
+def _of_identities(name: str) -> bool:
+    """Whether a tensor says something of the identities that were trained on, and of no others."""
+    return name.endswith(".classifier.weight") or name.startswith("identity_text.")
+
+
+def _shape(tensors: dict[str, Any], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None
