@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint torture clean
 
 demo: .venv/installed
 	$(BIN)/dmpt demo --out demo
@@ -14,6 +14,10 @@ lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# Half an hour of kills and full disks (docs/reliability.md); needs Linux.
+torture: .venv/installed
+	$(BIN)/python tools/torture.py
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
