@@ -1,7 +1,7 @@
 """A lock on a file: it keeps other processes out until it is released, or its process ends in whatever way.
 
-Not the package filelock: its versions before 3.21 or so report every failure of the system as "somebody holds it", and
-later ones put a file in the place of a lock that does not exist, which outlives a killed process.
+Not the package filelock: its versions 3.13 to 3.20 take nearly every failure of the system for "somebody holds it", and
+4.3 puts a file in the place of a lock that does not exist, which outlives a killed process.
 """
 
 import errno
