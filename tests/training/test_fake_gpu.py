@@ -1,8 +1,8 @@
 """A training step of every shipped config on a GPU that is not there: no tensor is left on the CPU.
 
 Torch's fake tensors have shapes, precisions and devices but no values, so that towers and pictures of full size take no
-time, and two of them that do not lie on one device are an error as on a real GPU. Backward needs a driver: gradients are
-made up.
+time, and two of them that do not lie on one device are an error as on a real GPU. Backward needs a driver: gradients
+are made up.
 """
 
 import contextlib
@@ -144,7 +144,7 @@ def trainer_of(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
             return real(*arguments)
 
     monkeypatch.setattr(training, "assemble", outside)
-    trainer._build(config)
+    trainer._build(config, start=None)
     trainer.accelerator.trained = trainer.trained
     return trainer
 
