@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,22 @@ def test_an_error_comes_as_it_is_and_in_its_place(capsys: pytest.CaptureFixture[
     with pytest.raises(UserError, match=r"^the third is damaged$"):
         next(results)
     assert capsys.readouterr().err == ""
+
+
+class Fatal:
+    """Work whose arrival ends a worker, which has just begun and has read nothing else."""
+
+    def __call__(self, part: bytes) -> int:
+        return len(part)
+
+    def __reduce__(self) -> Any:
+        return os._exit, (3,)
+
+
+def test_workers_that_do_not_come_to_work_keep_nobody_waiting(capsys: pytest.CaptureFixture[str]) -> None:
+    warn.cache_clear()
+    assert list(spread(Fatal(), [bytes(10**6)] * 3, 2)) == [10**6] * 3
+    assert "ended (exit code 3); going on with none of 1" in capsys.readouterr().err
 
 
 def large(part: bytes) -> bytes:

@@ -6,12 +6,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from dmpt.base import stopping
-from dmpt.base.stopping import SIGNALS, Interrupted, Stopped, interrupts, stoppable
+from dmpt.base.stopping import SIGNALS, Interrupted, Stopped, held_back, interrupts, stoppable
 from dmpt.base.terminal import console, stderr
 from dmpt.cli import main
 
@@ -69,6 +70,22 @@ def test_a_second_wish_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wish_that_came_last_is_not_forgotten() -> None:
     with pytest.raises(Stopped), interrupts():
         signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_wish_that_is_held_back_comes_after() -> None:
+    done = []
+    with pytest.raises(Interrupted) as stopped, stoppable():
+        hold(done)
+    assert (done, stopped.value.number) == ([1], signal.SIGTERM)
+    with suppress(Stopped), interrupts() as asked:
+        hold(done)
+        assert asked() == signal.SIGTERM
+
+
+def hold(done: list[int]) -> None:
+    with held_back():
+        signal.raise_signal(signal.SIGTERM)
+        done.append(1)
 
 
 @pytest.mark.parametrize("listen", [stoppable, interrupts])

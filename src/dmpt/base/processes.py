@@ -7,16 +7,17 @@ could keep others waiting. Whatever ends it closes the pipe, which is seen at on
 import atexit
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
-from dmpt.base.stopping import SIGNALS
+from dmpt.base.stopping import SIGNALS, held_back
 from dmpt.base.terminal import warn
 
 Part = TypeVar("Part")
@@ -67,7 +68,7 @@ def ahead(
         return
     done = 0
     try:
-        with closing(_by_workers(_Office(work, parts, begin), workers, method, window)) as results:
+        with closing(_by_workers(_Office(work, begin), parts, workers, method, window)) as results:
             for result in results:
                 yield result
                 done += 1
@@ -85,10 +86,10 @@ class _LostError(Exception):
 
 
 class _Office(Generic[Part, Done]):
-    """What a worker does, in the worker: it is told a part's number, and answers with what came of it."""
+    """What a worker does, in the worker: it is told all parts, then one's number, and answers with what came of it."""
 
-    def __init__(self, work: Callable[[Part], Done], parts: Sequence[Part], begin: Callable[[], object] | None):
-        self.work, self.parts, self.begin, self.parent = work, parts, begin, os.getpid()
+    def __init__(self, work: Callable[[Part], Done], begin: Callable[[], object] | None):
+        self.work, self.begin, self.parent = work, begin, os.getpid()
 
     def __call__(self, pipe: Connection) -> None:
         """Work until there is nobody to work for."""
@@ -98,14 +99,16 @@ class _Office(Generic[Part, Done]):
             threading.Thread(target=self._watch, daemon=True).start()
             if self.begin is not None:
                 self.begin()
+            parts = pipe.recv()
             while True:
-                self._answer(pipe, pipe.recv())
+                number = pipe.recv()
+                self._answer(pipe, number, parts[number])
         finally:
             os._exit(1)  # without a word: it is the parent that speaks
 
-    def _answer(self, pipe: Connection, number: int) -> None:
+    def _answer(self, pipe: Connection, number: int, part: Part) -> None:
         try:
-            pipe.send((number, self.work(self.parts[number]), None))
+            pipe.send((number, self.work(part), None))
         except Exception as error:
             pipe.send((number, None, f"{type(error).__name__}: {error}"))
 
@@ -127,11 +130,14 @@ class _Worker:
             self.process.start()
         self.in_hand = 0
 
-    def give(self, number: int) -> None:
+    def send(self, what: object) -> None:
         try:
-            self.pipe.send(number)
+            self.pipe.send(what)
         except OSError:
             raise self._lost() from None
+
+    def give(self, number: int) -> None:
+        self.send(number)
         self.in_hand += 1
 
     def take(self) -> tuple[int, Any, str | None]:
@@ -157,17 +163,22 @@ class _Worker:
 class _Crew:
     """Workers, and what of their work has not been asked for yet."""
 
-    def __init__(self, office: _Office[Any, Any], method: str):
-        self.office, self.method, self.workers = office, method, list[_Worker]()
+    def __init__(self, office: _Office[Part, Any], parts: Sequence[Part], method: str):
+        self.office, self.parts, self.method, self.workers = office, parts, method, list[_Worker]()
         self.ready: dict[int, tuple[Any, str | None]] = {}
         self.given = 0
 
     def hire(self, count: int) -> None:
         try:
+            if sys.platform != "win32" and self.method == "spawn":
+                resource_tracker.ensure_running()  # as the first worker starts it would let signals through
             for _ in range(count):
-                self.workers.append(_Worker(self.office, self.method))
+                with held_back():  # one that is half started would complain, and be nobody's to end
+                    self.workers.append(_Worker(self.office, self.method))
         except OSError as error:
             raise _LostError(f"a worker process could not be started ({error.strerror})") from None
+        for worker in self.workers:  # when all have begun to import what they need
+            worker.send(self.parts)
 
     def give(self, limit: int) -> None:
         """Parts before ``limit``, each to who has least in hand."""
@@ -187,22 +198,24 @@ class _Crew:
             worker.end()
 
 
-def _by_workers(office: _Office[Any, Done], workers: int, method: str, window: int) -> Generator[Done, None, None]:
-    crew = _Crew(office, method)
+def _by_workers(
+    office: _Office[Part, Done], parts: Sequence[Part], workers: int, method: str, window: int
+) -> Generator[Done, None, None]:
+    crew = _Crew(office, parts, method)
     atexit.register(crew.end)  # where nobody closes this; multiprocessing's own would wait for them
     try:
         crew.hire(workers)
-        for number, part in enumerate(office.parts):
+        for number, part in enumerate(parts):
             crew.listen(0)  # what came meanwhile makes room
-            crew.give(min(number + window, len(office.parts)))
+            crew.give(min(number + window, len(parts)))
             while number not in crew.ready:
                 crew.listen(None)
-                crew.give(min(number + window, len(office.parts)))
+                crew.give(min(number + window, len(parts)))
             result, failure = crew.ready.pop(number)
             if failure is not None:
                 result = office.work(part)  # where the part is to blame, this says so in its own words
                 warn(f"a worker process failed ({failure}); this one did its part")
             yield result
     finally:
-        atexit.unregister(crew.end)
         crew.end()
+        atexit.unregister(crew.end)

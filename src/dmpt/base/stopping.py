@@ -2,6 +2,7 @@
 
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -67,6 +68,30 @@ def interrupts() -> Iterator[Callable[[], int]]:
         yield lambda: asked
     if asked:
         raise Stopped(asked)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Inside, a signal waits; at the end it does what it would have done. A process started here never hears it."""
+    global _heard
+    waiting = 0
+
+    def keep(number: int) -> None:
+        nonlocal waiting
+        waiting = number
+
+    with _listening(keep):
+        if sys.platform == "win32":
+            yield
+        else:
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if waiting:
+        _heard = -math.inf
+        signal.raise_signal(waiting)
 
 
 @contextmanager
