@@ -36,6 +36,14 @@ def clip(quick: bool = True, half: bool = False) -> Any:
     return copy.deepcopy(_clip(quick, half))
 
 
+def smooth(height: int, width: int, dim: int) -> Tensor:
+    """A position table ``(height * width, dim)`` on which neighbours are alike, as a pretrained one's are."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    waves = torch.arange(1, dim // 4 + 1) / dim
+    parts = [turn(side.flatten()[:, None] * waves * 2) for side in (y, x) for turn in (torch.sin, torch.cos)]
+    return torch.cat(parts, dim=1) / 2
+
+
 @functools.cache
 def _clip(quick: bool, half: bool) -> Any:
     """Weights far from their initial values, so that activations and norms matter; ``half``: rounded to fp16."""
@@ -45,6 +53,8 @@ def _clip(quick: bool, half: bool) -> Any:
         for name, value in model.named_parameters():
             if name != "logit_scale":
                 value.add_(torch.randn_like(value) * (0.2 if value.ndim > 1 else 0.1))
+            if name == "visual.positional_embedding":
+                value[1:] = smooth(4, 4, value.shape[1]) + 0.1 * torch.randn_like(value[1:])
             if half:
                 value.copy_(value.half().float())
     return model

@@ -54,7 +54,8 @@ def measure(folder: Path, model: TinyCLIP, words: Words, ids: int) -> Report:
         UserError: a file does not load.
     """
     model.eval()
-    tower = BackboneConfig(name=NAME, weights=str(folder / VIT), overrides=OVERRIDES)
+    side = max(SIZE) // 16
+    tower = BackboneConfig(name=NAME, weights=str(folder / VIT), grid=(side, side), overrides=OVERRIDES)
     random = BackboneConfig(name=NAME, weights="random", overrides=OVERRIDES)
     vit, info = build_vit(tower, SIZE)
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """Adapters: small, strict, with their preprocessing inside."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from clip_files import smooth
 from dmpt.adapter import folder as adapter
 from dmpt.base.errors import UserError
 from dmpt.evaluation.evaluate import evaluate
@@ -24,9 +26,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     folder = tmp_path_factory.mktemp("adapter")
     config = settings(toy(folder / "data"), epochs=1)
     torch.manual_seed(7)
-    vit, _ = build_vit(config.backbone, (32, 32))  # files hold square grids
+    vit, _ = build_vit(config.backbone, (32, 32))
     save_file(vit.state_dict(), folder / "tower.safetensors")
-    return fit(with_(config, backbone={"weights": str(folder / "tower.safetensors")}), folder / "run")
+    return fit(with_(config, backbone={"weights": str(folder / "tower.safetensors"), "grid": (2, 2)}), folder / "run")
 
 
 @pytest.fixture
@@ -56,6 +58,26 @@ def test_a_loaded_adapter_gives_the_trained_features(trained: Trainer) -> None:
     assert card.config.data.mean == trained.model.tower.mean
     assert card.backbone_sha256 == trained.model.tower.sha256
     assert card.data["samples"] == 48
+
+
+def test_a_position_table_is_read_again_as_in_training(tmp_path: Path) -> None:
+    """Without a grid a card is older than the setting, and every table was a square then."""
+    config = settings(toy(tmp_path / "data"), epochs=0)
+    vit, _ = build_vit(config.backbone, (128, 32))
+    vit.pos_embed.data[0, 1:] = smooth(8, 2, vit.embed_dim)
+    save_file(vit.state_dict(), tmp_path / "tower.safetensors")
+    run = fit(with_(config, backbone={"weights": str(tmp_path / "tower.safetensors")}), tmp_path / "run")
+    table = run.network.backbone.vit.pos_embed
+    network, card = adapter.load(run.out / "last")
+    assert card.config.backbone.grid == (8, 2)
+    assert torch.equal(network.backbone.vit.pos_embed, table)
+    content = json.loads((run.out / "last" / "config.json").read_text())
+    del content["config"]["backbone"]["grid"]
+    (run.out / "last" / "config.json").write_text(json.dumps(content))
+    square, _ = build_vit(replace(card.config.backbone, grid=(4, 4)), card.config.data.size)
+    network, _ = adapter.load(run.out / "last")
+    assert torch.equal(network.backbone.vit.pos_embed, square.pos_embed)
+    assert not torch.equal(square.pos_embed, table)
 
 
 def test_it_holds_what_was_trained_and_nothing_of_the_backbone(trained: Trainer) -> None:
@@ -173,10 +195,11 @@ def test_best_goes_before_last_and_can_be_asked_for(tmp_path: Path) -> None:
 
 def test_features_that_are_not_finite_are_refused(trained: Trainer, copy: Path) -> None:
     tensors = load_file(copy / "adapter.safetensors")
-    tensors["prompts.semantic.tokens"][:] = float("nan")
-    save_file(tensors, copy / "adapter.safetensors", {"step": "1"})
-    with pytest.raises(UserError, match="hold NaN"):
-        evaluate(copy)
+    for value, said in ((3e38, "hold NaN"), (float("nan"), r"prompts\.semantic\.tokens holds NaN or infinity")):
+        tensors["prompts.semantic.tokens"][:] = value
+        save_file(tensors, copy / "adapter.safetensors", {"step": "1"})
+        with pytest.raises(UserError, match=said):
+            evaluate(copy)
 
 
 def test_one_camera_has_no_valid_query(trained: Trainer, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_the_tiny_clip_loads_as_any_clip_does(root: Path, tmp_path: Path) -> Non
     _, card = adapter.load(tmp_path / "run" / "last")
     assert card.config.backbone.weights.startswith("package:")  # no path of this machine
     assert trainer.model.tower.projection is not None
-    assert tiny_clip()[0] == card.config.backbone
+    assert replace(tiny_clip()[0], grid=(8, 8)) == card.config.backbone  # which its table shows
 
 
 # --- what training proves

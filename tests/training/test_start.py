@@ -1,6 +1,7 @@
 """``init``: a run that starts from a trained adapter."""
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dmpt.adapter.folder import load, load_card
 from dmpt.base.errors import UserError
 from dmpt.cli import main
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.settings.config import Config
+from dmpt.towers.image import build_vit
 from dmpt.training.trainer import Trainer
 from runs import dying, fit, flags, log, same_state, settings, toy, with_
 
@@ -154,6 +156,26 @@ def test_a_network_of_another_form_is_refused_by_the_setting(
     with pytest.raises(UserError, match=rf"init {trained}/last .*{said}"):
         Trainer(replace(config, init=str(trained)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_positions_lie_on_the_same_grid(data: Path, tmp_path: Path) -> None:
+    """An adapter from before the setting took them for a square."""
+    config = settings(data, epochs=0)
+    vit, _ = build_vit(config.backbone, (128, 32))
+    save_file(vit.state_dict(), tmp_path / "tower.safetensors")
+    config = with_(config, backbone={"weights": str(tmp_path / "tower.safetensors"), "grid": (4, 4)})
+    fit(config, tmp_path / "first")
+    card = tmp_path / "first" / "last" / "config.json"
+    start: dict[str, Any] = {"init": str(card.parent)}
+    other = with_(config, backbone={"grid": (8, 2)})
+    for age in ("new", "old"):
+        if age == "old":
+            content = json.loads(card.read_text())
+            del content["config"]["backbone"]["grid"]
+            card.write_text(json.dumps(content))
+        fit(replace(config, **start), tmp_path / age)
+        with pytest.raises(UserError, match=r"backbone\.grid is \[4, 4\] there and \[8, 2\] here$"):
+            Trainer(replace(other, **start), tmp_path / "run")
 
 
 def test_a_folder_without_an_adapter_is_refused_before_data_are_read(

@@ -285,6 +285,15 @@ def test_resume_takes_a_setting_that_is_younger_than_the_run_for_its_default(tmp
         refuse_change(old, now | {"train.ema": 0.9}, tmp_path)
 
 
+def test_resume_knows_that_positions_were_a_square_before_their_grid_was_a_setting(tmp_path: Path) -> None:
+    now = fixed_settings(with_(Config(), backbone={"grid": (8, 8)}))
+    old = {key: value for key, value in now.items() if key != "backbone.grid"}
+    refuse_change(old, now, tmp_path)
+    with pytest.raises(UserError, match=r"backbone\.grid was \[8, 8\], now it is \[16, 4\]"):
+        refuse_change(old, fixed_settings(with_(Config(), backbone={"grid": (16, 4)})), tmp_path)
+    refuse_change(old, fixed_settings(Config()), tmp_path)  # random weights have none
+
+
 def test_resume_refuses_other_validation_data(data: Path, tmp_path: Path) -> None:
     config = settings(data, epochs=1, select="test")
     fit(config, tmp_path / "run")
@@ -356,7 +365,7 @@ def test_resume_notices_other_weights_in_the_same_place(data: Path, tmp_path: Pa
     file = tmp_path / "tower.safetensors"
     vit, _ = build_vit(config.backbone, (32, 32))
     save_file(vit.state_dict(), file)
-    config = with_(config, backbone={"weights": str(file)})
+    config = with_(config, backbone={"weights": str(file), "grid": (2, 2)})
     fit(config, tmp_path / "run")
     file.rename(tmp_path / "moved.safetensors")
     Trainer(with_(config, backbone={"weights": str(tmp_path / "moved.safetensors")}), tmp_path / "run", resume=True)
@@ -421,7 +430,7 @@ def test_what_the_weights_file_holds_in_vain_is_said(
     config = settings(data, epochs=0)
     vit, _ = build_vit(config.backbone, (32, 32))
     save_file(vit.state_dict(), tmp_path / "tower.safetensors")
-    shorter = {"weights": str(tmp_path / "tower.safetensors"), "blocks": 1, "norm": "plain"}
+    shorter = {"weights": str(tmp_path / "tower.safetensors"), "grid": (2, 2), "blocks": 1, "norm": "plain"}
     trainer = fit(with_(config, backbone=shorter), tmp_path / "run")
     assert "not used of the weights file: blocks.1, norm" in capfd.readouterr().err
     assert trainer.card.backbone_unused == ("blocks.1", "norm")

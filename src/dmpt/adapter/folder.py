@@ -23,7 +23,7 @@ from dmpt.method.network import DMPT
 from dmpt.settings.config import Config
 from dmpt.settings.values import checked
 from dmpt.towers.image import build_vit
-from dmpt.towers.tensors import write_tensors
+from dmpt.towers.tensors import refuse_nan, write_tensors
 
 FORMAT = "dmpt-adapter/1"
 TENSORS, CARD = "adapter.safetensors", "config.json"
@@ -149,7 +149,8 @@ def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = N
     with torch.random.fork_rng(devices=[]):
         # Where weights are random these are the weights. Not torch.manual_seed, which moves every GPU's state too.
         torch.default_generator.manual_seed(card.config.train.seed)
-        vit, info = build_vit(backbone_config, card.config.data.size)
+        # A card without a grid is older than the setting.
+        vit, info = build_vit(backbone_config, card.config.data.size, square=backbone_config.grid is None)
     if info.sha256 != card.backbone_sha256:
         raise UserError(
             f"{folder} was trained on {card.config.backbone.name} with sha256 {card.backbone_sha256}, but "
@@ -170,10 +171,12 @@ def load_tensors(folder: Path) -> dict[str, Tensor]:
     """What was trained, by the names of today.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing or damaged, or holds NaN or infinity.
     """
     with reading(folder / TENSORS):
-        return {name_today(name): tensor for name, tensor in load_file(folder / TENSORS).items()}
+        tensors = {name_today(name): tensor for name, tensor in load_file(folder / TENSORS).items()}
+    refuse_nan(tensors, folder / TENSORS)
+    return tensors
 
 
 def name_today(name: str) -> str:

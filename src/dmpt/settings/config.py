@@ -71,14 +71,14 @@ class BackboneConfig:
         name: a timm ``VisionTransformer``.
         weights: ``hub`` (the name's own file, downloaded once), ``hub:OWNER/REPO/FILE``,
             ``package:FILE`` (what comes with dmpt), a local file, or ``random``.
+        grid: height and width in patches of the position table in the weights file; null = as the table shows.
         blocks: use only the first so many blocks; null = all.
         norm: the tower's final norm, or a ``plain`` LayerNorm without affine.
         projection: image features to the text space: the tower's own, frozen; or one that is ``trained``.
         projection_dim: width of a trained projection; the tower's own has its own width.
         antialias: when position embeddings are resampled to another grid.
-        tune: ``frozen`` (the paper), or a comparator: ``linear``, a trained linear layer per modality on the frozen
-            tower's feature (the linear probe); ``lora``, low-rank updates of every block's queries and values;
-            ``full`` fine-tuning.
+        tune: ``frozen`` (the paper), or a comparator: ``linear`` probe, a layer per modality on the frozen tower's
+            feature; ``lora``, low-rank updates of every block's queries and values; ``full`` fine-tuning.
         lora_rank: r of LoRA.
         checkpoint: compute a block's activations again in backward instead of keeping them: less memory, more time.
         overrides: changes to the named architecture, as timm's keyword arguments, e.g. ``{embed_dim: 192, depth: 8}``.
@@ -86,6 +86,7 @@ class BackboneConfig:
 
     name: str = "vit_base_patch16_clip_quickgelu_224.openai"
     weights: str = "hub"
+    grid: tuple[int, int] | None = None
     blocks: int | None = None
     norm: Literal["tower", "plain"] = "tower"
     projection: Literal["tower", "trained"] = "tower"
@@ -169,8 +170,7 @@ class TextConfig:
         tower: open_clip's name of the text tower.
         weights: its weights: an open_clip tag (``openai``), ``hub:OWNER/REPO/FILE``, or a local file.
         file: a ready ``text.safetensors`` (or ``package:FILE``) instead of a tower.
-        reduction: of the loss over the modalities: their ``mean``, or their ``sum`` as Eq. 6 prints it;
-            ``literal`` is a sum anyway.
+        reduction: of the loss over the modalities: ``mean``, or ``sum`` as in Eq. 6; ``literal`` is a sum anyway.
         tokens: learnable tokens per identity, for ``identity``.
     """
 

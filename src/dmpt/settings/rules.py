@@ -35,6 +35,7 @@ def check(config: Config) -> None:
         "data.workers": (data.workers, 0),
         "data.split_seed": (data.split_seed, 0),
         "backbone.blocks": (1 if config.backbone.blocks is None else config.backbone.blocks, 1),
+        "backbone.grid": (min(config.backbone.grid or (1,)), 1),
         "backbone.projection_dim": (config.backbone.projection_dim, 1),
         "semantic.length": (semantic.length, 0),
         "modality.length": (modality.length, 0),

@@ -181,14 +181,15 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     A setting that is younger than a run had its default; ``data.mean`` and ``data.std`` that are the tower's count as
     not set; a text tower that nobody reads is left out; text files count by their names, wherever they are; what the
-    backbone's file holds is compared by hash (``check_inputs_of``), which random weights have none of.
+    backbone's file holds, its grid of positions included, is compared by hash (``check_inputs_of``), which random
+    weights have none of.
     """
     whole = {key: settings.get(key, default) for key, default in KNOWN.items()}
     found = {key: value for key, value in whole.items() if key not in HARMLESS}
     found |= {key: None for key, own in _normalisation(whole["backbone.name"]).items() if found[key] == own}
     found |= {key: _named(whole[key]) for key in ("text.tower", "text.weights", "text.file")}
     found["backbone.weights"] = "random" if whole["backbone.weights"] == "random" else "from a file"
-    for key in unread(whole):
+    for key in ("backbone.grid", *unread(whole)):
         del found[key]
     return found
 

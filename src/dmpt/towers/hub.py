@@ -10,12 +10,13 @@ from dmpt.base.errors import UserError
 from dmpt.towers.packaged import local
 
 
-def resolve(weights: str, timm_name: str) -> Path:
-    """The local file that ``backbone.weights`` means, downloaded once if need be.
+def resolve(weights: str, timm_name: str, setting: str = "backbone.weights") -> Path:
+    """The local file that a setting means, downloaded once if need be.
 
     Args:
         weights: ``hub``, ``hub:OWNER/REPO/FILE``, ``package:FILE`` or a local path.
         timm_name: whose own file ``hub`` is.
+        setting: its name, for errors.
 
     Raises:
         UserError: no such file, here or on the hub; no network and not cached.
@@ -29,12 +30,12 @@ def resolve(weights: str, timm_name: str) -> Path:
         owner, _, rest = weights.removeprefix("hub:").partition("/")
         repo, _, file = rest.partition("/")
         if not (owner and repo and file):
-            raise UserError(f"weights {weights}: must read hub:OWNER/REPO/FILE")
+            raise UserError(f"{setting} {weights}: must read hub:OWNER/REPO/FILE")
         return download(f"{owner}/{repo}", [file])
     path = local(weights)
     if not path.is_file():
         what = "is a folder, not a weights file" if path.is_dir() else "no such weights file"
-        raise UserError(f"{path}: {what}; give a local file, hub, or hub:OWNER/REPO/FILE")
+        raise UserError(f"{setting} {path}: {what}; give a local file, hub, or hub:OWNER/REPO/FILE")
     return path
 
 
@@ -77,6 +78,8 @@ def native_quick_gelu(repo: str) -> bool | None:
     """
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained
 
+    if repo.startswith("openai/clip-"):  # in transformers' names, which open_clip does not list
+        return True
     cfgs = [(tag, get_pretrained_cfg(model, tag)) for model, tag in list_pretrained()]
     listed = [(tag, cfg.get("hf_hub", "").strip("/"), bool(cfg.get("quick_gelu"))) for tag, cfg in cfgs]
     name = repo.removeprefix("timm/")

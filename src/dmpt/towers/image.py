@@ -1,7 +1,8 @@
 """A frozen image tower from a name and a weights file (section 4.2: CLIP and ImageNet ViT-B/16).
 
-timm builds every tower; its own filter renames open_clip's, OpenAI's and DINOv2's tensors. Loading is strict: a tensor
-that is missing, too many or of another shape is an error, and the few that may stay unused are listed.
+timm builds every tower; its own filter renames open_clip's, OpenAI's and DINOv2's tensors, ``names.py`` the others.
+Loading is strict: a tensor of the tower that is missing, too many or of another shape is an error, and the few that may
+stay unused are listed.
 """
 
 import difflib
@@ -15,7 +16,6 @@ from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 from timm.layers.activations import QuickGELU
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
@@ -25,10 +25,10 @@ from dmpt.base.errors import UserError
 from dmpt.base.files import sha256
 from dmpt.settings.config import BackboneConfig
 from dmpt.towers.hub import native_quick_gelu, pretrained_cfg, resolve
+from dmpt.towers.names import TEXT, Found, find_tower
+from dmpt.towers.positions import Grid, grid_of, resampled
 from dmpt.towers.tensors import NO_WEIGHTS, check_same, read_tensors
 
-# What of a CLIP file belongs to its text tower, and so is not an image tower's leftover.
-_TEXT = ("text", "transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection", "logit_scale")
 # timm's keyword arguments that are not architecture, or would read files of their own.
 _RESERVED = ("pretrained", "checkpoint_path", "cache_dir", "img_size", "use_naflex", "features_only", "device", "dtype")
 
@@ -46,6 +46,8 @@ class TowerInfo:
         mean: per-channel mean the tower was trained with.
         std: per-channel standard deviation it was trained with.
         quick_gelu: whether its activation is QuickGELU.
+        grid: of the file's position table, height and width; None without a file.
+        done: what was done to the file's tensors, a line each.
     """
 
     name: str
@@ -56,19 +58,26 @@ class TowerInfo:
     std: tuple[float, float, float]
     quick_gelu: bool
     licence: str
+    grid: Grid | None = None
+    done: tuple[str, ...] = ()
 
 
 def build_vit(
-    config: BackboneConfig, size: tuple[int, int], load: bool = True, keep_random_state: bool = True
+    config: BackboneConfig,
+    size: tuple[int, int],
+    load: bool = True,
+    keep_random_state: bool = True,
+    square: bool = False,
 ) -> tuple[VisionTransformer, TowerInfo]:
     """The image tower, in float32 on the CPU, with positions resampled to the image size.
 
     Args:
-        config: name, weights, blocks, norm, antialias and overrides are used.
+        config: name, weights, grid, blocks, norm, antialias and overrides are used.
         size: height and width of the images in pixels.
         load: False builds it on the meta device without reading any file: shapes only.
         keep_random_state: False leaves torch's random state behind the tower's initial values, which are drawn even
             where a file replaces them; what training draws next has always begun there.
+        square: take the file's positions for a square, whatever they look like, as dmpt did before ``backbone.grid``.
 
     Returns:
         timm's model with ``config.blocks`` blocks and no head, and what is known about it.
@@ -82,20 +91,25 @@ def build_vit(
     cfg = vit.pretrained_cfg
     full_name = f"{cfg['architecture']}.{cfg['tag']}"
     quick = isinstance(vit.blocks[0].mlp.act, QuickGELU)
-    tensors: dict[str, Tensor] = {}
+    tower = Found({})
     unused: list[str] = []
+    done: list[str] = []
     said: dict[str, str] = {}
-    digest = None
+    grid = digest = None
     if load and config.weights != "random":
         path = resolve(config.weights, config.name)
         tensors, said = read_tensors(path)
         _check_activation(config, quick, path, said["container"] == "torchscript")
+        tower = find_tower(tensors, "image", path)
         digest = sha256(path)
     elif load:  # another version of timm or torch may draw others
         digest = hashlib.sha256(b"".join(t.numpy().tobytes() for t in vit.state_dict().values())).hexdigest()
-    projects = isinstance(vit.head, nn.Linear) and is_projection(full_name, tensors)
-    if tensors:
-        unused = _load(vit, tensors, config, projects, path)
+    projects = isinstance(vit.head, nn.Linear) and is_projection(full_name, tower.tensors)
+    if tower.tensors:
+        found, strange = _convert(vit, tower.tensors, config, path)
+        grid, how = _place(vit, found, config, square, path)
+        unused = [*_load(vit, found, strange, config, projects, path), *tower.other]
+        done = _done(tower, said, grid, how, vit.patch_embed.grid_size)
     projection = vit.head.weight.detach().clone() if projects else None
     vit.head = nn.Identity()
     vit.blocks = vit.blocks[: config.blocks]
@@ -110,6 +124,8 @@ def build_vit(
         std=tuple(cfg["std"]),
         quick_gelu=quick,
         licence=said.get("licence") or cfg.get("license") or "see where they come from",
+        grid=grid,
+        done=tuple(done),
     )
     return vit, info_of_tower
 
@@ -191,9 +207,10 @@ def _check_activation(config: BackboneConfig, quick: bool, path: Path, openai: b
     raise UserError(f"{path}: trained with {kinds[native]}, backbone.name {name} has {kinds[quick]}; set it to {right}")
 
 
-def _load(vit: Any, tensors: dict[str, Tensor], config: BackboneConfig, projects: bool, path: Path) -> list[str]:
+def _load(
+    vit: Any, found: dict[str, Tensor], strange: list[str], config: BackboneConfig, projects: bool, path: Path
+) -> list[str]:
     """Copy the file's tensors into the tower; returns what stays unused."""
-    found, strange = _convert(vit, tensors, config, path)
     expected = vit.state_dict()
     blocks = range(len(vit.blocks) if config.blocks is None else config.blocks, len(vit.blocks))
     spare = [f"blocks.{index}." for index in blocks]
@@ -214,31 +231,51 @@ def _load(vit: Any, tensors: dict[str, Tensor], config: BackboneConfig, projects
 def _convert(
     vit: Any, tensors: dict[str, Tensor], config: BackboneConfig, path: Path
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The file's tensors in float32 under timm's names and on the tower's grid, and names that belong nowhere."""
+    """The file's tensors in float32 under timm's names, and names that belong nowhere."""
     clip = "visual.class_embedding" in tensors
-    roots = ("visual", *_TEXT, *NO_WEIGHTS)
+    roots = ("visual", *TEXT, *NO_WEIGHTS)
     strange = [name for name in tensors if clip and name.split(".")[0] not in roots]
     tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-    # Positions None: timm takes the file's grid from the name, and leaves a grid of equal token count as it is.
+    # Positions None: timm would guess their grid.
     model: Any = SimpleNamespace(patch_embed=vit.patch_embed, head=vit.head, pos_embed=None)
     try:
-        found = dict(checkpoint_filter_fn(tensors, model, antialias=config.antialias))
+        return dict(checkpoint_filter_fn(tensors, model, antialias=config.antialias)), strange
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{path}: weights of another architecture than backbone.name {config.name}") from error
+
+
+def _place(
+    vit: Any, found: dict[str, Tensor], config: BackboneConfig, square: bool, path: Path
+) -> tuple[Grid | None, str]:
+    """Bring the positions among ``found`` to the tower's grid; returns the file's, and how that was found."""
     positions = found.get("pos_embed")
-    if positions is None or positions.ndim != 3:
-        return found, strange  # the strict comparison says so
     prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-    side = math.isqrt(max(positions.shape[1] - prefix, 0))
-    if side * side + prefix != positions.shape[1]:
-        raise UserError(
-            f"{path}: its {positions.shape[1]} positions are not {prefix} and a square grid; "
-            f"weights of another architecture than backbone.name {config.name}"
-        )
-    grid = tuple(vit.patch_embed.grid_size)
-    if grid != (side, side):
-        # Contiguous: with the channels last, torch 2.14 gives wrong values for a one-column grid and antialias.
-        table = positions[:, prefix:].transpose(1, 2).reshape(1, -1, side, side).contiguous()
-        table = F.interpolate(table, size=grid, mode="bicubic", antialias=config.antialias)
-        found["pos_embed"] = torch.cat([positions[:, :prefix], table.flatten(2).transpose(1, 2)], dim=1)
-    return found, strange
+    if positions is None or positions.ndim != 3 or positions.shape[1] <= prefix:
+        return None, ""  # the strict comparison says so
+    table = positions[:, prefix:]
+    side = math.isqrt(table.shape[1])
+    named = (side, side) if square and config.grid is None else config.grid
+    height, width = (p // step for p, step in zip(_pretrained_size(vit), vit.patch_embed.patch_size, strict=True))
+    target = vit.patch_embed.grid_size
+    grid, how = grid_of(table[0], named, (height, width), target, path)
+    table = resampled(table, grid, target, config.antialias)
+    found["pos_embed"] = torch.cat([positions[:, :prefix], table], dim=1)
+    return grid, how
+
+
+def _pretrained_size(vit: Any) -> tuple[int, int]:
+    """Height and width in pixels of the images that timm's weights of that name were trained on."""
+    _, height, width = vit.pretrained_cfg["input_size"]
+    return height, width
+
+
+def _done(tower: Found, said: Mapping[str, str], grid: Grid | None, how: str, target: Grid) -> list[str]:
+    """What a user should know of the way from the file to the tower."""
+    classes = said.get("classes")
+    names = [part for part in (tower.done, classes and f"passed over, not run: {classes}") if part]
+    lines = [f"weights file: {'; '.join(names)}"] if names else []
+    if grid is not None and (how or grid != target):
+        of, to = (f"{height}x{width}" for height, width in (grid, target))
+        resized = f", resampled to {to}" if grid != target else ""
+        lines.append(f"positions: a table of {of}{f' ({how})' * bool(how)}{resized}")
+    return lines

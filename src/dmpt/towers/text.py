@@ -11,6 +11,7 @@ from torch import Tensor
 from dmpt.base.errors import UserError
 from dmpt.settings.config import TextConfig
 from dmpt.towers.hub import download, native_quick_gelu, resolve
+from dmpt.towers.names import find_tower
 from dmpt.towers.packaged import local
 from dmpt.towers.tensors import NO_WEIGHTS, check_same, read_tensors
 
@@ -41,7 +42,7 @@ def load_text_tower(config: TextConfig) -> Any:
     del tower.visual
     found = {
         name.removeprefix("text."): value.float()
-        for name, value in tensors.items()
+        for name, value in find_tower(tensors, "text", path).tensors.items()
         if not name.startswith("visual.") and name.split(".")[-1] not in NO_WEIGHTS
     }
     if "vocabulary" in info and _WORDS in found:
@@ -125,7 +126,7 @@ def weights_of(config: TextConfig, architecture: dict[str, Any]) -> Path:
     elif not local(weights).is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(tower)[:5]) or "none"
         raise UserError(f"text.weights {weights}: neither a file, hub:OWNER/REPO/FILE, nor a tag of {tower} ({tags})")
-    return resolve(weights, tower)
+    return resolve(weights, tower, "text.weights")
 
 
 def _check_activation(tower: str, architecture: dict[str, Any], native: bool | None) -> None:

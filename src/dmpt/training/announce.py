@@ -19,6 +19,7 @@ def lines(config: Config, data: TrainingData, model: Model) -> list[str]:
         *data.lines(recipe.select),
         f"{model.tower.name}, {config.backbone.tune}; {model.network.trained_count:,} trained parameters",
     ]
+    found += model.tower.done
     if config.modality.length:
         found.append(f"modality prompts from {config.modality.source}")
     projection = f", {config.backbone.projection} projection" if config.text.loss != "off" else ""

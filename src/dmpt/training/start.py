@@ -15,9 +15,10 @@ from dmpt.evaluation.opened import adapter_folder
 from dmpt.extensions.assemble import Model
 from dmpt.settings.config import Config
 from dmpt.settings.values import dotted
+from dmpt.training.state import square_of
 
 SAME = (
-    *("backbone.name", "backbone.overrides", "backbone.blocks", "backbone.norm", "backbone.antialias"),
+    *("backbone.name", "backbone.overrides", "backbone.blocks", "backbone.norm", "backbone.antialias", "backbone.grid"),
     *("data.modalities", "feature", "neck"),
 )
 """Settings by which the same tensors give other features."""
@@ -74,6 +75,7 @@ class Start:
         anew = {name for name in own if _of_identities(name)}
         taken = {name: tensor for name, tensor in found.items() if not _of_identities(name)}
         old, new = dotted(self.card.config), dotted(config)
+        old["backbone.grid"] = old["backbone.grid"] or square_of(new["backbone.grid"])
         other = {name for name in {*own, *taken} - anew if _shape(own, name) != _shape(taken, name)}
         if other or any(old[key] != new[key] for key in SAME):
             differing = [key for key in new if key.startswith(SHAPES) and old[key] != new[key]]

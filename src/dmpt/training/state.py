@@ -1,7 +1,8 @@
 """``state.safetensors``: everything that resuming needs, in one file and so in one rename; tensors only."""
 
 import json
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -205,7 +206,8 @@ def refuse_change(old: Mapping[str, Any], new: Mapping[str, Any], out: Path, fre
 
     Args:
         old: what identifies the run in ``out``, as dotted keys.
-        new: what identifies this one; a setting that the old one lacks had its default then.
+        new: what identifies this one; a setting that the old one lacks had its default then, and positions were taken
+            for a square.
         out: the run folder.
         free: what may differ.
 
@@ -215,7 +217,7 @@ def refuse_change(old: Mapping[str, Any], new: Mapping[str, Any], out: Path, fre
     younger = dotted(Config())
     for what, now in new.items():
         name = what.removeprefix("settings.")
-        before = old.get(what, younger.get(name, now))
+        before = old.get(what, square_of(now) if name == "backbone.grid" else younger.get(name, now))
         if what in FINGERPRINTS and before and now:
             if same_data(before, now):
                 continue
@@ -225,3 +227,8 @@ def refuse_change(old: Mapping[str, Any], new: Mapping[str, Any], out: Path, fre
                 f"cannot resume {out}: {name} was {before}, now it is {now}; resume with what the run began with "
                 "(its config.yaml), or start another run"
             )
+
+
+def square_of(grid: Sequence[int] | None) -> list[int] | None:
+    """The square of as many positions: what a table was taken for before ``backbone.grid`` was a setting."""
+    return None if grid is None else [math.isqrt(math.prod(grid))] * 2

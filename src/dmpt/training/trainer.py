@@ -96,7 +96,8 @@ class Trainer:
         self.network, self.objective, tower = self.model.network, self.model.objective, self.model.tower
         data = replace(config.data, value_range=self.data.value_range)
         data = replace(data, mean=data.mean or tower.mean, std=data.std or tower.std)
-        self.config = replace(config, data=data)
+        backbone = replace(config.backbone, grid=tower.grid)  # so that it is the same when this is loaded again
+        self.config = replace(config, data=data, backbone=backbone)
         self.network.to(self.accelerator.device).train()
         if self.precision != torch.float32:
             self.network.backbone.keep_in(self.precision)
