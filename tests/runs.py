@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dmpt.adapter.folder import load
+from dmpt.data.layouts import load_dataset
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.settings.config import (
     BackboneConfig,
@@ -35,6 +36,18 @@ def toy(root: Path, **changes: Any) -> Path:
     settings: dict[str, Any] = {"train_ids": 8, "test_ids": 4, "images": 6, "cameras": 2, "size": (32, 16)}
     write_toy_set(root, **(settings | changes))
     return root
+
+
+def own_data(folder: Path, source: Path, test_has: Any) -> Path:
+    """A manifest of the toy set whose test samples lack what ``test_has`` says no to."""
+    listed = load_dataset("rgbnt201", source, settings(source).data)
+    rows = [",".join(map(str, [*r.paths.values(), r.pid, r.camera, "train"])) for r in listed.train]
+    for record in listed.gallery:
+        paths = [str(path) if test_has(record, name) else "" for name, path in record.paths.items()]
+        rows.append(",".join([*paths, str(record.pid), str(record.camera), "test"]))
+    folder.mkdir()
+    (folder / "manifest.csv").write_text("\n".join(["rgb,nir,tir,pid,camera,split", *rows]) + "\n")
+    return folder
 
 
 def settings(root: Path, **train: Any) -> Config:

@@ -1,6 +1,7 @@
 """Adapters: small, strict, with their preprocessing inside."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
 
 @pytest.fixture
 def copy(trained: Trainer, tmp_path: Path) -> Path:
-    """The trained adapter, to be damaged."""
-    target = tmp_path / "copy"
-    target.mkdir()
-    for file in (trained.out / "last").iterdir():
-        (target / file.name).write_bytes(file.read_bytes())
-    return target
+    """The trained adapter in its run, to be damaged."""
+    shutil.copy(trained.out / "config.yaml", tmp_path)
+    return shutil.copytree(trained.out / "last", tmp_path / "copy")
 
 
 def change_card(folder: Path, change: dict[str, Any]) -> None:

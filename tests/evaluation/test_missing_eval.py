@@ -20,7 +20,7 @@ from dmpt.retrieval.embeddings import join
 from dmpt.retrieval.metrics import evaluate as score
 from dmpt.settings.modalities import MODALITIES
 from items import items, some_labels
-from runs import fit, settings, toy, with_
+from runs import fit, own_data, settings, toy, with_
 
 SUBSETS = [tuple(m for i, m in enumerate(MODALITIES) if code >> i & 1) for code in (7, 6, 5, 3, 4, 2, 1)]
 
@@ -97,18 +97,6 @@ def test_without_a_shared_part_it_says_so(data: Path, tmp_path: Path, capsys: py
     fit(settings(data, epochs=1), tmp_path / "run")
     main(["evaluate", str(tmp_path / "run"), "--missing", "all"])
     assert "no shared part was trained" in capsys.readouterr().out
-
-
-def own_data(folder: Path, source: Path, test_has: Any) -> Path:
-    """A manifest of the toy set whose test samples lack what ``test_has`` says no to."""
-    listed = load_dataset("rgbnt201", source, settings(source).data)
-    rows = [",".join(map(str, [*r.paths.values(), r.pid, r.camera, "train"])) for r in listed.train]
-    for record in listed.gallery:
-        paths = [str(path) if test_has(record, name) else "" for name, path in record.paths.items()]
-        rows.append(",".join([*paths, str(record.pid), str(record.camera), "test"]))
-    folder.mkdir()
-    (folder / "manifest.csv").write_text("\n".join(["rgb,nir,tir,pid,camera,split", *rows]) + "\n")
-    return folder
 
 
 def test_a_case_without_a_valid_query_is_named(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 import torch
 from markupsafe import Markup
 from PIL import Image
+from sklearn.metrics import silhouette_score
 
 from dmpt.base.errors import UserError
 from dmpt.cli import main
@@ -26,16 +26,18 @@ from dmpt.demo.page import Row, demo_page
 from dmpt.embed.attention import attention as look_of
 from dmpt.evaluation.evaluate import evaluate, save
 from dmpt.pages import charts as figures
-from dmpt.pages.pictures import thumbnail
+from dmpt.pages.pictures import EMPTY, FRAME, thumbnail
 from dmpt.report import attention, breakdown, curves, embedding, ranked
 from dmpt.report.compare import compare, differences
 from dmpt.report.measured import Measured, check_same_data, measure, names
 from dmpt.report.single import report
+from dmpt.retrieval.embeddings import join, plain, unit
+from dmpt.retrieval.metrics import evaluate as score
 from dmpt.retrieval.statistics import bootstrap
 from dmpt.settings.config import DataConfig
 from dmpt.settings.modalities import MODALITIES
 from dmpt.training.log import read_log
-from runs import fit, settings, toy, with_
+from runs import fit, own_data, settings, toy, with_
 from small import error_of
 
 AWKWARD = 'run <i>&"1" ${x} {0}'
@@ -133,6 +135,15 @@ def page(full: Measured) -> Page:
     return stands_alone(report(full))
 
 
+def slow_score(run: Measured, query: int, row: int) -> float:
+    """The cosine over the modalities that both have, else of the sums of their features."""
+    one, other = run.query_features, run.gallery_features
+    a, b = one.features[query].astype(float), other.features[row].astype(float)
+    common = [m for m in range(3) if one.present[query, m] and other.present[row, m]]
+    a, b = (a[common].ravel(), b[common].ravel()) if common else (a.sum(axis=0), b.sum(axis=0))
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
 def slow_list(run: Measured, query: int) -> list[tuple[float, int]]:
     """Score and gallery row of a query's whole list, by the protocol's words, one item at a time."""
     asked = run.query[query]
@@ -140,10 +151,7 @@ def slow_list(run: Measured, query: int) -> list[tuple[float, int]]:
     for row, record in enumerate(run.gallery):
         if record.pid == asked.pid and record.camera == asked.camera:
             continue
-        score = sum(
-            float(a) * float(b) for a, b in zip(run.query_features[query], run.gallery_features[row], strict=True)
-        )
-        items.append((score, row))
+        items.append((slow_score(run, query, row), row))
     return sorted(items, key=lambda item: (-item[0], item[1]))
 
 
@@ -173,7 +181,8 @@ def test_page_shows_the_numbers_of_evaluate(folder: Path, page: Page) -> None:
 def test_names_of_the_user_are_text(folder: Path, page: Page) -> None:
     assert page.all("i") == []
     assert page.said("h1") == [f"Report of {AWKWARD}"]
-    assert str(folder / AWKWARD) in " ".join(page.said("dd"))
+    assert f"{AWKWARD}/last" in page.said("dd")
+    assert str(folder.parent) not in page.text
 
 
 def test_page_is_the_same_every_time(folder: Path, page: Page, tmp_path: Path) -> None:
@@ -241,7 +250,7 @@ def test_camera_pairs_against_slow_lists(full: Measured) -> None:
 
 def test_a_part_is_the_feature_of_its_modality(full: Measured) -> None:
     """Slots cut from the test feature against the network's own output for each modality."""
-    records, width = list(full.gallery)[:5], full.network.backbone.width
+    records = list(full.gallery)[:5]
     data = full.card.config.data
     assert data.mean is not None
     assert data.std is not None
@@ -250,11 +259,13 @@ def test_a_part_is_the_feature_of_its_modality(full: Measured) -> None:
         own = full.network(images.images).features.x
     for m in range(len(MODALITIES)):
         expected = torch.nn.functional.normalize(own[m], dim=-1)
-        cut = breakdown.chosen_features(full.gallery_features[:5], [m], width)
-        assert error_of(torch.from_numpy(cut), expected) < 1e-4
-    values = breakdown.modality_mAP(full)
+        cut, rows = breakdown.chosen_features(full.gallery_features[:5], [m])
+        assert rows.tolist() == list(range(5))
+        assert error_of(torch.from_numpy(unit(cut.features[:, m])), expected) < 1e-4
+        assert not np.delete(cut.features, m, axis=1).any()
+    values = breakdown.by_spectra(full)
     assert list(values)[:3] == [(0,), (1,), (2,)]
-    assert values[(0, 1, 2)] == pytest.approx(full.metrics.mAP, abs=1e-4)
+    assert values[0, 1, 2] == full.metrics
 
 
 @pytest.mark.parametrize(("feature", "whole"), [("cls+bind", (0, 1, 2)), ("cls", (0, 2))])
@@ -263,9 +274,9 @@ def test_the_share_of_each_spectrum_there_is(tmp_path: Path, feature: Any, whole
     config = with_(settings(toy(tmp_path / "toy"), epochs=0), data={"modalities": modalities})
     fit(replace(config, feature=feature), tmp_path / "run")
     run = measure(tmp_path / "run")
-    values = breakdown.modality_mAP(run)
+    values = breakdown.by_spectra(run)
     assert sorted(values) == sorted(c for n in (1, 2, 3) for c in itertools.combinations(whole, n))
-    assert values[whole] == pytest.approx(run.metrics.mAP, abs=1e-4)
+    assert values[whole] == run.metrics
 
 
 def test_a_run_of_two_spectra_shows_these_alone(tmp_path: Path) -> None:
@@ -294,7 +305,7 @@ def test_what_only_training_needed_may_be_gone(folder: Path, full: Measured, tmp
     card["config"]["train"]["precision"] = "fp16"
     card["config"]["text"]["file"] = "/elsewhere/text.safetensors"
     path.write_text(json.dumps(card))
-    run = measure(tmp_path / "adapter")
+    run = measure(tmp_path / "adapter", str(folder / "data"))
     assert run.metrics == full.metrics
     assert run.trained == full.trained > 0
     assert run.provenance["precision"] == "fp32"
@@ -354,7 +365,7 @@ def test_map_shows_the_same_samples_for_both(full: Measured, frozen: Measured) -
 def test_pick_is_bounded_and_spread(full: Measured) -> None:
     record = full.gallery[0]
     many = [replace(record, pid=pid) for pid in range(100) for _ in range(1 if pid % 2 else 30)]
-    wide = replace(full, query=many, gallery=many, gallery_features=np.zeros((len(many), 3), np.float32))
+    wide = replace(full, query=many, gallery=many, gallery_features=plain(np.zeros((len(many), 3), np.float32)))
     wide = replace(wide, query=wide.gallery)
     picked = embedding.pick(wide)
     names, counts = np.unique(picked.pids, return_counts=True)
@@ -368,7 +379,7 @@ def test_pick_is_bounded_and_spread(full: Measured) -> None:
 def test_distractors_are_no_identity(full: Measured) -> None:
     """A gallery's pid 0 is a crowd, and nobody asks for it."""
     crowd = [replace(full.gallery[0], pid=0) for _ in range(9)]
-    features = np.concatenate([np.ones((9, full.gallery_features.shape[1]), np.float32), full.gallery_features])
+    features = join(full.gallery_features[np.zeros(9, np.int64)], full.gallery_features)
     wide = replace(full, query=list(full.query), gallery=[*crowd, *full.gallery], gallery_features=features)
     assert 0 not in embedding.pick(wide).pids
     assert 0 not in [record.pid for record in attention.examples(wide, 4)]
@@ -378,18 +389,20 @@ def test_distractors_are_no_identity(full: Measured) -> None:
 
 
 def test_equal_features_have_a_map_too() -> None:
-    assert not embedding.tsne(np.ones((20, 8), np.float32)).any()
+    assert not embedding.tsne(plain(np.ones((20, 8), np.float32))).any()
 
 
 def test_silhouette_against_its_definition(full: Measured) -> None:
-    features, pids = full.gallery_features.astype(float), np.array([r.pid for r in full.gallery])
+    features, pids = full.gallery_features.flat.astype(float), np.array([r.pid for r in full.gallery])
     distance = 1 - features @ features.T / np.outer(*[np.linalg.norm(features, axis=1)] * 2)
     values = []
     for i, pid in enumerate(pids):
         own = np.mean([distance[i, j] for j in np.flatnonzero(pids == pid) if j != i])
         other = min(distance[i, pids == other].mean() for other in set(pids) - {pid})
         values.append((other - own) / max(other, own))
-    assert embedding.silhouette(full.gallery_features, pids) == pytest.approx(np.mean(values), abs=1e-6)
+    assert embedding.silhouette(full.gallery_features, pids) == pytest.approx(
+        np.mean(values), abs=1e-4
+    )  # of float32 scores
     assert np.isnan(embedding.silhouette(full.gallery_features, np.zeros(len(pids))))
 
 
@@ -545,11 +558,94 @@ def test_names_are_told_apart(tmp_path: Path) -> None:
     assert len(set(names([tmp_path, tmp_path]))) == 2
 
 
-def test_an_absent_modality_is_a_grey_field(full: Measured) -> None:
+def test_an_absent_modality_is_an_empty_frame(full: Measured) -> None:
     record = full.gallery[0]
     partial = replace(record, paths={"rgb": record.paths["rgb"]})
-    assert (thumbnail(partial, "tir", full.card.config.data) == 128).all()
+    frame = thumbnail(partial, "tir", full.card.config.data)
+    assert frame.shape == thumbnail(record, "tir", full.card.config.data).shape
+    assert np.unique(frame[2:-2, 2:-2]).tolist() == [EMPTY]
+    assert np.unique(frame[[0, 1, -2, -1]]).tolist() == np.unique(frame[:, [0, 1, -2, -1]]).tolist() == [FRAME]
     assert thumbnail(partial, "rgb", full.card.config.data).std() > 1
+
+
+@pytest.fixture(scope="module")
+def lacking(folder: Path) -> Measured:
+    """A run on test samples of all subsets: each lacks what its camera and identity say."""
+    subsets = [c for n in (3, 2, 1) for c in itertools.combinations(MODALITIES, n)]
+
+    def has(record: Record, name: str) -> bool:
+        return name in subsets[(record.pid + 3 * record.camera) % 7]
+
+    root = own_data(folder / "own", folder / "data", has)
+    config = with_(settings(folder / "data", epochs=1), data={"root": str(root), "layout": "manifest"})
+    fit(with_(config, missing={"dropout": 0.4, "shared": False}), folder / "lacking")
+    return measure(folder / "lacking")
+
+
+def test_incomplete_samples_are_ranked_as_evaluate_does_and_shown_with_empty_frames(lacking: Measured) -> None:
+    assert len({tuple(record.paths) for record in lacking.gallery}) == 7
+    own = evaluate(lacking.run, per_query=True)
+    assert [own[key] for key in ("mAP", "rank1")] == [lacking.metrics.mAP, lacking.metrics.rank1]
+    for query in range(len(lacking.query)):
+        slow = slow_list(lacking, query)
+        shown = lacking.ranked(query, len(slow))
+        by_row = {row: value for value, row in slow}
+        assert sorted(by_row) == sorted(shown.items)
+        assert shown.scores == pytest.approx([by_row[row] for row in shown.items], abs=1e-5)
+        assert shown.scores == pytest.approx([value for value, _ in slow], abs=1e-5)
+        assert shown.hits.tolist() == [lacking.gallery[row].pid == lacking.query[query].pid for row in shown.items]
+        precision = own["per_query"]["average_precision"][query]
+        assert slow_precision(shown.hits.tolist()) == pytest.approx(
+            np.nan if precision is None else precision, nan_ok=True
+        )
+    page = stands_alone(report(lacking))
+    few = sum(len(record.paths) < 3 for record in lacking.gallery)
+    assert 0 < few < len(lacking.gallery)
+    (said,) = [text for text in page.said("p") if "lack a spectrum" in text]
+    assert said.startswith(f"{few} of {len(lacking.gallery)} test samples")
+    alts = [a["alt"] or "" for a in page.all("img")]
+    assert any(alt.endswith("in RGB and TIR, without NIR") for alt in alts)
+    assert any(alt.endswith("in NIR, without RGB and TIR") for alt in alts)
+
+
+def test_spectra_are_counted_where_they_are(lacking: Measured) -> None:
+    found = breakdown.by_spectra(lacking)
+    assert found[0, 1, 2] == lacking.metrics
+    alone = found[1,]
+    assert alone is not None
+    has = [row for row, record in enumerate(lacking.gallery) if "nir" in record.paths]
+    assert alone.gallery == alone.queries == len(has) < len(lacking.gallery)
+    part = unit(lacking.gallery_features.features[has, 1])
+    labels = lacking.gallery_labels[np.array(has)]
+    assert alone.mAP == pytest.approx(score(part, part, labels, labels, lacking.metrics.protocol).mAP)
+    page = str(breakdown.modality_table(found))
+    assert "queries valid" in page
+    assert "–" in str(breakdown.modality_table({(0,): None, (1,): alone}))
+
+
+def test_distances_of_incomplete_samples_are_those_of_their_ranking(lacking: Measured) -> None:
+    items, pids = lacking.gallery_features, lacking.gallery_labels.pids
+    count = len(items)
+    expected = [[1 - slow_score(lacking, i, j) if i != j else 0 for j in range(count)] for i in range(count)]
+    found = np.concatenate([block for _, block in embedding.distances(items)])
+    assert found == pytest.approx(np.array(expected), abs=1e-5)
+    whole = silhouette_score(np.array(expected), pids, metric="precomputed")
+    assert embedding.silhouette(items, pids) == pytest.approx(whole, abs=1e-4)
+    points = embedding.tsne(items)
+    assert points.shape == (count, 2)
+    assert (points == embedding.tsne(items)).all()
+
+
+def test_nobody_looks_at_what_is_absent(lacking: Measured) -> None:
+    seen = attention.gaze(lacking.network, lacking.gallery[:9], lacking.card.config)
+    there = np.array([[m in record.paths for record in lacking.gallery[:9]] for m in MODALITIES])
+    assert not there.all()
+    assert (np.isnan(seen.cls["patches"]) == ~there).all()
+    for maps in seen.maps.values():
+        assert (np.isnan(maps).all(axis=(2, 3)) == ~there).all()
+    shown = attention.examples(lacking, 4)
+    fullest = {record.pid: max(len(r.paths) for r in lacking.gallery if r.pid == record.pid) for record in shown}
+    assert [len(record.paths) for record in shown] == [fullest[record.pid] for record in shown]
 
 
 def test_pictures_of_files_side_by_side_are_their_own_columns(tmp_path: Path) -> None:
@@ -564,17 +660,22 @@ def test_pictures_of_files_side_by_side_are_their_own_columns(tmp_path: Path) ->
         assert found.round().tolist() == [250 if channel == number else 0 for channel in range(3)]
 
 
+def listed(query: list[Record], gallery: list[Record], *features: Any) -> Measured:
+    """A run of which nothing is known but its records and their vectors."""
+    unknown: Any = None
+    one, other = map(plain, features)
+    return Measured("", Path(), unknown, unknown, query, gallery, one, other, unknown, 0, {})
+
+
 def test_a_query_that_is_in_the_gallery_too_is_shown_once(tmp_path: Path) -> None:
     def records(folder: str, numbers: range) -> list[Record]:
         return [Record({"rgb": tmp_path / folder / f"{n}.jpg"}, pid=n, camera=1, scene=2) for n in numbers]
 
     gallery, query = records("test", range(4)), records("query3", range(2, 6))
     features = np.arange(8.0).reshape(8, 1)
-    found = Measured.samples(
-        SimpleNamespace(query=query, gallery=gallery, query_features=features[:4], gallery_features=features[4:])  # type: ignore[arg-type]
-    )
+    found = listed(query, gallery, features[:4], features[4:]).samples()
     assert [record.pid for record in found[0]] == [4, 5, 0, 1, 2, 3]
-    assert found[1].ravel().tolist() == [2, 3, 4, 5, 6, 7]
+    assert found[1].flat.ravel().tolist() == [2, 3, 4, 5, 6, 7]
 
 
 def test_markup_escapes_what_it_is_given() -> None:
@@ -593,10 +694,5 @@ def test_nothing_is_trained_before_the_first_step(full: Measured, frozen: Measur
 @pytest.mark.parametrize("other", [{"camera": 2}, {"scene": 3}])
 def test_a_name_in_another_camera_or_scene_is_another_sample(tmp_path: Path, other: dict[str, int]) -> None:
     gallery = [Record({"rgb": tmp_path / "test" / "1.jpg"}, pid=1, camera=1, scene=2)]
-    run: Any = SimpleNamespace(
-        query=[replace(gallery[0], **other)],
-        gallery=gallery,
-        query_features=np.zeros((1, 1)),
-        gallery_features=np.ones((1, 1)),
-    )
-    assert len(Measured.samples(run)[0]) == 2
+    run = listed([replace(gallery[0], **other)], gallery, np.zeros((1, 1)), np.ones((1, 1)))
+    assert len(run.samples()[0]) == 2

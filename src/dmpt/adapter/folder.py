@@ -1,11 +1,12 @@
 """What was trained, as a small folder: ``adapter.safetensors`` and ``config.json``.
 
-The backbone is not in it, only its name and the sha256 of its weights. Everything that preprocessing needs is.
+The backbone is not in it, only its name and the sha256 of its weights. Everything that preprocessing needs is. No path
+of a machine is: inside a run folder they are in the run's ``config.yaml``, and of an adapter alone they are asked for.
 """
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ from dmpt.base.files import write_text
 from dmpt.extensions.assemble import build_backbone, build_network
 from dmpt.method.network import DMPT
 from dmpt.settings.config import Config
+from dmpt.settings.places import PLACES, is_place, placed, without_places
+from dmpt.settings.saved import read_settings
 from dmpt.settings.values import checked
 from dmpt.towers.image import build_vit
+from dmpt.towers.packaged import local
 from dmpt.towers.tensors import refuse_nan, write_tensors
 
 FORMAT = "dmpt-adapter/1"
@@ -38,11 +42,12 @@ class Card:
     """What travels with the tensors.
 
     Attributes:
-        config: the settings, readings included; ``data.mean`` and ``data.std`` are filled in.
+        config: the settings, readings included; ``data.mean`` and ``data.std`` are filled in. In the file its weights
+            and words are named without their folders, and its data not at all.
         ids: number of training identities.
         backbone_sha256: of the weights file; where the weights were random, of the tensors themselves.
         object: person or vehicle.
-        data: name, fingerprint and size of the training set.
+        data: name, fingerprint and size of the training set, and the fingerprint of the test split beside it.
         metrics: what training reported last.
         backbone_unused: what of the weights file is not used.
         licence: of the backbone's weights and of the data, as far as known.
@@ -62,12 +67,13 @@ class Card:
 
 
 def save_card(folder: Path, card: Card) -> None:
-    """Write ``config.json``.
+    """Write ``config.json``, without paths of this machine.
 
     Raises:
         UserError: the folder cannot be written to.
     """
-    content = {"format": FORMAT, "dmpt": __version__, **asdict(card)}
+    shared = replace(card, config=without_places(card.config))
+    content = {"format": FORMAT, "dmpt": __version__, **asdict(shared)}
     write_text(folder / CARD, json.dumps(content, indent=2) + "\n")
 
 
@@ -109,7 +115,7 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 
 def load_card(folder: Path) -> Card:
-    """Read ``config.json``.
+    """Read ``config.json``; where its files are on this machine, the run that it lies in knows.
 
     Raises:
         UserError: it is missing, not JSON, of another version, or a value of another type.
@@ -126,11 +132,21 @@ def load_card(folder: Path) -> Card:
         raise UserError(f"{path} has format {found!r}; this version of dmpt ({__version__}) reads {FORMAT!r}")
     try:
         content = {YOUNGER: [], **content}
-        return checked(Card, {f.name: content[f.name] for f in fields(Card)}, "card")
+        card = checked(Card, {f.name: content[f.name] for f in fields(Card)}, "card")
+        return replace(card, config=placed(card.config, _places_of_run(folder)))
     except KeyError as error:
         raise UserError(f"{path} lacks the key {error}; copy it again from where it was trained") from error
     except (UserError, TypeError) as error:
         raise UserError(f"{path}: {error}; copy it again from where it was trained") from error
+
+
+def _places_of_run(folder: Path) -> dict[str, str]:
+    """Where the run that an adapter lies in has its files; nothing for an adapter alone."""
+    settings: dict[str, Any] = {}
+    with suppress(UserError):  # there is no such file, or it is another program's
+        settings = read_settings(folder.resolve().parent)
+    known = {setting: settings.get(setting) for setting in PLACES} if settings.keys() >= {*PLACES} else {}
+    return {setting: value for setting, value in known.items() if isinstance(value, str)}
 
 
 def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = None) -> tuple[DMPT, Card]:
@@ -146,6 +162,12 @@ def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = N
     """
     card = load_card(folder)
     backbone_config = card.config.backbone if weights is None else replace(card.config.backbone, weights=weights)
+    named = backbone_config.weights
+    if weights is None and is_place("backbone.weights", named) and not local(named).is_file():
+        raise UserError(
+            f"{folder} needs the weights of {backbone_config.name} that it was trained on, {Path(named).name} with "
+            f"sha256 {card.backbone_sha256}, and they are not at {named}; give them with --backbone.weights"
+        )
     with torch.random.fork_rng(devices=[]):
         # Where weights are random these are the weights. Not torch.manual_seed, which moves every GPU's state too.
         torch.default_generator.manual_seed(card.config.train.seed)

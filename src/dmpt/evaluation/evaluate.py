@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from dmpt.base.files import write_text
 from dmpt.data.records import Record, fingerprint
 from dmpt.embed.extract import look
 from dmpt.evaluation import missing
+from dmpt.evaluation.beside import ending
 from dmpt.evaluation.opened import open_adapter, test_records
 from dmpt.method.network import DMPT
 from dmpt.retrieval.metrics import Metrics, measure
@@ -19,6 +20,9 @@ from dmpt.retrieval.metrics import evaluate as score
 from dmpt.retrieval.protocols import Labels
 from dmpt.retrieval.rerank import KReciprocal, rerank
 from dmpt.settings.config import DataConfig
+
+PRIVATE = ("adapter", "command")
+"""What provenance says of this machine's paths."""
 
 
 def retrieve(
@@ -42,6 +46,7 @@ def evaluate(
     run: Path,
     root: str | None = None,
     *,
+    data: Mapping[str, Any] | None = None,
     which: str | None = None,
     weights: str | None = None,
     precision: str | None = None,
@@ -57,6 +62,8 @@ def evaluate(
     Args:
         run: run folder or adapter folder.
         root: of the data; None = where training found it.
+        data: settings of the data that are not those of training, by their names in ``DataConfig``, e.g. ``layout``;
+            None counts as not given. Those of another layout have its object and protocol.
         which: ``last`` or ``best``; None = the one that training selected.
         weights: of the backbone, when they moved.
         precision: compute precision; None = that of training, or fp32 for fp16 without a GPU.
@@ -70,19 +77,27 @@ def evaluate(
     Returns:
         The numbers, in percent, and where they come from. Those with modalities missing are under ``missing``, those
         after re-ranking under ``k_reciprocal_reranked``; the others are neither. Those of each query are lists under
-        ``per_query``, None where there is nothing to find.
+        ``per_query``, None where there is nothing to find. ``provenance`` says under ``apart`` why they are not the
+        run's own, as of data that it was not trained beside.
 
     Raises:
         UserError: something is missing or does not fit.
     """
     opened = open_adapter(
-        run, root, which=which, weights=weights, precision=precision, workers=workers, skip_broken=skip_broken
+        run,
+        root,
+        data=data,
+        which=which,
+        weights=weights,
+        precision=precision,
+        workers=workers,
+        skip_broken=skip_broken,
     )
-    network, data, dataset, precision = opened.network, opened.data, opened.dataset, opened.precision
+    network, images, dataset, precision = opened.network, opened.data, opened.dataset, opened.precision
     if without is not None:
-        missing.parse(without, data.modalities)  # refused before an image is read
-    records, unreadable = test_records(dataset, data, skip_broken)
-    seen = look(network, data, records, precision, batch_size)
+        missing.parse(without, images.modalities)  # refused before an image is read
+    records, unreadable = test_records(dataset, images, skip_broken)
+    seen = look(network, images, records, precision, batch_size)
     sides = seen.query, seen.gallery, seen.query_labels, seen.gallery_labels
     metrics = score(*sides, dataset.protocol)
     result: dict[str, Any] = {
@@ -97,7 +112,9 @@ def evaluate(
             "chosen_by": adapter.chosen_by(opened.folder, opened.card),
             "history": list(opened.card.history),
             "data": dataset.name,
-            "modalities": list(data.modalities),
+            "object": dataset.object,
+            "apart": opened.apart,
+            "modalities": list(images.modalities),
             "data_fingerprint": fingerprint([*records[0], *records[1]]),
             "backbone_sha256": opened.card.backbone_sha256,
             "precision": precision,
@@ -108,10 +125,10 @@ def evaluate(
         result["missing"] = missing.measure(
             records,
             seen,
-            data.modalities,
+            images.modalities,
             without,
             dataset.protocol,
-            lambda pair: look(network, data, pair, precision, batch_size),
+            lambda pair: look(network, images, pair, precision, batch_size),
         )
     if reranked:
         parameters = KReciprocal()
@@ -128,10 +145,21 @@ def by_query(metrics: Metrics, queries: Labels) -> dict[str, list[Any]]:
     return {"pids": queries.pids.tolist(), "average_precision": found}
 
 
-def save(run: Path, result: dict[str, Any]) -> None:
-    """Write ``metrics.json`` into the folder that was evaluated.
+def save(run: Path, result: dict[str, Any]) -> Path:
+    """Write ``metrics.json`` into the folder that was evaluated, or a file of their own for numbers that stand apart.
+
+    An adapter is there to be shared: in its folder the file names no path of this machine.
+
+    Returns:
+        The file.
 
     Raises:
         UserError: it cannot be written.
     """
-    write_text(run / "metrics.json", json.dumps(result, indent=2) + "\n")
+    where = result["provenance"]
+    path = run / f"metrics{ending(where, result['protocol'])}.json"
+    if (run / adapter.CARD).exists():
+        where = {key: value for key, value in where.items() if key not in PRIVATE}
+        result = {**result, "skipped": len(result["skipped"]), "provenance": where}
+    write_text(path, json.dumps(result, indent=2) + "\n")
+    return path

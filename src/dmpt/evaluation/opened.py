@@ -1,22 +1,26 @@
 """A trained adapter, and the data set that it is judged on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dmpt.adapter import folder as adapter
 from dmpt.base.errors import UserError
+from dmpt.base.files import expanded
 from dmpt.base.terminal import warn
 from dmpt.data.check import keep_readable
 from dmpt.data.check.looks import Looks, look_at
 from dmpt.data.layouts import load_dataset, passed_over
 from dmpt.data.missing import restrict
-from dmpt.data.records import Dataset, Record
+from dmpt.data.records import Dataset, Record, short
 from dmpt.embed.extract import PRECISIONS
+from dmpt.evaluation.beside import why_apart
 from dmpt.method.network import DMPT
-from dmpt.settings.config import DataConfig
+from dmpt.settings.config import Config, DataConfig
+from dmpt.settings.rules import check
 
 
 def adapter_folder(run: Path, which: str | None = None) -> Path:
@@ -52,6 +56,7 @@ class Opened:
         precision: compute precision, a key of ``PRECISIONS``.
         dataset: its test split may hold broken images (``test_records``).
         incomplete: what was left out in listing it.
+        apart: why its numbers are not the run's own; empty where they are.
     """
 
     folder: Path
@@ -60,6 +65,7 @@ class Opened:
     precision: str
     dataset: Dataset
     incomplete: list[str]
+    apart: str
 
     @property
     def data(self) -> DataConfig:
@@ -71,6 +77,7 @@ def open_adapter(
     run: Path,
     root: str | None,
     *,
+    data: Mapping[str, Any] | None = None,
     which: str | None = None,
     weights: str | None = None,
     precision: str | None = None,
@@ -83,24 +90,54 @@ def open_adapter(
         UserError: something is missing or does not fit.
     """
     folder = adapter_folder(run, which)
-    gpu = torch.cuda.is_available()
+    card, gpu = adapter.load_card(folder), torch.cuda.is_available()
     if precision is None:
-        trained_in = adapter.load_card(folder).config.train.precision
+        trained_in = card.config.train.precision
         precision = "fp32" if trained_in == "fp16" and not gpu else trained_in
     elif precision == "fp16" and not gpu:
         raise UserError("precision fp16 needs a GPU; use --precision bf16 or fp32")
-    network, card = adapter.load(folder, weights, PRECISIONS[precision])
-    data = card.config.data
-    data = replace(data, root=root or data.root, workers=data.workers if workers is None else workers)
-    if data.root is None:
-        raise UserError("no data: give --data.root")
+    named = {"root": root, "workers": workers, **(data or {})}
+    given = {setting: value for setting, value in named.items() if value is not None}
+    now = _data_of_now(folder, card, given)
+    assert now.root is not None
     incomplete: list[str] = []
-    dataset = load_dataset(data.layout, data.root, data, incomplete if skip_broken else None)
+    dataset = load_dataset(now.layout, now.root, now, incomplete if skip_broken else None)
     for line in passed_over(dataset):
         warn(line)
+    apart = why_apart(card, dataset, bool(given.keys() - {"workers"}))
+    if apart:
+        warn(f"{run}: {apart}; these numbers are kept apart")
+    network, card = adapter.load(folder, weights, PRECISIONS[precision])
     network.to("cuda" if gpu else "cpu")
-    card = replace(card, config=replace(card.config, data=data))
-    return Opened(folder, network, card, precision, dataset, incomplete)
+    card = replace(card, config=replace(card.config, data=now))
+    return Opened(folder, network, card, precision, dataset, incomplete, apart)
+
+
+def _data_of_now(folder: Path, card: adapter.Card, given: Mapping[str, Any]) -> DataConfig:
+    """The settings of the data at hand: those of training, but for what the user gives.
+
+    Raises:
+        UserError: a value is out of range, or nobody says where the data are.
+    """
+    data = card.config.data
+    if given.get("layout", data.layout) != data.layout:
+        data = replace(data, object=None, protocol=None)  # these were the other layout's
+    data = replace(data, **given)
+    check(Config(data=data))
+    if data.root is None:
+        raise UserError(
+            f"{folder} does not know where its data are on this machine: {card.data.get('name', data.layout)} of "
+            f"training fingerprint {short(card.data.get('fingerprint', 'unknown'))}; give --data.root"
+        )
+    if "root" not in given and not expanded(data.root).is_absolute():  # of a run from before they were kept whole
+        here = Path(data.root).absolute()
+        if not here.exists():
+            raise UserError(
+                f"{folder} remembers its data as {data.root}, and from this working directory there are none; "
+                "give --data.root"
+            )
+        warn(f"{folder} remembers its data as {data.root}; taken is {here}; --data.root says otherwise")
+    return data
 
 
 def test_records(

@@ -19,6 +19,8 @@ Pixels = NDArray[np.uint8]
 LONG_SIDE = 144
 """Of a thumbnail, pixels: sharp on the page, a few KB in the file."""
 QUALITY = 80
+FRAME, EMPTY = 150, 238
+"""Grey values of the frame of a picture that is not there, and of what it encloses."""
 SPECTRA = {"rgb": "RGB", "nir": "NIR", "tir": "TIR"}
 """What the page calls the modalities in tables and beside pictures."""
 SPOKEN = {"rgb": "RGB", "nir": "near-infrared", "tir": "thermal"}
@@ -43,7 +45,7 @@ def lying(data: DataConfig) -> bool:
 
 
 def thumbnail(record: Record, modality: str, data: DataConfig) -> Pixels:
-    """``(H, W, 3)`` uint8; an absent modality is a grey field.
+    """``(H, W, 3)`` uint8; an absent modality is an empty frame.
 
     Raises:
         UserError: the file does not decode.
@@ -51,9 +53,24 @@ def thumbnail(record: Record, modality: str, data: DataConfig) -> Pixels:
     height, width = thumbnail_size(data)
     path = record.paths.get(modality)
     if path is None:
-        return np.full((height, width, 3), 128, np.uint8)
+        return empty_frame((height, width))
     own = read_record(replace(record, paths={modality: path}), data.black_and_white)[modality]
     return resize(own, (height, width)).transpose(1, 2, 0)
+
+
+def empty_frame(size: tuple[int, int]) -> Pixels:
+    """What stands in the place of a picture that is not there, ``(H, W, 3)``: a thin frame around nothing."""
+    frame = np.full((*size, 3), FRAME, np.uint8)
+    frame[2:-2, 2:-2] = EMPTY
+    return frame
+
+
+def spectra_of(record: Record, data: DataConfig) -> str:
+    """``in RGB and NIR, without TIR``: what a sample's pictures show, for those who do not see them."""
+    there = tuple(m for m in data.modalities if m in record.paths)
+    absent = tuple(m for m in data.modalities if m not in record.paths)
+    said = f"in {listed(replace(data, modalities=there))}" if there else ""
+    return f"{said}, without {listed(replace(data, modalities=absent))}" if absent else said
 
 
 def sample(record: Record, data: DataConfig) -> list[Pixels]:

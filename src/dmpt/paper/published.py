@@ -81,12 +81,19 @@ def ours(run: Path) -> list[Row]:
     """A run's numbers: on complete samples, and those with modalities missing or re-ranked where it has them.
 
     Args:
-        run: the folder that ``dmpt evaluate`` was given.
+        run: the folder that ``dmpt evaluate`` was given; also on data that it was not trained beside.
 
     Raises:
-        UserError: it has not been evaluated, or its file is damaged.
+        UserError: it has not been evaluated, or a file is damaged.
     """
-    path = run / "metrics.json"
+    files = [run / "metrics.json", *sorted(run.glob("metrics.*.json"))]
+    found = [row for path in files if path.is_file() for row in _ours(run, path)]
+    if not found:
+        raise UserError(f"{run} holds no metrics.json; run dmpt evaluate {run} first")
+    return found
+
+
+def _ours(run: Path, path: Path) -> list[Row]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return [
@@ -101,13 +108,11 @@ def ours(run: Path) -> list[Row]:
                 rank10=float(numbers["rank10"]),
                 apart=", ".join([*mark, *_apart(content)]),
                 note=_note(content["provenance"]),
-                source=str(content["provenance"]["adapter"]),
+                source=str(content["provenance"].get("adapter", run)),
             )
             for missing, mark, numbers in _measured(content)
         ]
-    except FileNotFoundError as error:
-        raise UserError(f"{run} holds no metrics.json; run dmpt evaluate {run} first") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error!r}); run dmpt evaluate {run} again") from error
 
 
@@ -144,16 +149,17 @@ def _note(where: dict[str, Any]) -> str:
 
 def _apart(content: dict[str, Any]) -> list[str]:
     """Why our number is not what the data set's numbers are; nothing when it is."""
-    data, reasons = content["provenance"]["data"], []
+    data, reasons = content["provenance"]["data"], [content["provenance"].get("apart", "")]
     facts = facts_of(data)
-    if facts is not None and content["protocol"] != facts.protocol:
+    if facts is not None and content["protocol"] != facts.protocol and "protocol" not in reasons[0]:
         reasons.append(f"protocol {content['protocol']}")
     if len(_used(content)) < len(MODALITIES):
         reasons.append(f"reads {'+'.join(_used(content)).upper()} alone")
     reasons += other_data(data, {"query": content["queries"], "gallery": content["gallery"]})
-    if content["skipped"]:
-        reasons.append(f"{len(content['skipped'])} missing or broken files left out")
-    return reasons
+    if left_out := content["skipped"]:
+        count = left_out if isinstance(left_out, int) else len(left_out)
+        reasons.append(f"{count} missing or broken files left out")
+    return [reason for reason in reasons if reason]
 
 
 def other_data(dataset: str, samples: Mapping[str, int]) -> list[str]:

@@ -14,7 +14,7 @@ from dmpt.data.records import Record
 from dmpt.embed.attention import attention
 from dmpt.method.network import DMPT
 from dmpt.pages.frame import table
-from dmpt.pages.pictures import SPECTRA, Pixels, labelled, listed, lying, sample, stacked
+from dmpt.pages.pictures import SPECTRA, Pixels, labelled, lying, sample, spectra_of, stacked
 from dmpt.report.measured import Measured
 from dmpt.settings.config import Config, DataConfig
 from dmpt.settings.modalities import MODALITIES
@@ -27,7 +27,7 @@ EXAMPLES = 4
 
 @dataclass(frozen=True)
 class Gaze:
-    """Attention of some samples, the mean over attention heads, by kind of token.
+    """Attention of some samples, the mean over attention heads, by kind of token; NaN where a modality is absent.
 
     Attributes:
         maps: by kind of the looking token, its attention to each patch ``(M, B, rows, columns)``, the mean over its
@@ -59,7 +59,9 @@ def gaze(network: DMPT, records: Sequence[Record], config: Config) -> Gaze:
     parameter = next(network.parameters())
     with torch.inference_mode(), torch.autocast(parameter.device.type, enabled=False):
         seen = attention(network, batch.images.to(parameter.device), batch.present.to(parameter.device))[1]
-        looked = seen[[MODALITIES.index(m) for m in data.modalities]].float().mean(dim=2).cpu().numpy()
+        used = [MODALITIES.index(m) for m in data.modalities]
+        looked = seen[used].float().mean(dim=2).cpu().numpy()
+        looked[~batch.present[used].numpy()] = np.nan  # what stands in its place is no picture
     ends = {"class token": 1, "registers": backbone.leading - 1}
     if network.prompts is not None:
         ends |= {"modality prompts": config.modality.length, "semantic prompts": config.semantic.length}
@@ -98,10 +100,10 @@ def overlay(image: Pixels, weights: NDArray[np.float32], top: float) -> Pixels:
 
 
 def examples(run: Measured, count: int) -> list[Record]:
-    """The first gallery sample of identities that are asked for, spread evenly over the numbers."""
+    """The first of the fullest gallery samples of identities that are asked for, spread evenly over the numbers."""
     first: dict[int, Record] = {}
     asked = {record.pid for record in run.query}  # distractors, all of one number, are not
-    for record in run.gallery:
+    for record in sorted(run.gallery, key=lambda record: -len(record.paths)):
         if record.pid in asked:
             first.setdefault(record.pid, record)
     pids = sorted(first)
@@ -115,13 +117,14 @@ def attention_section(run: Measured) -> Markup:
     seen = gaze(run.network, records, run.card.config)
     ratios = {kind: values / values.mean(axis=(-2, -1), keepdims=True) for kind, values in seen.maps.items()}
     # Single patches may attract nearly all attention; one scale for all maps that lets the rest be seen.
-    top = max(2.0, float(np.percentile(np.stack(list(ratios.values())), 98)))
+    top = max(2.0, float(np.nanpercentile(np.stack(list(ratios.values())), 98)))
     blocks = []
     for number, record in enumerate(records):
         pictures = sample(record, data)
         columns = [("picture", pictures)]
         for kind, weights in ratios.items():
-            columns.append((kind, [overlay(p, w, top) for p, w in zip(pictures, weights[:, number], strict=True)]))
+            maps = zip(pictures, weights[:, number], strict=True)
+            columns.append((kind, [p if np.isnan(w).any() else overlay(p, w, top) for p, w in maps]))
         cells = Markup("").join(
             Markup('<li>{}<span class="said">{}</span></li>').format(_stack(kind, images, record, data), kind)
             for kind, images in columns
@@ -134,7 +137,7 @@ def attention_section(run: Measured) -> Markup:
 
 
 def _stack(kind: str, images: Sequence[Pixels], record: Record, data: DataConfig) -> Markup:
-    alt = f"{kind}, identity {record.pid}, camera {record.camera}, in {listed(data)}"
+    alt = f"{kind}, identity {record.pid}, camera {record.camera}, {spectra_of(record, data)}"
     picture = stacked(images, alt)
     return labelled(picture, data) if kind == "picture" else picture
 
@@ -153,7 +156,7 @@ def _shares(seen: Gaze, data: DataConfig) -> Markup:
     total = sum(seen.counts.values())
     rows = []
     for kind, share in seen.cls.items():
-        values = [f"{100 * value:.1f}" for value in share.mean(axis=1)]
+        values = ["–" if np.isnan(own).all() else f"{100 * np.nanmean(own):.1f}" for own in share]
         rows.append([f"{kind} ({seen.counts[kind]})", *values, f"{100 * seen.counts[kind] / total:.1f}"])
     header = ["class token looks at (tokens)", *(f"{SPECTRA[m]}, %" for m in data.modalities), "even look, %"]
     return table(header, rows)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from markupsafe import Markup
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from dmpt.pages.frame import table
 from dmpt.pages.pictures import SPECTRA
-from dmpt.report.measured import Features, Measured
-from dmpt.retrieval.embeddings import unit
-from dmpt.retrieval.metrics import evaluate, has_match
+from dmpt.report.measured import Measured
+from dmpt.retrieval.embeddings import Embeddings
+from dmpt.retrieval.metrics import Metrics, evaluate, has_match
 from dmpt.settings.modalities import MODALITIES
 
 
@@ -77,27 +77,37 @@ def subsets(modalities: Sequence[str]) -> list[tuple[int, ...]]:
     return [chosen for size in (1, 2, 3) for chosen in itertools.combinations(numbers, size)]
 
 
-def chosen_features(features: Features, chosen: Sequence[int], width: int) -> Features:
-    """The chosen modalities' part of the features ``(N, 3 width)``, normalised anew, ``(N, len(chosen) width)``."""
-    part = np.concatenate([features[:, m * width : (m + 1) * width] for m in chosen], axis=1)
-    return unit(part)
+def chosen_features(items: Embeddings, chosen: Sequence[int]) -> tuple[Embeddings, NDArray[np.int64]]:
+    """The items as far as they have the chosen modalities, and the rows of those that have any of them."""
+    kept = np.isin(np.arange(items.present.shape[1]), chosen)
+    present = items.present & kept
+    cut = replace(items, features=items.features * kept[:, None], present=present)
+    rows = np.flatnonzero(present.any(axis=1))
+    return cut[rows], rows
 
 
-def modality_mAP(run: Measured) -> dict[tuple[int, ...], float]:
-    """mAP, percent, of each choice of modalities, from the same features."""
-    width = run.query_features.shape[1] // len(MODALITIES)  # twice the backbone's where the bind is part of it
-    found = {}
+def by_spectra(run: Measured) -> dict[tuple[int, ...], Metrics | None]:
+    """The numbers of each choice of modalities, from the same features; None where no query has anything to find."""
+    found: dict[tuple[int, ...], Metrics | None] = {}
+    query_labels, gallery_labels, protocol = run.query_labels, run.gallery_labels, run.metrics.protocol
     for chosen in subsets(run.card.config.data.modalities):
-        query, gallery = (chosen_features(f, chosen, width) for f in (run.query_features, run.gallery_features))
-        found[chosen] = evaluate(query, gallery, run.query_labels, run.gallery_labels, run.metrics.protocol).mAP
+        query, rows = chosen_features(run.query_features, chosen)
+        gallery, columns = chosen_features(run.gallery_features, chosen)
+        labels = query_labels[rows], gallery_labels[columns]
+        valid = len(rows) > 0 and has_match(*labels, protocol).any()
+        found[chosen] = evaluate(query, gallery, *labels, protocol) if valid else None
     return found
 
 
-def modality_table(values: dict[tuple[int, ...], float]) -> Markup:
-    """Bars with their numbers."""
+def modality_table(values: dict[tuple[int, ...], Metrics | None]) -> Markup:
+    """Bars with their numbers; where samples are incomplete, also how many queries each is of."""
+    counts = {0 if found is None else found.valid_queries for found in values.values()}
     rows = []
-    for chosen, value in values.items():
+    for chosen, found in values.items():
+        value = 0.0 if found is None else found.mAP
         name = " + ".join(SPECTRA[MODALITIES[m]] for m in chosen)
         bar = Markup('<span class="bar" style="--share:{:.1f}%"></span>').format(value)
-        rows.append([name, bar, f"{value:.1f}"])
-    return table(["modality features", "", "mAP"], rows, kind="bars")
+        row = [name, bar, "–" if found is None else f"{value:.1f}"]
+        rows.append([*row, f"{found.valid_queries if found else 0}"] if len(counts) > 1 else row)
+    header = ["modality features", "", "mAP", "queries valid"]
+    return table(header[: len(rows[0])], rows, kind="bars")

@@ -40,7 +40,7 @@ def compare(first: Measured, second: Measured, out: Path | None = None) -> Path:
     Raises:
         UserError: it cannot be written.
     """
-    out = out or second.run / "compare.html"
+    out = out or second.run / f"compare{second.ending}.html"
     change = differences(first, second)
     valid = np.flatnonzero(~np.isnan(change))
     better, worse = int((change[valid] > 0).sum()), int((change[valid] < 0).sum())

@@ -1,6 +1,6 @@
 """t-SNE of test features, and how tight and separate identities are (the paper's Figure 5)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from dmpt.pages.charts import Axis, Series, marks_key, scatter
 from dmpt.pages.frame import pair
-from dmpt.report.measured import Features, Measured
+from dmpt.report.measured import Measured
+from dmpt.retrieval.embeddings import Embeddings
+from dmpt.retrieval.scores import as_vectors, blocks
 
 IDENTITIES, ITEMS = 12, 20
 SEED = 0
@@ -33,8 +35,7 @@ def pick(run: Measured) -> Picked:
 
     Of those that are asked for: a gallery's distractors are many persons of one number.
     """
-    records, _ = run.samples()
-    pids = np.array([record.pid for record in records])
+    pids = np.array([record.pid for record in run.records()])
     names, counts = np.unique(pids, return_counts=True)
     enough = names[(counts > 1) & np.isin(names, run.query_labels.pids)]
     wanted = enough[np.unique(np.linspace(0, len(enough) - 1, min(IDENTITIES, len(enough))).round().astype(int))]
@@ -42,28 +43,50 @@ def pick(run: Measured) -> Picked:
     return Picked(rows, pids[rows])
 
 
-def silhouette(features: Features, pids: NDArray[np.int64]) -> float:
+def distances(items: Embeddings) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """1 - similarity of each item to all, some rows at a time ``(rows, N)``, in [0, 2]; 0 to itself."""
+    for rows, scores in blocks(items, items):
+        found = (1 - scores.astype(np.float64)).clip(0, 2)
+        found[np.arange(len(found)), np.arange(rows.start, rows.stop)] = 0
+        yield rows, found
+
+
+def silhouette(items: Embeddings, pids: NDArray[np.int64]) -> float:
     """Mean silhouette by identity, cosine distance, in [-1, 1]; NaN where it is not defined."""
-    from sklearn.metrics import silhouette_score
-
-    groups = len(np.unique(pids))
-    if not 1 < groups < len(pids):
+    names, group, counts = np.unique(pids, return_inverse=True, return_counts=True)
+    if not 1 < len(names) < len(pids):
         return float("nan")
-    return float(silhouette_score(features.astype(np.float64), pids, metric="cosine"))
+    order, starts = np.argsort(group, kind="stable"), np.cumsum(counts) - counts
+    values = np.zeros(len(pids))  # of an identity that is seen once it is 0
+    for rows, found in distances(items):
+        sums = np.add.reduceat(found[:, order], starts, axis=1)
+        own, each = group[rows], np.arange(len(found))
+        inside = sums[each, own] / np.maximum(counts[own] - 1, 1)
+        means = sums / counts
+        means[each, own] = np.inf
+        outside = means.min(axis=1)
+        larger = np.maximum(np.maximum(inside, outside), np.finfo(float).tiny)
+        values[rows] = np.where(counts[own] > 1, (outside - inside) / larger, 0)
+    return float(values.mean())
 
 
-def tsne(features: Features) -> NDArray[np.float64]:
+def tsne(items: Embeddings) -> NDArray[np.float64]:
     """Two coordinates of each sample ``(N, 2)``; the same for the same features, zeros where all are equal.
 
-    The exact method: it needs no more than a few seconds for 240 points, and its sums run in a fixed order.
+    The exact method: it needs no more than a few seconds for 240 points, and its sums run in a fixed order. Samples
+    that lack modalities have no common space, and are laid out by their distances alone.
     """
     from sklearn.manifold import TSNE
 
-    if not np.ptp(features, axis=0).any():  # PCA would divide by their variance
-        return np.zeros((len(features), 2))
-    perplexity = min(15.0, max(1.0, (len(features) - 1) / 3))
-    model = TSNE(perplexity=perplexity, init="pca", method="exact", random_state=SEED)
-    return np.asarray(model.fit_transform(features.astype(np.float64)))
+    perplexity = min(15.0, max(1.0, (len(items) - 1) / 3))
+    options = {"perplexity": perplexity, "method": "exact", "random_state": SEED}
+    vectors = as_vectors(items, items)
+    if vectors is None:
+        whole = np.concatenate([found for _, found in distances(items)])
+        return np.asarray(TSNE(metric="precomputed", init="random", **options).fit_transform(whole))
+    if not np.ptp(vectors[0], axis=0).any():  # PCA would divide by their variance
+        return np.zeros((len(items), 2))
+    return np.asarray(TSNE(init="pca", **options).fit_transform(vectors[0].astype(np.float64)))
 
 
 def maps(runs: Sequence[Measured]) -> Markup:
@@ -71,8 +94,8 @@ def maps(runs: Sequence[Measured]) -> Markup:
     picked = pick(runs[0])
     if len(picked.rows) < 4 or len(np.unique(picked.pids)) < 2:
         return Markup("<p>Too few test samples for a map.</p>")
-    every = np.array([record.pid for record in runs[0].samples()[0]])
-    asked = np.isin(every, runs[0].query_labels.pids)
+    every = np.array([record.pid for record in runs[0].records()])
+    asked = np.flatnonzero(np.isin(every, runs[0].query_labels.pids))
     figures = []
     for run in runs:
         features = run.samples()[1]

@@ -1,6 +1,6 @@
 """A run on its test split: what every part of a report looks at, measured once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -16,12 +16,13 @@ from dmpt.base.errors import UserError
 from dmpt.base.terminal import console
 from dmpt.data.records import Record, fingerprint, labels_of, same_data, short
 from dmpt.embed.extract import look
+from dmpt.evaluation.beside import ending
 from dmpt.evaluation.opened import open_adapter, test_records
 from dmpt.method.network import DMPT
+from dmpt.retrieval.embeddings import Embeddings, join
 from dmpt.retrieval.metrics import Metrics, evaluate
 from dmpt.retrieval.protocols import PROTOCOLS, Labels
-
-Features = NDArray[np.float32]
+from dmpt.retrieval.scores import as_vectors, mixed_similarities, similarities
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Ranked:
     Attributes:
         query: row of the query.
         items: rows of the gallery, best first, without what the protocol ignores.
-        scores: their cosines.
+        scores: their similarities: cosines over the modalities that both have.
         hits: which of them are the query's identity.
         average_precision: of the whole list, percent; NaN where there is nothing to find.
     """
@@ -54,11 +55,13 @@ class Measured:
         network: in evaluation mode, on its device.
         query: records of the query side.
         gallery: records of the gallery side; the same object where the two are one.
-        query_features: ``(Q, 3 D)``, L2-normalised.
-        gallery_features: ``(G, 3 D)``.
+        query_features: Q items, which may lack modalities.
+        gallery_features: G items.
         metrics: the numbers.
         trained: parameters that training moved; 0 before its first step.
         provenance: where the numbers come from, by label.
+        apart: why these are not the run's own data; empty where they are.
+        ending: of the names of pages about them.
     """
 
     name: str
@@ -67,11 +70,13 @@ class Measured:
     network: DMPT
     query: Sequence[Record]
     gallery: Sequence[Record]
-    query_features: Features
-    gallery_features: Features
+    query_features: Embeddings
+    gallery_features: Embeddings
     metrics: Metrics
     trained: int
     provenance: dict[str, Any]
+    apart: str = ""
+    ending: str = ""
 
     @property
     def query_labels(self) -> Labels:
@@ -93,20 +98,35 @@ class Measured:
         labels = self.gallery_labels
         asked = self.query_labels[query : query + 1]
         kept = np.flatnonzero(~PROTOCOLS[self.metrics.protocol](asked, labels)[0])
-        scores = self.gallery_features[kept] @ self.query_features[query]
+        scores = self._similarities(query)[kept]
         order = np.argsort(-scores, kind="stable")[:top]
         items = kept[order]
         hits = labels.pids[items] == asked.pids[0]
         return Ranked(query, items, scores[order], hits, float(self.metrics.average_precision[query]))
 
-    def samples(self) -> tuple[list[Record], Features]:
+    def _similarities(self, query: int) -> NDArray[np.float32]:
+        """Of one query to the whole gallery, ``(G,)``."""
+        asked = self.query_features[query : query + 1]
+        vectors = as_vectors(asked, self.gallery_features)
+        found = mixed_similarities(asked, self.gallery_features, 1) if vectors is None else similarities(*vectors, 1)
+        scores: NDArray[np.float32] = next(block for _, block in found)[0]
+        return scores
+
+    def records(self) -> list[Record]:
+        """Every test sample once."""
+        return [*(self.query[row] for row in self._alone()), *self.gallery]
+
+    def samples(self) -> tuple[list[Record], Embeddings]:
         """Every test sample once, with its features."""
+        alone = np.array(self._alone(), dtype=np.int64)
+        return self.records(), join(self.query_features[alone], self.gallery_features)
+
+    def _alone(self) -> list[int]:
+        """Rows of the queries that are not in the gallery too."""
         if self.query is self.gallery:
-            return list(self.gallery), self.gallery_features
+            return []
         there = {_sight(record) for record in self.gallery}  # benchmarks list a query's copy in the gallery too
-        alone = [row for row, record in enumerate(self.query) if _sight(record) not in there]
-        records = [*(self.query[row] for row in alone), *self.gallery]
-        return records, np.concatenate([self.query_features[alone], self.gallery_features])
+        return [row for row, record in enumerate(self.query) if _sight(record) not in there]
 
 
 def _sight(record: Record) -> tuple[str, int, int, int | None]:
@@ -118,6 +138,7 @@ def measure(
     run: Path,
     root: str | None = None,
     *,
+    data: Mapping[str, Any] | None = None,
     name: str | None = None,
     weights: str | None = None,
     skip_broken: bool = False,
@@ -127,6 +148,7 @@ def measure(
     Args:
         run: run or adapter folder.
         root: of the data; None = where training found it.
+        data: other settings of the data than those of training (``evaluate``).
         name: for the report; None = the folder's name.
         weights: of the backbone, when they moved.
         skip_broken: leave out samples with unreadable images.
@@ -135,27 +157,22 @@ def measure(
         UserError: something is missing or does not fit.
     """
     name = name or run.resolve().name
-    opened = open_adapter(run, root, weights=weights, skip_broken=skip_broken)
+    opened = open_adapter(run, root, data=data, weights=weights, skip_broken=skip_broken)
     folder, network, card, dataset = opened.folder, opened.network, opened.card, opened.dataset
     (query, gallery), unreadable = test_records(dataset, opened.data, skip_broken)
     skipped = [*opened.incomplete, *unreadable]
-    incomplete = next((r for r in (*gallery, *query) if len(r.paths) < len(opened.data.modalities)), None)
-    if incomplete is not None:
-        raise UserError(
-            f"{incomplete.name} lacks a modality, and a report shows complete samples; "
-            "use dmpt evaluate --missing for the others"
-        )
     console.print(f"{name}: features of {len(gallery) + (0 if query is gallery else len(query))} test samples")
     seen = look(network, opened.data, (query, gallery), opened.precision)
     metrics = evaluate(seen.query, seen.gallery, seen.query_labels, seen.gallery_labels, dataset.protocol)
+    tested = fingerprint([*query, *gallery])
+    apart = {"apart": opened.apart, "data": dataset.name, "data_fingerprint": tested}
     where, step = environment(), adapter.saved_step(folder)
     provenance = {
-        "adapter": str(folder),
+        "adapter": folder.resolve().name if folder == run else f"{run.resolve().name}/{folder.name}",
         "training step": step,
         "seed": card.config.train.seed,
         "checkpoint chosen by": adapter.chosen_by(folder, card),
-        "test data": f"{dataset.name}, {len({r.pid for r in gallery})} identities, fingerprint "
-        + fingerprint([*query, *gallery]),
+        "test data": f"{dataset.name}, {len({r.pid for r in gallery})} identities, fingerprint {tested}",
         "missing or broken files (any split)": len(skipped),
         "protocol": f"{metrics.protocol}: {metrics.valid_queries} of {metrics.queries} queries valid, "
         f"gallery {metrics.gallery}",
@@ -176,16 +193,23 @@ def measure(
         network=network,
         query=query,
         gallery=gallery,
-        query_features=seen.query.flat,
-        gallery_features=seen.gallery.flat,
+        query_features=seen.query,
+        gallery_features=seen.gallery,
         metrics=metrics,
         trained=network.trained_count if step else 0,
         provenance=provenance,
+        apart=opened.apart,
+        ending=ending(apart, dataset.protocol),
     )
 
 
 def measure_all(
-    runs: Sequence[Path], root: str | None = None, *, weights: str | None = None, skip_broken: bool = False
+    runs: Sequence[Path],
+    root: str | None = None,
+    *,
+    data: Mapping[str, Any] | None = None,
+    weights: str | None = None,
+    skip_broken: bool = False,
 ) -> list[Measured]:
     """``measure`` of several runs on the same test data, by names that tell them apart.
 
@@ -194,7 +218,7 @@ def measure_all(
     """
     called = [None] if len(runs) == 1 else names(runs)
     measured = [
-        measure(run, root, name=name, weights=weights, skip_broken=skip_broken)
+        measure(run, root, data=data, name=name, weights=weights, skip_broken=skip_broken)
         for run, name in zip(runs, called, strict=True)
     ]
     check_same_data(measured)

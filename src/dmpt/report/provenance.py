@@ -25,10 +25,19 @@ def provenance(run: Measured) -> Markup:
 
 
 def caution(run: Measured) -> Markup:
-    """Said where the checkpoint was chosen on the very test split."""
-    if run.provenance["checkpoint chosen by"] != "test":
-        return Markup("")
-    return note(f"The checkpoint of {run.name} was chosen on this very test split: its numbers are optimistic.")
+    """What a reader of the numbers should know first; empty where there is nothing."""
+    said = []
+    if run.provenance["checkpoint chosen by"] == "test":
+        said.append(f"The checkpoint of {run.name} was chosen on this very test split: its numbers are optimistic.")
+    if run.apart:
+        said.append(f"{run.name} is shown on {run.apart}.")
+    records, used = run.records(), len(run.card.config.data.modalities)
+    if lacking := sum(len(record.paths) < used for record in records):
+        said.append(
+            f"{lacking} of {len(records)} test samples lack a spectrum. An empty frame stands in its place, "
+            "and two samples are compared by the spectra that both have."
+        )
+    return Markup("").join(map(note, said))
 
 
 def _plain(value: Any) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 from dmpt.data.records import Record
-from dmpt.pages.pictures import labelled, listed, lying, sample, stacked
+from dmpt.pages.pictures import labelled, lying, sample, spectra_of, stacked
 from dmpt.report.measured import Measured, Ranked
 
 TOP = 8
@@ -69,7 +69,7 @@ def _cell(run: Measured, record: Record, kind: str, place: str, *said: str) -> M
     data = run.card.config.data
     mark = {"query": "query", "hit": f"{place} ✓", "miss": f"{place} ✗"}[kind]
     means = {"query": "Query", "hit": f"Rank {place}, right", "miss": f"Rank {place}, wrong"}[kind]
-    alt = f"{means}: identity {record.pid}, camera {record.camera}, in {listed(data)}"
+    alt = f"{means}: identity {record.pid}, camera {record.camera}, {spectra_of(record, data)}"
     picture = stacked(sample(record, data), alt)
     if kind == "query":
         picture = labelled(picture, data)

@@ -24,7 +24,7 @@ def several(measured: Sequence[Measured], out: Path | None = None) -> Path:
     Raises:
         UserError: it cannot be written.
     """
-    out = out or measured[-1].run / "several.html"
+    out = out or measured[-1].run / f"several{measured[-1].ending}.html"
     rows = [
         [one.name, *(f"{getattr(one.metrics, key):.1f}" for key in ("mAP", "rank1", "mINP")), count(one.trained)]
         for one in measured

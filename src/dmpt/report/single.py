@@ -9,7 +9,7 @@ from dmpt.pages.frame import Section, figure, pair, paragraph, write_page
 from dmpt.pages.pictures import SPOKEN, listed
 from dmpt.report import curves, ranked
 from dmpt.report.attention import attention_section
-from dmpt.report.breakdown import camera_pairs, camera_table, modality_mAP, modality_table
+from dmpt.report.breakdown import by_spectra, camera_pairs, camera_table, modality_table
 from dmpt.report.embedding import maps
 from dmpt.report.measured import Measured
 from dmpt.report.provenance import caution, numbers, provenance
@@ -31,7 +31,7 @@ def report(measured: Measured, out: Path | None = None) -> Path:
     Raises:
         UserError: it cannot be written.
     """
-    out = out or measured.run / "report.html"
+    out = out or measured.run / f"report{measured.ending}.html"
     metrics, data = measured.metrics, measured.card.config.data
     lead = Markup("").join(
         [
@@ -99,13 +99,16 @@ def modality_section(run: Measured) -> Section:
         "The feature has a part per spectrum. Here some parts are left out of the comparison, on the same features. "
         "A last row above all others means that the spectra know different things."
     )
+    found = by_spectra(run)
+    if len({numbers.valid_queries if numbers else 0 for numbers in found.values()}) > 1:
+        what += " Each row is of the samples that have any of its spectra, so rows are of different queries."
     bind = run.card.config.bind
     if bind.depth and bind.external:
         what += (
             " Each part has seen the other spectra through the bind prompt, so this is not what a camera of one "
             "spectrum alone would give."
         )
-    return Section("spectra", "What each spectrum contributes", what, modality_table(modality_mAP(run)))
+    return Section("spectra", "What each spectrum contributes", what, modality_table(found))
 
 
 def list_section(run: Measured) -> Section:
@@ -117,7 +120,7 @@ def list_section(run: Measured) -> Section:
         "Best and worst ranked lists",
         "Left the query, then what was found, the most similar first; top to bottom "
         f"{listed(run.card.config.data, SPOKEN)}. ✓ and a solid frame: the right identity; ✗ and a dashed frame: "
-        "another one. Below, the camera and the cosine similarity. The queries of highest and lowest average "
+        "another one. Below, the camera and the similarity. The queries of highest and lowest average "
         "precision, one per identity.",
         body,
     )

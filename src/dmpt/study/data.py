@@ -1,10 +1,10 @@
 """What a study runs on: data set, backbone, recipe (``studies/data/``, ``configs/``, or a file)."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dmpt.base.errors import UserError
+from dmpt.base.files import expanded
 from dmpt.settings.shipped import folder, settings_file
 from dmpt.settings.values import flatten
 from dmpt.study.definition import name_of_data
@@ -48,7 +48,7 @@ def find_data(given: str) -> Data:
         UserError: there is none, or the file is not as it must be.
     """
     entries = folder("studies") / "data"
-    path = Path(given) if given.endswith(".yaml") else entries / f"{given}.yaml"
+    path = expanded(given) if given.endswith(".yaml") else entries / f"{given}.yaml"
     if not given.endswith(".yaml") and not path.is_file():
         shipped = settings_file(given)
         if shipped is None:

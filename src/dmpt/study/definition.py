@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dmpt.base.errors import UserError
+from dmpt.base.files import expanded
 from dmpt.paper.cells import cells
 from dmpt.settings.shipped import folder
 from dmpt.study.reading import (
@@ -139,7 +140,7 @@ def find(name: str) -> Study:
     Raises:
         UserError: there is none, or the file is not as it must be.
     """
-    path = Path(name)
+    path = expanded(name)
     if not name.endswith(".yaml"):
         path = folder("studies") / f"{name}.yaml"
         if name not in studies():

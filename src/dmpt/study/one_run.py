@@ -75,6 +75,7 @@ def work(task: Task) -> None:
     Raises:
         UserError: as ``dmpt train`` and ``dmpt evaluate``.
     """
+    from dmpt.evaluation.evaluate import PRIVATE
     from dmpt.retrieval.metrics import MEASURES
     from dmpt.study.results import keep
     from dmpt.training.trainer import Trainer
@@ -108,8 +109,7 @@ def work(task: Task) -> None:
         "data_fingerprint": task.fingerprint,
         "backbone_sha256": trainer.model.tower.sha256,
     }
-    private = ("adapter", "command")  # paths of this machine
-    where = {key: value for key, value in where.items() if key not in private}
+    where = {key: value for key, value in where.items() if key not in PRIVATE}
     keep(task.kept, trainer.config, {**numbers, "study": study, "provenance": where}, per_query)
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from dmpt.base.errors import UserError
@@ -24,10 +23,11 @@ from dmpt.base.files import write_text
 from dmpt.data.records import same_data, short
 from dmpt.retrieval.metrics import MEASURES
 from dmpt.settings.config import Config
-from dmpt.settings.values import dotted, nest
+from dmpt.settings.places import named, without_places
+from dmpt.settings.saved import CONFIG, read_settings, write_settings
+from dmpt.settings.values import dotted
 from dmpt.study.definition import EQUAL, RANK
 from dmpt.study.reading import KNOWN
-from dmpt.training.folder import CONFIG, read_settings
 from dmpt.training.state import HARMLESS, unread
 
 METRICS, QUERIES = "metrics.json", "queries.csv"
@@ -104,11 +104,7 @@ def keep(folder: Path, config: Config, numbers: Mapping[str, Any], per_query: Ma
     Raises:
         UserError: it cannot be written.
     """
-    plain = nest(dotted(config))
-    plain["data"]["root"] = None
-    for section, key in (("backbone", "weights"), ("text", "tower"), ("text", "weights"), ("text", "file")):
-        plain[section][key] = _named(plain[section][key])
-    write_text(folder / CONFIG, yaml.safe_dump(plain, sort_keys=False))
+    write_settings(folder, without_places(config))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["pid", "average_precision"])
@@ -187,16 +183,11 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     whole = {key: settings.get(key, default) for key, default in KNOWN.items()}
     found = {key: value for key, value in whole.items() if key not in HARMLESS}
     found |= {key: None for key, own in _normalisation(whole["backbone.name"]).items() if found[key] == own}
-    found |= {key: _named(whole[key]) for key in ("text.tower", "text.weights", "text.file")}
+    found |= {key: named(key, whole[key]) for key in ("text.tower", "text.weights", "text.file")}
     found["backbone.weights"] = "random" if whole["backbone.weights"] == "random" else "from a file"
     for key in ("backbone.grid", *unread(whole)):
         del found[key]
     return found
-
-
-def _named(file: str | None) -> str | None:
-    """A file as any machine may call it: by its name where it is one of this machine's."""
-    return file and (file if file.startswith(("hub:", "package:")) else Path(file).name)
 
 
 @cache

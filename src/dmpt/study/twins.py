@@ -7,11 +7,11 @@ from typing import Any
 
 from dmpt.base.files import write_text
 from dmpt.data.records import same_data
+from dmpt.settings.saved import CONFIG
 from dmpt.settings.values import dotted
 from dmpt.study.one_run import Task
 from dmpt.study.plan import backbone_hash
 from dmpt.study.results import METRICS, QUERIES, Result, difference, read_all
-from dmpt.training.folder import CONFIG
 
 
 def take_over(tasks: Sequence[Task], results: Path) -> list[Task]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from dmpt.adapter.folder import Card
 from dmpt.data.layouts import DATASETS
 from dmpt.data.records import fingerprint
+from dmpt.evaluation.beside import fingerprint_of_test
 from dmpt.extensions.assemble import Model
 from dmpt.settings.config import Config
 from dmpt.training.data import TrainingData
@@ -78,8 +79,9 @@ def card_of(config: Config, data: TrainingData, model: Model) -> Card:
         data={
             "name": data.dataset.name,
             "fingerprint": fingerprint(data.records),
+            "test_fingerprint": fingerprint_of_test(data.dataset, config.data.modalities),
             "samples": len(data.records),
-            "skipped": data.skipped,
+            "skipped": len(data.skipped),
         },
         backbone_unused=model.tower.unused,
         licence=f"backbone weights: {model.tower.licence}; data: {DATASETS[config.data.layout].licence}",

@@ -1,6 +1,6 @@
 """A run folder: resolved config, log, resume state, last and best adapter, environment.
 
-config.yaml        the settings, all of them
+config.yaml        the settings, all of them; files and folders by their absolute paths
 environment.json   versions, commit, command
 metrics.jsonl      one line per step and per evaluation (``log``)
 state.safetensors  everything that resuming needs (``state``)
@@ -10,55 +10,53 @@ last/, best/       adapters (``dmpt.adapter``)
 
 import json
 import re
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from dmpt.adapter.folder import CARD, TENSORS
 from dmpt.base.environment import environment
 from dmpt.base.errors import UserError
 from dmpt.base.files import expanded, write_text
 from dmpt.base.lock import Lock, Taken
-from dmpt.base.yaml import load
 from dmpt.settings.config import Config, DataConfig
-from dmpt.settings.values import checked, dotted, flatten, nest, renamed
+from dmpt.settings.places import absolute
+from dmpt.settings.saved import CONFIG, read_settings, write_settings
+from dmpt.settings.values import checked
 from dmpt.training.log import LOG, cut_log
 from dmpt.training.state import PLAN, STATE, fixed_settings, refuse_change
 
-CONFIG, ENVIRONMENT, LOCK = "config.yaml", "environment.json", ".lock"
+ENVIRONMENT, LOCK = "environment.json", ".lock"
 SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 """How the package of that name calls a file that it is writing, beside the one that we asked for."""
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings in a folder's ``config.yaml``, as dotted keys.
+def as_begun(config: Config, out: Path) -> Config:
+    """The settings with absolute paths, and with what the run in ``out`` began with where they leave it open.
+
+    Open are the data's folder, a range to measure (``auto``), and what the run starts from.
 
     Raises:
-        UserError: the file cannot be read, or is damaged.
+        UserError: there is no such home directory, or the run's ``config.yaml`` is damaged and needed.
     """
-    path = folder / CONFIG
-    try:
-        return renamed(flatten(load(path.read_text(encoding="utf-8"))))
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is damaged ({error!r}); remove its folder and run again") from error
+    if (out / CONFIG).exists():
+        needed = config.data.root is None or config.data.value_range == "auto"
+        with nullcontext() if needed else suppress(UserError):  # damaged: said where it matters
+            config = _as_begun(config, read_settings(out), str(out / CONFIG))
+    init = config.init and str(expanded(config.init).absolute())
+    return absolute(replace(config, init=init))
 
 
-def as_begun(config: Config, out: Path) -> Config:
-    """The settings, with what the run in ``out`` began with where they leave it open; its start by its whole path.
-
-    Open are a range to measure (``auto``), and what the run starts from.
-    """
-    data, init = config.data, config.init
-    if data.value_range == "auto" and (out / CONFIG).exists():
-        begun = checked(DataConfig, {"value_range": read_settings(out).get("data.value_range")}, str(out / CONFIG))
-        data = replace(data, value_range=begun.value_range)
-    if init is None and (out / CONFIG).exists():
-        with suppress(UserError):  # damaged: said where it matters
-            init = read_settings(out).get("init")
-    return replace(config, data=data, init=init and str(expanded(init).absolute()))
+def _as_begun(config: Config, begun: Mapping[str, Any], path: str) -> Config:
+    data = config.data
+    if data.root is None:
+        data = replace(data, root=begun.get("data.root"))
+    if data.value_range == "auto":
+        fixed = checked(DataConfig, {"value_range": begun.get("data.value_range")}, path)
+        data = replace(data, value_range=fixed.value_range)
+    return replace(config, data=data, init=config.init or begun.get("init"))
 
 
 def check_folder(out: Path, resume: bool) -> None:
@@ -99,15 +97,6 @@ def begin(out: Path, config: Config, replan: bool) -> None:
     write_text(out / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
     write_settings(out, config)
     cut_log(out, 0)
-
-
-def write_settings(out: Path, config: Config) -> None:
-    """Write ``config.yaml``.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    write_text(out / CONFIG, yaml.safe_dump(nest(dotted(config)), sort_keys=False))
 
 
 def sweep(out: Path) -> None:

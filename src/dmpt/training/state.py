@@ -18,6 +18,7 @@ from dmpt.extensions.assemble import Model
 from dmpt.extensions.ema import EMA
 from dmpt.method.network import DMPT
 from dmpt.settings.config import Config
+from dmpt.settings.places import named
 from dmpt.settings.values import dotted, flatten, renamed
 from dmpt.towers.tensors import write_tensors
 from dmpt.training.data import TrainingData
@@ -222,7 +223,7 @@ def refuse_change(old: Mapping[str, Any], new: Mapping[str, Any], out: Path, fre
             if same_data(before, now):
                 continue
             before, now = short(before), short(now)
-        if now != before and name not in free:
+        if named(name, now) != named(name, before) and name not in free:  # what a file holds is checked by hash
             raise UserError(
                 f"cannot resume {out}: {name} was {before}, now it is {now}; resume with what the run began with "
                 "(its config.yaml), or start another run"

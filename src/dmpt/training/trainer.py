@@ -31,6 +31,7 @@ from dmpt.method.network import Output
 from dmpt.retrieval.metrics import Metrics
 from dmpt.settings.config import Config
 from dmpt.settings.rules import check
+from dmpt.settings.saved import write_settings
 from dmpt.training import announce, folder, measured
 from dmpt.training.data import read
 from dmpt.training.distributed import average_gradients, gather, join_processes, once_a_node, partners
@@ -135,7 +136,7 @@ class Trainer:
                 self.accelerator.scaler.load_state_dict(self.progress.scaler)
             if self.main:
                 cut_log(self.out, self.progress.step)
-                folder.write_settings(self.out, self.config)
+                write_settings(self.out, self.config)  # its files may be elsewhere by now, its epochs more
         self.accelerator.wait_for_everyone()
         self._holding = True
         return going_on

@@ -19,7 +19,7 @@ SETTINGS = {"layout", "protocol", "value_range", "test_share", "split_seed"}
 
 def add(parser: Parser) -> None:
     """Find what is wrong with a data set; exit code 1 when something is."""
-    parser.add_argument("dir", type=str, help="The data set's folder, or its parent; of a manifest, also the file.")
+    parser.add_argument("dir", type=Path, help="The data set's folder, or its parent; of a manifest, also the file.")
     layout = next(field for field in fields(DataConfig) if field.name == "layout")
     parser.add_argument("--layout", type=layout.type, required=True, help="How files and names are arranged.")
     skip = {field.name for field in fields(DataConfig)} - SETTINGS | {"layout"}
@@ -39,7 +39,7 @@ def run(arguments: Namespace) -> None:
 
     check_settings(Config(data=arguments.data))
     try:
-        report = check(arguments.layout, Path(arguments.dir), arguments.data, arguments.workers)
+        report = check(arguments.layout, arguments.dir, arguments.data, arguments.workers)
     except UserError as error:  # readers speak of the settings of training
         said = re.sub(r"\b(set|check) data\.root\b", r"\1 DIR", str(error))
         raise UserError(re.sub(r"\bcorrect data\.layout\b", "correct --layout", said)) from error

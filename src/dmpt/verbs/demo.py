@@ -12,7 +12,9 @@ from dmpt.verbs.parser import Parser
 
 def add(parser: Parser) -> None:
     """Render a small world, train on it, compare, and write a page about it; needs no data, no GPU, no network."""
-    parser.add_argument("--out", type=str, default="demo", help="Folder to write; an earlier demo in it is replaced.")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), help="Folder to write; an earlier demo in it is replaced."
+    )
     parser.add_argument("--quick", action="store_true", help="A smaller world and fewer epochs: under a minute.")
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Of training.")
 
@@ -22,7 +24,7 @@ def run(arguments: Namespace) -> None:
     from dmpt.demo.demo import demo
 
     try:
-        demo(Path(arguments.out), arguments.quick, arguments.seed)
+        demo(arguments.out, arguments.quick, arguments.seed)
     except Stopped:
         stderr.write("stopped; the next demo begins anew\n")
         raise

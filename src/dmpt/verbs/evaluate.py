@@ -7,14 +7,14 @@ from typing import Any
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from dmpt.base.terminal import print_table
-from dmpt.verbs.parser import Parser
+from dmpt.base.terminal import print_table, warn
+from dmpt.verbs.parser import Parser, add_test_data, test_data_of
 
 
 def add(parser: Parser) -> None:
     """Evaluate a run or adapter on the test split: mAP, CMC, mINP."""
-    parser.add_argument("run", type=str, help="Run folder or adapter folder.")
-    parser.add_argument("--data.root", type=str, default=None, help="Data folder; default: where training found it.")
+    parser.add_argument("run", type=Path, help="Run folder or adapter folder.")
+    add_test_data(parser)
     parser.add_argument(
         "--data.workers", type=NonNegativeInt, default=None, help="Loader processes; default: as in training."
     )
@@ -39,8 +39,9 @@ def run(arguments: Namespace) -> None:
     from dmpt.evaluation.evaluate import save
 
     result = run(
-        Path(arguments.run),
+        arguments.run,
         arguments["data.root"],
+        data=test_data_of(arguments),
         which=arguments.which,
         weights=arguments["backbone.weights"],
         precision=arguments.precision,
@@ -56,7 +57,9 @@ def run(arguments: Namespace) -> None:
         else:
             _show(result)
     finally:  # a pipe that nobody reads to its end, as of `| head`, loses no number either
-        save(Path(arguments.run), result)  # last: a folder that cannot be written to loses none
+        kept = save(arguments.run, result)  # last: a folder that cannot be written to loses none
+        if result["provenance"]["apart"]:
+            warn(f"kept in {kept}")
 
 
 def _show(result: dict[str, Any]) -> None:

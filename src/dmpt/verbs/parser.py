@@ -11,11 +11,13 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import register_type
 
 from dmpt.base.errors import UserError
+from dmpt.base.files import expanded
 from dmpt.base.terminal import warn
 from dmpt.base.yaml import load
-from dmpt.settings.config import Config
+from dmpt.settings.config import Config, DataConfig
 from dmpt.settings.shipped import settings_file
 from dmpt.settings.values import renamed
 
@@ -41,6 +43,8 @@ PLAIN = {
 """What the parser says of a wrong value, in words."""
 SECTIONS = tuple(f.name for f in fields(Config) if is_dataclass(f.type))
 
+register_type(Path, deserializer=expanded)  # ~ in every flag that is a path
+
 
 class Parser(ArgumentParser):
     """Ends with one line and exit code 2, and names the nearest setting when one is unknown."""
@@ -56,9 +60,10 @@ class Parser(ArgumentParser):
         args = list(args)
         for place, name in list(_configs(args)):
             self.file = name
-            if not Path(name).is_file() and (shipped := settings_file(name)):
+            args[place] = args[place].replace(name, str(expanded(name)))
+            if not expanded(name).is_file() and (shipped := settings_file(name)):
                 args[place] = args[place].replace(name, str(shipped))
-            elif not _holds_settings(Path(name)):
+            elif not _holds_settings(expanded(name)):
                 break  # the file of the error that follows
         first = self._preset(args[0], flags) if self.preset and args and not args[0].startswith("-") else None
         try:
@@ -162,6 +167,30 @@ def _nearest(wrong: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
     near = near or [name for name, tail in tails.items() if tail == wrong.rsplit(".", 1)[-1]]
     return f"; did you mean {near[0]}?" if near else "; --help lists them all"
+
+
+TEST_DATA = {
+    "layout": "How files and names are arranged, where they are others than those of training.",
+    "object": "What they show; the words of the prompts stay those of training.",
+    "protocol": "What a query ignores. Numbers by another one than the run's are kept apart.",
+    "test_share": "Share of the identities that are tested, for own data that names no splits.",
+    "split_seed": "Of that split.",
+}
+"""Settings of the data that may differ from those of training where a model is judged."""
+
+
+def add_test_data(parser: Parser) -> None:
+    """Flags for the data that a model is judged on; what is not given is as in training."""
+    parser.add_argument("--data.root", type=str, default=None, help="Data folder; default: where training found it.")
+    types = {field.name: field.type for field in fields(DataConfig)}
+    for name, help in TEST_DATA.items():
+        kind: Any = types[name]
+        parser.add_argument(f"--data.{name}", type=kind | None, default=None, help=help)
+
+
+def test_data_of(arguments: Namespace) -> dict[str, Any]:
+    """What these flags say, the folder excepted; None where they are not given."""
+    return {name: arguments[f"data.{name}"] for name in TEST_DATA}
 
 
 def add_settings(parser: Parser) -> None:

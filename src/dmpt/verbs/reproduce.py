@@ -17,7 +17,7 @@ def add(parser: Parser) -> None:
     parser.add_argument("cell", type=str, nargs="?", default=None, help="Its name, as the first argument; see --list.")
     parser.add_argument("--list", action="store_true", help="Name all cells, with the paper's numbers.")
     add_settings(parser)
-    parser.add_argument("--out", type=str, default=None, help="Run folder; a finished run is only evaluated.")
+    parser.add_argument("--out", type=Path, default=None, help="Run folder; a finished run is only evaluated.")
     parser.add_argument("--resume", action="store_true", help="Go on with the unfinished run in --out.")
     parser.add_argument("--skip-broken", action="store_true", help="Leave out samples with unreadable images.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
@@ -46,7 +46,7 @@ def run(arguments: Namespace) -> None:
     from dmpt.training.trainer import Trainer
     from dmpt.verbs.train import fit
 
-    config, out = config_of(arguments), Path(arguments.out)
+    config, out = config_of(arguments), arguments.out
     trainer = Trainer(config, out, arguments.resume or is_finished(out), arguments.skip_broken)
     fit(trainer)  # of a finished run it only writes the adapter anew, which a kill may have come before
     if not trainer.main:

@@ -20,7 +20,7 @@ def add(parser: Parser) -> None:
 
     names = list(dict.fromkeys(row.dataset for row in published() if row.dataset != "any"))
     parser.add_argument("--dataset", choices=names, required=True, help="Data set.")
-    parser.add_argument("--runs", type=str, nargs="+", default=[], help="Run folders that dmpt evaluate has seen.")
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="Run folders that dmpt evaluate has seen.")
     parser.add_argument("--missing", action="store_true", help="Instead: with modalities missing at test.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
 
@@ -31,9 +31,11 @@ def run(arguments: Namespace) -> None:
 
     rows = published(arguments.dataset)
     for folder in arguments.runs:
-        found = ours(Path(folder))
-        if found[0].dataset != arguments.dataset:
-            stderr.write(f"left out: {folder} was evaluated on {found[0].dataset}\n")
+        every = ours(folder)
+        found = [row for row in every if row.dataset == arguments.dataset]
+        if not found:
+            on = " and ".join(dict.fromkeys(row.dataset for row in every))
+            stderr.write(f"left out: {folder} was evaluated on {on}\n")
         elif arguments.missing and not any(row.missing for row in found):
             stderr.write(f"left out: {folder} was evaluated with all modalities alone\n")
         else:

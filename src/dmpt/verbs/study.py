@@ -23,8 +23,8 @@ def add(parser: Parser) -> None:
     parser.add_argument("--jobs", type=PositiveInt, default=1, help="Runs at a time; they share the cores.")
     parser.add_argument("--dry-run", action="store_true", help="List the runs, with an estimate of their time.")
     parser.add_argument("--table", action="store_true", help="Only rebuild table, plot and provenance from results.")
-    parser.add_argument("--out", type=str, default="runs/studies", help="Run folders go to OUT/STUDY/DATA/ROW.")
-    parser.add_argument("--results", type=str, default="studies/results", help="Numbers go to RESULTS/STUDY.")
+    parser.add_argument("--out", type=Path, default=Path("runs/studies"), help="Run folders go to OUT/STUDY/DATA/ROW.")
+    parser.add_argument("--results", type=Path, default=Path("studies/results"), help="Numbers go to RESULTS/STUDY.")
     add_settings(parser)
     parser.preset = "study", _preset
 
@@ -55,7 +55,7 @@ def run(arguments: Namespace) -> None:
 
     chosen = find(arguments.study)
     data = find_data(arguments.on or chosen.data[0])
-    out, results = Path(arguments.out) / chosen.name, Path(arguments.results) / chosen.name
+    out, results = arguments.out / chosen.name, arguments.results / chosen.name
     rows = [name.strip() for name in (arguments.rows or "").split(";") if name.strip()]
     if arguments.rows is not None and not rows:
         raise UserError("--rows is empty; name rows, separated by semicolons, or leave it out")

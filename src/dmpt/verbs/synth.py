@@ -11,7 +11,7 @@ from dmpt.verbs.parser import Parser
 
 def add(parser: Parser) -> None:
     """Write a synthetic three-spectrum data set: persons as RGBNT201, vehicles as MSVR310."""
-    parser.add_argument("out", type=str, help="Folder to write; must be empty or not exist.")
+    parser.add_argument("out", type=Path, help="Folder to write; must be empty or not exist.")
     parser.add_argument("--ids", type=PositiveInt, default=250, help="Identities in all.")
     parser.add_argument("--test-ids", type=PositiveInt, default=100, help="How many of them are for testing.")
     parser.add_argument("--images", type=PositiveInt, default=8, help="Samples per identity.")
@@ -29,7 +29,7 @@ def run(arguments: Namespace) -> None:
 
     if arguments.test_ids >= arguments.ids:
         raise UserError(f"--test-ids is {arguments.test_ids} of --ids {arguments.ids}; leave some for training")
-    out = Path(arguments.out)
+    out = arguments.out
     write_world(
         out,
         object=arguments.object,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add(parser: Parser) -> None:
     """Train a model on the training split."""
     add_settings(parser)
-    parser.add_argument("--out", type=str, required=True, help="Run folder to write.")
+    parser.add_argument("--out", type=Path, required=True, help="Run folder to write.")
     parser.add_argument("--resume", action="store_true", help="Go on with the run in --out; with more epochs too.")
     parser.add_argument("--skip-broken", action="store_true", help="Leave out samples with unreadable images.")
 
@@ -25,7 +25,7 @@ def run(arguments: Namespace) -> None:
     """Run the verb ``train``."""
     from dmpt.training.trainer import Trainer
 
-    out = Path(arguments.out)
+    out = arguments.out
     trainer = Trainer(config_of(arguments), out, arguments.resume, arguments.skip_broken, replan=True)
     fit(trainer)
     if trainer.main:
