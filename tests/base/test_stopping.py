@@ -41,6 +41,21 @@ def test_a_signal_raises_and_is_given_back(number: signal.Signals) -> None:
     assert signal.getsignal(number) is own
 
 
+def half_imported() -> None:
+    """What a library makes of a signal in an import."""
+    with suppress(BaseException):
+        signal.raise_signal(signal.SIGTERM)
+    raise AttributeError("what was not imported")
+
+
+def test_a_signal_that_a_library_swallowed_is_the_end_all_the_same() -> None:
+    with pytest.raises(Interrupted) as stopped, stoppable():
+        half_imported()
+    assert stopped.value.number == signal.SIGTERM
+    with pytest.raises(AttributeError, match="nobody asked"), stoppable():
+        raise AttributeError("nobody asked")
+
+
 def heard(asked: Callable[[], int], *numbers: int) -> None:
     """A step in which these come; then what was asked for is saved."""
     assert not asked()

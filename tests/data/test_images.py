@@ -1,6 +1,7 @@
 """Decoding: golden pixels for every kind of file, and a line the user can act on for every broken one."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +150,13 @@ def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.jpg", tmp_path):
         with pytest.raises(UserError, match=f"cannot read {path}"):
             read_image(path, FULL)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"x\.png is a pipe or a device, not a file; remove it"):
+        read_image(tmp_path / "x.png", FULL)
 
 
 @pytest.mark.parametrize("side", [9_000, 20_000])  # the second is above Pillow's own limit too

@@ -37,13 +37,24 @@ class Stopped(Interrupted):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Inside, a signal raises ``Interrupted``: what is half done is undone on the way out."""
+    """Inside, a signal raises ``Interrupted``: what is half done is undone on the way out.
+
+    Libraries may catch it, for instance in an import, and fail of what they then lack: that is the same end.
+    """
+    asked = 0
 
     def leave(number: int) -> None:
+        nonlocal asked
+        asked = number
         raise Interrupted(number)
 
     with _listening(leave):
-        yield
+        try:
+            yield
+        except Exception:
+            if asked:
+                raise Interrupted(asked) from None
+            raise
 
 
 @contextmanager

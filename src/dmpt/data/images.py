@@ -1,6 +1,7 @@
 """The one function that decodes image files, and resizing without torch."""
 
 import io
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,6 +71,9 @@ def decode(path: Path, convert: Callable[[Image.Image], T]) -> T:
         UserError: the file is missing, unreadable, empty, damaged, too large or no image.
     """
     try:
+        kind = path.stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # reading would wait for ever, or never end
+            raise UserError(f"{path} is a pipe or a device, not a file; remove it")
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; restore it or check its rights") from error
