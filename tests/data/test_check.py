@@ -270,6 +270,20 @@ def test_values_outside_of_the_range_are_clipped(root: Path) -> None:
     assert found(check("rgbnt201", root, DataConfig(value_range=(0, 100))))["flat"] == 20
 
 
+@pytest.mark.parametrize(
+    ("low", "spread", "kind"), [(7500, 0, "blank"), (7500, 6, "blank"), (20000, 0, "blank"), (20000, 1000, "clipped")]
+)
+def test_an_odd_frame_is_no_fault_of_the_range(root: Path, low: int, spread: int, kind: str) -> None:
+    """A closed shutter, which is blank but for noise; and a frame that saw something else."""
+    deep(7000, 9000)(root)
+    path = root / "train_3/TI/000001_cam1_0_00.png"
+    noise = np.random.default_rng(0).integers(0, spread + 1, (64, 32))
+    Image.fromarray((low + noise).astype(np.uint16)).save(path)
+    report = check("rgbnt201", root, DataConfig(value_range="auto"))
+    assert found(report) == {kind: 1}
+    assert next(finding.paths for finding in report.findings) == (path,)
+
+
 def test_half_of_a_modality_in_colour_is_many_mistakes_and_more_is_a_rule(root: Path) -> None:
     false_colour(root)
     for folder in ("test", "train_3"):

@@ -175,7 +175,7 @@ def _deep(seen: Sequence[Seen], value_range: Range, measured: Range | None) -> I
     for record, modality, deep in found:
         where, spans = record.paths[modality], f"its {modality} spans {deep.low:.6g} to {deep.high:.6g}"
         best = own[modality]
-        if best is None or together is None or deep.levels(best) <= BLANK_LEVELS:
+        if best is None or together is None or deep.contrast(best) <= BLANK_LEVELS:
             yield _blank(record, modality)
         elif deep.rich and deep.levels(value_range) < FLAT_LEVELS <= deep.levels(best):
             if deep.levels(together) < FLAT_LEVELS:

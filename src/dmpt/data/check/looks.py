@@ -22,7 +22,7 @@ from dmpt.data.images import cut, decode, eight_bits, is_deep
 from dmpt.data.records import Dataset, Record
 
 #: Files that a thread looks at before it says so, and seconds after which what was seen is saved.
-CHUNK, SAVE_EVERY = 32, 60.0
+CHUNK, SAVE_EVERY = 8, 60.0
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,11 @@ class Deep:
         low, high = value_range
         return max(0.0, (min(self.high, high) - max(self.low, low)) * 255 / (high - low))
 
+    def contrast(self, value_range: tuple[float, float]) -> float:
+        """How many levels would lie between ``low`` and ``high`` if they were within a value range as wide as this."""
+        low, high = value_range
+        return (self.high - self.low) * 255 / (high - low)
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:

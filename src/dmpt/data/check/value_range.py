@@ -9,7 +9,7 @@ from dmpt.data.check.pictures import Deep
 from dmpt.data.records import Record
 from dmpt.settings.config import SIXTEEN_BITS, Range
 
-#: The share of the pictures whose lowest values may lie below the range, and as much above; always one at least.
+#: The share of the pictures that may be darker than the range, and the share that may be brighter.
 ODD = 0.02
 
 
@@ -29,9 +29,9 @@ def measured_on(records: Iterable[Record], looks: Looks) -> Range | None:
 def measure_range(pictures: Iterable[Deep]) -> Range | None:
     """The value range of a set of pictures, whatever hot pixels and odd frames are in it.
 
-    Of each picture the 0.5th and the 99.5th percentile of its values are taken. Of these the lowest
-    2 % and the highest 2 % are set aside, one each at least where there are more than two. The others' extremes are the
-    range, rounded outwards by at most a hundredth of its width.
+    Of each picture the 0.5th and the 99.5th percentile of its values are taken. The lowest 2 % of the former and the
+    highest 2 % of the latter are set aside, one each at least where there are more than two pictures. The extremes of
+    the others are the range, rounded outwards by at most a hundredth of its width.
 
     Args:
         pictures: any number of them.
