@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from dmpt.base.errors import UserError
-from dmpt.data.layouts.folders import Grammar, contents, existing, filled, home, homes, pair, some
+from dmpt.data.layouts.folders import Grammar, contents, existing, filled, home, homes, pair, some, subfolders
 from dmpt.data.layouts.notes import Notes
 from dmpt.data.records import Record, Records, Splits
 
@@ -22,9 +22,16 @@ MARKET_NAMES = ("Market1501-MM", "Market-1501-RGBNT", "market1501_to_RGBNT201_da
 
 
 def read_rgbnt201(root: Path, notes: Notes) -> Splits:
-    """Read ``train_*/{RGB,NI,TI}`` and ``test/{RGB,NI,TI}``; every test image is both query and gallery."""
+    """Read ``train_*/{RGB,NI,TI}`` and ``test/{RGB,NI,TI}``; every test image is both query and gallery.
+
+    A folder that holds ``test`` alone is enough to judge a model on.
+    """
     found = homes(root, ("train_*",), ("RGBNT201",), depth=1)
     trains = [path for folder in found for path in sorted(folder.glob("train_*")) if path.is_dir()]
+    if not trains and (alone := _test_alone(root)):
+        notes.folder = alone
+        test = _read_split(alone / "test", _RGBNT201, notes)
+        return Splits(query=test, gallery=test)
     if not trains:
         raise UserError(
             f"{root} holds no folder train_* ({contents(root)}); set data.root to the folder that holds it and test "
@@ -39,6 +46,12 @@ def read_rgbnt201(root: Path, notes: Notes) -> Splits:
     train = _read_split(trains[0], _RGBNT201, notes)
     test = _read_split(notes.folder / "test", _RGBNT201, notes)
     return Splits(train, test, test)
+
+
+def _test_alone(root: Path) -> Path | None:
+    """The folder whose one folder is ``test``: beside another one, training images have a name that nobody reads."""
+    found = [folder for folder in homes(root, ("test",), ("RGBNT201",), depth=1) if len(subfolders(folder)) == 1]
+    return found[0] if len(found) == 1 else None
 
 
 def read_market1501_mm(root: Path, notes: Notes) -> Splits:
