@@ -20,6 +20,7 @@ from dmpt.embed.extract import PRECISIONS
 from dmpt.evaluation.beside import why_apart
 from dmpt.method.network import DMPT
 from dmpt.settings.config import Config, DataConfig
+from dmpt.settings.places import absolute
 from dmpt.settings.rules import check
 
 
@@ -104,13 +105,19 @@ def open_adapter(
     dataset = load_dataset(now.layout, now.root, now, incomplete if skip_broken else None)
     for line in passed_over(dataset):
         warn(line)
-    apart = why_apart(card, dataset, bool(given.keys() - {"workers"}))
+    apart = why_apart(card, dataset, _are_others(now, card.config.data))
     if apart:
         warn(f"{run}: {apart}; these numbers are kept apart")
     network, card = adapter.load(folder, weights, PRECISIONS[precision])
     network.to("cuda" if gpu else "cpu")
     card = replace(card, config=replace(card.config, data=now))
     return Opened(folder, network, card, precision, dataset, incomplete, apart)
+
+
+def _are_others(now: DataConfig, then: DataConfig) -> bool:
+    """Whether the user named other data than training had; the same folder again are no others."""
+    now, then = (absolute(Config(data=replace(data, workers=0))).data for data in (now, then))
+    return now != then
 
 
 def _data_of_now(folder: Path, card: adapter.Card, given: Mapping[str, Any]) -> DataConfig:
