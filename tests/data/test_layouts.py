@@ -1,6 +1,7 @@
 """Every layout on a small copy with its quirks, record by record."""
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -87,6 +88,19 @@ def test_the_benchmarks_object_protocol_and_modalities(layout: str, tmp_path: Pa
     assert {tuple(record.paths) for record in dataset.train} == {LACKING.get(layout, MODALITIES)}
     changed = load_dataset(layout, tmp_path, DataConfig(object="person", protocol="same_camera"))
     assert (changed.object, changed.protocol) == ("person", "same_camera")
+
+
+@pytest.mark.parametrize("layout", BENCHMARKS)
+def test_test_images_alone_are_a_data_set(layout: str, tmp_path: Path) -> None:
+    BENCHMARKS[layout][0](tmp_path)
+    whole = load_dataset(layout, tmp_path)
+    train = next(folder for folder in whole.train[0].file.parents if "train" in folder.name)
+    shutil.rmtree(train)
+    alone = load_dataset(layout, tmp_path)
+    assert (alone.train, alone.query, alone.gallery) == ((), whole.query, whole.gallery)
+    (train.parent / "trian").mkdir()
+    with pytest.raises(UserError, match="holds"):  # the training images by a name that nobody reads
+        load_dataset(layout, tmp_path)
 
 
 @pytest.mark.parametrize("layout", WRITERS)

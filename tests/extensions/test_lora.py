@@ -138,5 +138,6 @@ def test_lora_with_prompts_is_evaluated_in_the_precision_asked_for(tmp_path: Pat
     card = json.loads((as_tokens / "config.json").read_text())
     card["config"]["prompts"] = "token"
     (as_tokens / "config.json").write_text(json.dumps(card))
-    found = [evaluate(place, precision=precision)["mAP"] for place in (tmp_path / "run", as_tokens)]
+    root = str(tmp_path / "data")  # which an adapter that left its run does not know
+    found = [evaluate(place, root, precision=precision)["mAP"] for place in (tmp_path / "run", as_tokens)]
     assert found[0] == pytest.approx(found[1], abs=0.01 if precision == "fp32" else 5)

@@ -67,13 +67,27 @@ def homes(root: Path, wanted: Sequence[str], names: Sequence[str], depth: int = 
     return named or found
 
 
-def home(root: Path, wanted: Sequence[str], names: Sequence[str]) -> Path:
-    """The one folder at or below ``root`` that holds all of ``wanted``.
+def home(root: Path, train: str, tests: Sequence[str], names: Sequence[str]) -> tuple[Path, list[str]]:
+    """The one folder at or below ``root`` that holds the splits, and which of them it holds.
+
+    Test images alone are enough to judge a model on; beside any other folder they are not taken for that, since then
+    the training images may have a name that nobody reads.
+
+    Args:
+        root: where to look.
+        train: subfolder of the training images.
+        tests: subfolders of the test images.
+        names: as for ``homes``.
 
     Raises:
         UserError: there is none, or more than one.
     """
+    wanted = [train, *tests]
     found = homes(root, wanted, names)
+    if not found:
+        alone = [folder for folder in homes(root, tests, names) if len(subfolders(folder)) == len(tests)]
+        if len(alone) == 1:
+            return alone[0], list(tests)
     if not found:
         raise UserError(
             f"neither {root} nor a folder below holds {_and(wanted)} ({contents(root)}); "
@@ -81,7 +95,7 @@ def home(root: Path, wanted: Sequence[str], names: Sequence[str]) -> Path:
         )
     if len(found) > 1:
         raise UserError(f"more than one folder holds {_and(wanted)} ({some(found)}); set data.root to one of them")
-    return found[0]
+    return found[0], wanted
 
 
 def images(folder: Path, grammar: Grammar, notes: Notes, twice: set[str]) -> dict[str, Path]:

@@ -24,9 +24,12 @@ def read_msvr310(root: Path, notes: Notes) -> Splits:
     The identity is in the name and in the folder's; where they differ the sample is left out. Views are numbered as
     in the names, from 0.
     """
-    folder = notes.folder = home(root, ("bounding_box_train", "query3", "bounding_box_test"), ("MSVR310",))
+    folder, there = home(root, "bounding_box_train", ("query3", "bounding_box_test"), ("MSVR310",))
+    notes.folder = folder
 
     def split(name: str) -> Records:
+        if name not in there:
+            return ()
         found = [
             item
             for folder_of_pid in subfolders(folder / name)
@@ -54,9 +57,12 @@ def read_wmveid863(root: Path, notes: Notes) -> Splits:
     The folder is the identity and the digit behind the first v of the name the camera. Modalities are paired by *name*:
     the field's loaders pair unsorted listings by position, which mixes samples up as soon as one file is missing.
     """
-    folder = notes.folder = home(root, ("train", "query", "test"), ("WMVEID863", "MSVWild863"))
+    folder, there = home(root, "train", ("query", "test"), ("WMVEID863", "MSVWild863"))
+    notes.folder = folder
 
     def split(name: str) -> Records:
+        if name not in there:
+            return ()
         records = []
         for folder_of_pid in subfolders(folder / name):
             if not re.fullmatch(r"\d{1,18}", folder_of_pid.name, re.ASCII):

@@ -1,6 +1,7 @@
 """RGBNT100 and RGBN300: vehicles, one file with the modalities side by side in columns of 256 pixels."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from dmpt.data.layouts.folders import Grammar, filled, home, images
@@ -14,22 +15,23 @@ _NAME = Grammar(
     re.compile(r"(?P<pid>-1|\d{1,18})_c(?P<camera>\d{1,18})(_.*)?", re.ASCII),
     "PPPP_cCCCC_NNN (identity, camera, number; for example 0502_c0001_000.jpg)",
 )
-_SPLITS = ("bounding_box_train", "query", "bounding_box_test")
+_TRAIN, _TESTS = "bounding_box_train", ("query", "bounding_box_test")
 
 
 def read_rgbnt100(root: Path, notes: Notes) -> Splits:
     """Read ``rgbir/{bounding_box_train,query,bounding_box_test}``; the folder between may be absent."""
-    return _read(home(root, _SPLITS, ("RGBNT100",)), COLUMNS, notes)
+    return _read(root, ("RGBNT100",), COLUMNS, notes)
 
 
 def read_rgbn300(root: Path, notes: Notes) -> Splits:
     """Read the same folders, with RGB and NIR alone."""
-    return _read(home(root, _SPLITS, ("RGBN300", "RGBNT300")), TWO_COLUMNS, notes)
+    return _read(root, ("RGBN300", "RGBNT300"), TWO_COLUMNS, notes)
 
 
-def _read(folder: Path, columns: dict[str, tuple[int, int]], notes: Notes) -> Splits:
-    notes.folder = folder
-    return Splits(*(_read_split(folder / split, columns, notes) for split in _SPLITS))
+def _read(root: Path, names: Sequence[str], columns: dict[str, tuple[int, int]], notes: Notes) -> Splits:
+    notes.folder, there = home(root, _TRAIN, _TESTS, names)
+    parts = {name: _read_split(notes.folder / name, columns, notes) for name in there}
+    return Splits(*(parts.get(name, ()) for name in (_TRAIN, *_TESTS)))
 
 
 def _read_split(folder: Path, columns: dict[str, tuple[int, int]], notes: Notes) -> Records:

@@ -59,8 +59,8 @@ def read_market1501_mm(root: Path, notes: Notes) -> Splits:
 
     Distractors (identity 0) stay in the gallery.
     """
-    folder = notes.folder = home(root, ("train", "query", "gallery"), MARKET_NAMES)
-    return Splits(*(_read_split(folder / split, _MARKET, notes) for split in ("train", "query", "gallery")))
+    notes.folder, there = home(root, "train", ("query", "gallery"), MARKET_NAMES)
+    return Splits(**{split: _read_split(notes.folder / split, _MARKET, notes) for split in there})
 
 
 def _read_split(folder: Path, grammar: Grammar, notes: Notes) -> Records:
