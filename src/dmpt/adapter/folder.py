@@ -161,6 +161,15 @@ def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = N
         UserError: a file is missing or damaged, or the backbone is not the one that the adapter was trained on.
     """
     card = load_card(folder)
+    return network_of(folder, card, weights, dtype), card
+
+
+def network_of(folder: Path, card: Card, weights: str | None = None, dtype: torch.dtype | None = None) -> DMPT:
+    """``load`` where the card has been read.
+
+    Raises:
+        UserError: as ``load``.
+    """
     backbone_config = card.config.backbone if weights is None else replace(card.config.backbone, weights=weights)
     named = backbone_config.weights
     if weights is None and is_place("backbone.weights", named) and not local(named).is_file():
@@ -186,7 +195,7 @@ def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = N
     network.eval()
     if dtype is not None:
         network.backbone.keep_in(dtype)
-    return network, card
+    return network
 
 
 def load_tensors(folder: Path) -> dict[str, Tensor]:

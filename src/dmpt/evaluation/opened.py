@@ -108,7 +108,7 @@ def open_adapter(
     apart = why_apart(card, dataset, _are_others(now, card.config.data))
     if apart:
         warn(f"{run}: {apart}; these numbers are kept apart")
-    network, card = adapter.load(folder, weights, PRECISIONS[precision])
+    network = adapter.network_of(folder, card, weights, PRECISIONS[precision])
     network.to("cuda" if gpu else "cpu")
     card = replace(card, config=replace(card.config, data=now))
     return Opened(folder, network, card, precision, dataset, incomplete, apart)

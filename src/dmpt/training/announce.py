@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from dmpt.adapter.folder import Card
 from dmpt.data.layouts import DATASETS
-from dmpt.data.records import fingerprint
 from dmpt.evaluation.beside import fingerprint_of_test
 from dmpt.extensions.assemble import Model
 from dmpt.settings.config import Config
@@ -78,7 +77,7 @@ def card_of(config: Config, data: TrainingData, model: Model) -> Card:
         object=data.dataset.object,
         data={
             "name": data.dataset.name,
-            "fingerprint": fingerprint(data.records),
+            "fingerprint": data.fingerprint,
             "test_fingerprint": fingerprint_of_test(data.dataset, config.data.modalities),
             "samples": len(data.records),
             "skipped": len(data.skipped),

@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 from dmpt.base.errors import UserError
 from dmpt.data.check import errors_of_training, keep_readable
 from dmpt.data.check.findings import in_short
 from dmpt.data.check.looks import look_at
-from dmpt.data.check.value_range import settled
+from dmpt.data.check.value_range import settled, shown
 from dmpt.data.layouts import load_dataset, passed_over
 from dmpt.data.loader import Batch, SampleDataset, train_batches
 from dmpt.data.missing import incomplete, restrict
-from dmpt.data.records import Dataset, Record, labels_of, pid_to_label
+from dmpt.data.records import Dataset, Record, fingerprint, labels_of, pid_to_label
 from dmpt.data.sampler import PKSampler, shard
 from dmpt.data.split import hold_out
 from dmpt.data.transforms import TrainTransform
@@ -49,6 +50,11 @@ class TrainingData:
     skipped: list[str]
     value_range: Range
     notes: list[str]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of what is trained on; it asks the file system once for each file."""
+        return fingerprint(self.records)
 
     def lines(self, select: str) -> list[str]:
         """What a run says of them before it starts.
@@ -121,7 +127,7 @@ def read(config: Config, skip_broken: bool) -> TrainingData:
     value_range = settled(config.data.value_range, records, looks)
     notes = in_short(errors_of_training(used | {"train": records}, looks, value_range, dataset.protocol))
     if config.data.value_range == "auto" and value_range != SIXTEEN_BITS:
-        notes.insert(0, "data.value_range, measured on the training images: [{:.6g},{:.6g}]".format(*value_range))
+        notes.insert(0, f"data.value_range, measured on the training images: {shown(value_range)}")
     skipped = [*incomplete, *unreadable]
     if config.heads != "modality" and not any(len(r.paths) == len(config.data.modalities) for r in records):
         raise UserError(

@@ -91,7 +91,7 @@ def identity(config: Config, data: TrainingData, model: Model, processes: int) -
     """What makes a run this run, and no other."""
     return {
         "settings": fixed_settings(config),
-        "training data": fingerprint(data.records),
+        "training data": data.fingerprint,
         "evaluated data": None if data.evaluated is None else fingerprint([*chain(*data.evaluated)]),
         "number of identities": len(data.labels),
         PROCESSES: processes,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dmpt.data.check.findings import Finding
 from dmpt.data.check.pictures import BLANK_LEVELS, CLIPPED_SHARE, FLAT_LEVELS, Picture
-from dmpt.data.check.value_range import measure_range
+from dmpt.data.check.value_range import measure_range, shown
 from dmpt.data.records import Record
 from dmpt.settings.config import Range
 
@@ -179,9 +179,9 @@ def _deep(seen: Sequence[Seen], value_range: Range, measured: Range | None) -> I
             yield _blank(record, modality)
         elif deep.rich and deep.levels(value_range) < FLAT_LEVELS <= deep.levels(best):
             if deep.levels(together) < FLAT_LEVELS:
-                advice = f"no one data.value_range serves all modalities: bring {modality} to 8 bits by {_said(best)}"
+                advice = f"no one data.value_range serves all modalities: bring {modality} to 8 bits by {shown(best)}"
             else:
-                advice = f"set data.value_range to auto, which is {_said(together)} here"
+                advice = f"set data.value_range to auto, which is {shown(together)} here"
             yield Finding(
                 "flat", f"{where}: {spans} and is left fewer than 8 of 256 levels; {advice}", _paths(record, modality)
             )
@@ -190,7 +190,7 @@ def _deep(seen: Sequence[Seen], value_range: Range, measured: Range | None) -> I
             yield Finding(
                 "clipped",
                 f"{where}: {spans}, and about {lost:.0%} of its pixels are clipped; set data.value_range, all such "
-                f"images together span {_said(span)}",
+                f"images together span {shown(span)}",
                 _paths(record, modality),
             )
 
@@ -198,10 +198,6 @@ def _deep(seen: Sequence[Seen], value_range: Range, measured: Range | None) -> I
 def _blank(record: Record, modality: str) -> Finding:
     path = record.paths[modality]
     return Finding("blank", f"{path}: its {modality} shows nothing but one value; restore or leave out", (path,))
-
-
-def _said(value_range: Range) -> str:
-    return "[{:.6g},{:.6g}]".format(*value_range)
 
 
 def _paths(record: Record, *modalities: str) -> tuple[Path, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dmpt.base.errors import one_line
+from dmpt.data.check.value_range import shown
 from dmpt.data.records import Files
 from dmpt.settings.config import SIXTEEN_BITS, Range
 
@@ -139,9 +140,8 @@ class Report:
         Args:
             first: findings shown of each kind.
         """
-        low, high = self.value_range
-        shown = f", value range [{low:.6g},{high:.6g}]" if self.value_range != SIXTEEN_BITS else ""
-        yield f"{self.layout} in {self.root}, protocol {self.protocol}{shown}"
+        deep = f", value range {shown(self.value_range)}" if self.value_range != SIXTEEN_BITS else ""
+        yield f"{self.layout} in {self.root}, protocol {self.protocol}{deep}"
         for split, counts in self.counts.items():
             yield f"  {split:<8}" + ", ".join(f"{count} {what}" for what, count in counts.items())
         counted = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in self.files.counts.items())

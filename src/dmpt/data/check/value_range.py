@@ -13,6 +13,11 @@ from dmpt.settings.config import SIXTEEN_BITS, Range
 ODD = 0.02
 
 
+def shown(value_range: Range) -> str:
+    """As a user may write it, ``[LOW,HIGH]``."""
+    return "[{:.6g},{:.6g}]".format(*value_range)
+
+
 def settled(value_range: Range | Literal["auto"], records: Iterable[Record], looks: Looks) -> Range:
     """``data.value_range`` as two numbers: where it is ``auto`` those measured on ``records``, if any can be."""
     if value_range != "auto":
