@@ -26,7 +26,7 @@ from dmpt.base.files import sha256
 from dmpt.settings.config import BackboneConfig
 from dmpt.towers.hub import native_quick_gelu, pretrained_cfg, resolve
 from dmpt.towers.names import TEXT, Found, find_tower
-from dmpt.towers.positions import Grid, grid_of, resampled
+from dmpt.towers.positions import Grid, grid_of, resampled, shown
 from dmpt.towers.tensors import NO_WEIGHTS, check_same, read_tensors
 
 # timm's keyword arguments that are not architecture, or would read files of their own.
@@ -275,7 +275,6 @@ def _done(tower: Found, said: Mapping[str, str], grid: Grid | None, how: str, ta
     names = [part for part in (tower.done, classes and f"passed over, not run: {classes}") if part]
     lines = [f"weights file: {'; '.join(names)}"] if names else []
     if grid is not None and (how or grid != target):
-        of, to = (f"{height}x{width}" for height, width in (grid, target))
-        resized = f", resampled to {to}" if grid != target else ""
-        lines.append(f"positions: a table of {of}{f' ({how})' * bool(how)}{resized}")
+        resized = f", resampled to {shown(target)}" if grid != target else ""
+        lines.append(f"positions: a table of {shown(grid)}{f' ({how})' * bool(how)}{resized}")
     return lines

@@ -81,16 +81,16 @@ def grid_of(table: Tensor, named: Grid | None, own: Grid, target: Grid, path: Pa
     if named is not None:
         if named[0] * named[1] != count:
             raise UserError(
-                f"backbone.grid {_said(named)}: is {named[0] * named[1]} positions, but {path} has {count}; "
+                f"backbone.grid {shown(named)}: is {named[0] * named[1]} positions, but {path} has {count}; "
                 "name the grid that the file was pretrained on, or set it to null"
             )
         return named, ""
     grids = possible(count, (own, target))
     if len(grids) == 1:
         return grids[0], ""
-    others = [_said(grid) for grid in grids]
+    others = [shown(grid) for grid in grids]
     if found := smoothest(table, grids) if grids else None:
-        others.remove(_said(found))
+        others.remove(shown(found))
         return found, f"by its neighbours, {' and '.join(others)} were possible too"
     if own in grids:
         return own, "the architecture's own"
@@ -111,5 +111,6 @@ def resampled(table: Tensor, grid: Grid, target: Grid, antialias: bool) -> Tenso
     return planes.flatten(2).transpose(1, 2)
 
 
-def _said(grid: Grid) -> str:
+def shown(grid: Grid) -> str:
+    """``16x8``."""
     return f"{grid[0]}x{grid[1]}"

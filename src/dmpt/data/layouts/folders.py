@@ -70,9 +70,6 @@ def homes(root: Path, wanted: Sequence[str], names: Sequence[str], depth: int = 
 def home(root: Path, train: str, tests: Sequence[str], names: Sequence[str]) -> tuple[Path, list[str]]:
     """The one folder at or below ``root`` that holds the splits, and which of them it holds.
 
-    Test images alone are enough to judge a model on; beside any other folder they are not taken for that, since then
-    the training images may have a name that nobody reads.
-
     Args:
         root: where to look.
         train: subfolder of the training images.
@@ -84,10 +81,8 @@ def home(root: Path, train: str, tests: Sequence[str], names: Sequence[str]) -> 
     """
     wanted = [train, *tests]
     found = homes(root, wanted, names)
-    if not found:
-        alone = [folder for folder in homes(root, tests, names) if len(subfolders(folder)) == len(tests)]
-        if len(alone) == 1:
-            return alone[0], list(tests)
+    if not found and (alone := home_of_tests(root, tests, names)):
+        return alone, list(tests)
     if not found:
         raise UserError(
             f"neither {root} nor a folder below holds {_and(wanted)} ({contents(root)}); "
@@ -96,6 +91,21 @@ def home(root: Path, train: str, tests: Sequence[str], names: Sequence[str]) -> 
     if len(found) > 1:
         raise UserError(f"more than one folder holds {_and(wanted)} ({some(found)}); set data.root to one of them")
     return found[0], wanted
+
+
+def home_of_tests(root: Path, tests: Sequence[str], names: Sequence[str], depth: int = 2) -> Path | None:
+    """The one folder that holds the test images of a benchmark and nothing else: enough to judge a model on.
+
+    Beside any other folder they are not taken for that: the training images may have a name that nobody reads.
+
+    Args:
+        root: as for ``homes``.
+        tests: subfolders of the test images.
+        names: as for ``homes``.
+        depth: as for ``homes``.
+    """
+    alone = [folder for folder in homes(root, tests, names, depth) if len(subfolders(folder)) == len(tests)]
+    return alone[0] if len(alone) == 1 else None
 
 
 def images(folder: Path, grammar: Grammar, notes: Notes, twice: set[str]) -> dict[str, Path]:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from dmpt.base.errors import UserError
-from dmpt.data.layouts.folders import Grammar, contents, existing, filled, home, homes, pair, some, subfolders
+from dmpt.data.layouts.folders import Grammar, contents, existing, filled, home, home_of_tests, homes, pair, some
 from dmpt.data.layouts.notes import Notes
 from dmpt.data.records import Record, Records, Splits
 
@@ -28,7 +28,7 @@ def read_rgbnt201(root: Path, notes: Notes) -> Splits:
     """
     found = homes(root, ("train_*",), ("RGBNT201",), depth=1)
     trains = [path for folder in found for path in sorted(folder.glob("train_*")) if path.is_dir()]
-    if not trains and (alone := _test_alone(root)):
+    if not trains and (alone := home_of_tests(root, ("test",), ("RGBNT201",), depth=1)):
         notes.folder = alone
         test = _read_split(alone / "test", _RGBNT201, notes)
         return Splits(query=test, gallery=test)
@@ -46,12 +46,6 @@ def read_rgbnt201(root: Path, notes: Notes) -> Splits:
     train = _read_split(trains[0], _RGBNT201, notes)
     test = _read_split(notes.folder / "test", _RGBNT201, notes)
     return Splits(train, test, test)
-
-
-def _test_alone(root: Path) -> Path | None:
-    """The folder whose one folder is ``test``: beside another one, training images have a name that nobody reads."""
-    found = [folder for folder in homes(root, ("test",), ("RGBNT201",), depth=1) if len(subfolders(folder)) == 1]
-    return found[0] if len(found) == 1 else None
 
 
 def read_market1501_mm(root: Path, notes: Notes) -> Splits:
