@@ -18,7 +18,7 @@ from dmpt.settings.shipped import folder
 from dmpt.training.log import read_log
 from dmpt.training.trainer import Trainer
 from gpu_bench import BATCH, Bench
-from models import Precision, network, tower
+from models import Precision, autocast, network, tower
 
 # --- configs ----------------------------------------------------------------------------------------------------------
 
@@ -153,16 +153,11 @@ def forms(bench: Bench) -> None:
             bench.must(f"{what}_{precision}", difference, limit)
 
 
-def cast(images: Tensor, precision: Precision) -> torch.autocast:
-    """As training and evaluation do."""
-    return torch.autocast(images.device.type, PRECISIONS[precision], enabled=precision != "fp32")
-
-
 def look(model: DMPT, images: Tensor, precision: Precision, form: str) -> Look:
     """One pass forward and backward."""
     model.form = form  # type: ignore[assignment]
     model.zero_grad()
-    with cast(images, precision):
+    with autocast(images.device.type, precision):
         features = model(images).features.x
     direction = torch.randn(features.shape, generator=torch.Generator().manual_seed(1)).to(features)
     scale = SCALE if precision == "fp16" else 1.0
@@ -176,7 +171,7 @@ def evaluated(model: DMPT, images: Tensor, precision: Precision) -> Tensor:
     """Features with baked prompts, as evaluation computes them."""
     model.form = "prefix"
     prompts = model.bake()
-    with cast(images, precision):
+    with autocast(images.device.type, precision):
         return model(images, baked=prompts).features.x.cpu().double()
 
 

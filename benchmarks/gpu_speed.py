@@ -180,7 +180,7 @@ def feed(bench: Bench, samples: int) -> None:
     medians(bench, times)
     alone = samples / statistics.median(times["step on noise"])
     records = write(bench.scratch / f"pictures-{samples}", config.data.size, samples)
-    dataset = SampleDataset(records, TrainTransform(config.data, HALF, HALF, 0), config.data.value_range)
+    dataset = SampleDataset(records, TrainTransform(config.data, HALF, HALF, 0), config.data.black_and_white)
 
     def step_on(batch: Batch) -> None:
         own.images = batch.images.to(bench.device, non_blocking=True)

@@ -89,8 +89,13 @@ class Case:
         return torch.randn(MODALITY_COUNT, self.samples, 3, *self.size, generator=generator).to(self.device)
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Around the forward pass, as training and evaluation do."""
-        return torch.autocast(self.device, PRECISIONS[self.precision], enabled=self.precision != "fp32")
+        """``autocast`` of its device and precision."""
+        return autocast(self.device, self.precision)
+
+
+def autocast(device: str, precision: Precision) -> AbstractContextManager[None]:
+    """Around the forward pass, as training and evaluation do."""
+    return torch.autocast(device, PRECISIONS[precision], enabled=precision != "fp32")
 
 
 def plain(config: Config, tune: Literal["frozen", "full"]) -> Config:
