@@ -1,14 +1,23 @@
-"""Small tensors: one thread is faster than two, and does not disturb what else the machine does."""
+"""What all tests begin with: one thread, signals that are heard, a cache of their own."""
 
 import os
+import signal
 from collections.abc import Iterator
 
+# Small tensors: one thread is faster than two, and does not disturb what else the machine does.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
 import pytest
 import torch
 
+from dmpt.base.stopping import SIGNALS
+
 torch.set_num_threads(1)
+
+# What is ignored stays ignored, as in a suite that was started in the background; but tests send these.
+for number in SIGNALS:
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
