@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dmpt.retrieval.embeddings import Features, plain
 from dmpt.retrieval.metrics import Metrics, evaluate
 from dmpt.retrieval.protocols import Labels
-from dmpt.retrieval.scores import Features, chunk_bytes, chunk_rows, similarities
+from dmpt.retrieval.scores import _chunk_rows, blocks
 from goals import goal, machine, median_ratio, seconds, status
 
 Data = tuple[Features, Features, Labels, Labels]
@@ -34,11 +35,11 @@ def main() -> None:
     size = (args.queries, args.gallery, args.width)
 
     data = clusters(size)
-    query, gallery = data[:2]
-    chunk = chunk_rows(len(gallery))
+    query, gallery = map(plain, data[:2])
+    chunk = _chunk_rows(len(gallery))
 
     def product() -> None:
-        for _ in similarities(query, gallery, chunk):
+        for _ in blocks(query, gallery, chunk, match_copies=False):
             pass
 
     timed = median_ratio(lambda: market(data), product, args.repeats)
@@ -51,15 +52,16 @@ def main() -> None:
     print(f"{'product alone, median':36}{timed.b:.3f} s")
     print(f"{'evaluate, median':36}{timed.a:.3f} s")
     print(f"{'extra memory':36}{extra / 1e9:.3f} GB ({how})")
-    rows = chunk_rows(LARGE[1])
-    print(f"{'20k x 100k, predicted chunk':36}{chunk_bytes(rows, LARGE[1]) / 1e9:.3f} GB, {rows} queries")
+    rows = _chunk_rows(LARGE[1])
+    predicted = rows * LARGE[1] * np.dtype(np.float32).itemsize / 1e9
+    print(f"{'20k x 100k, predicted chunk':36}{predicted:.3f} GB, {rows} queries")
     if args.large:
         took, large_extra, how = alone(LARGE)
         print(f"{'20k x 100k, evaluate once':36}{took:.1f} s")
         print(f"{'20k x 100k, extra memory':36}{large_extra / 1e9:.3f} GB ({how})")
     goal("ranking_time_per_product_time", timed.ratio - 1, 0.3)
     goal("ranking_extra_memory_gb", extra / 1e9, 1.0)
-    goal("ranking_predicted_chunk_gb_20k_100k", chunk_bytes(rows, LARGE[1]) / 1e9, 1.0)
+    goal("ranking_predicted_chunk_gb_20k_100k", predicted, 1.0)
     if args.large:
         goal("ranking_extra_memory_gb_20k_100k", large_extra / 1e9, 1.0)
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torchmetrics.functional.retrieval import retrieval_average_precision
 
 from dmpt.base.errors import UserError
-from dmpt.retrieval import scores as module
+from dmpt.retrieval.embeddings import Features
 from dmpt.retrieval.metrics import Metrics, evaluate
 from dmpt.retrieval.protocols import PROTOCOLS, Labels
-from dmpt.retrieval.scores import Features, chunk_bytes, chunk_rows
+from dmpt.retrieval.scores import _CHUNK_BYTES, _chunk_rows
 
 
 class Case(NamedTuple):
@@ -261,9 +261,9 @@ def test_to_dict_is_json() -> None:
 
 @pytest.mark.parametrize("items", [1, 15_913, 100_000, 10**9])
 def test_chunk_keeps_to_its_budget(items: int) -> None:
-    rows = chunk_rows(items)
+    rows = _chunk_rows(items)
     assert rows >= 1
-    assert rows == 1 or chunk_bytes(rows, items) <= module.CHUNK_BYTES
+    assert rows == 1 or 4 * rows * items <= _CHUNK_BYTES
 
 
 def broken(side: str, row: int, value: float) -> Case:

@@ -11,7 +11,7 @@ from dmpt.retrieval.embeddings import Embeddings, plain, unit
 from dmpt.retrieval.metrics import evaluate, measure
 from dmpt.retrieval.protocols import Labels
 from dmpt.retrieval.rerank import KReciprocal, rerank
-from dmpt.retrieval.scores import mixed_similarities
+from dmpt.retrieval.scores import blocks
 
 Array = npt.NDArray[np.float32]
 
@@ -116,7 +116,7 @@ def test_sides_that_lack_different_modalities_are_on_one_scale() -> None:
     present[:10, 2] = False
     standardisation = np.array([[0.5 + 0.1 * code, 0.02 * code] for code in range(8)], dtype=np.float32)
     items = Embeddings(unit(features.reshape(30, 12)).reshape(30, 3, 4), present, drawn(30, 5, 6), standardisation)
-    scores = np.concatenate([block.copy() for _, block in mixed_similarities(items[:10], items, 30)])
+    scores = np.concatenate([block.copy() for _, block in blocks(items[:10], items, 30, match_copies=False)])
     distances = 2 - 2 * scores.astype(np.float64)
     expected = distances[:, 10:] / distances.max(axis=1, keepdims=True)
     got = reranked(items[:10], items[10:], KReciprocal(5, 3, weight=1.0))

@@ -142,14 +142,14 @@ def test_errors_of_embeddings() -> None:
 
 
 def test_copies_score_as_the_first_however_products_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    similarities = scores_module.similarities
+    products = scores_module._products
 
     def uneven(query: Any, gallery: Any, chunk: int) -> Any:
-        for rows, found in similarities(query, gallery, chunk):
+        for rows, found in products(query, gallery, chunk):
             found += 1e-6 * np.arange(found.shape[1], dtype=np.float32)
             yield rows, found
 
-    monkeypatch.setattr(scores_module, "similarities", uneven)
+    monkeypatch.setattr(scores_module, "_products", uneven)
     whole = np.ones(3, dtype=np.bool_)
     gallery = items(20, 1, whole)
     found = scores(items(5, 2, whole), join(gallery, gallery[:7]))

@@ -69,14 +69,14 @@ def test_the_same_where_identities_have_few_or_many_queries_and_seeds_differ() -
 def test_pieces_are_the_draws_of_the_whole(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, pids = made(1.0, 4, seeds=3)
     whole = bootstrap(first, second, pids, draws=999)
-    monkeypatch.setattr(statistics, "PIECE", piece)
+    monkeypatch.setattr(statistics, "_PIECE", piece)
     pieces = bootstrap(first, second, pids, draws=999)
     assert astuple(pieces) == pytest.approx(astuple(whole), rel=1e-12)
     assert pieces.p == whole.p
 
 
 def test_memory_does_not_grow_with_draws_times_identities(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "PIECE", 2**17)
+    monkeypatch.setattr(statistics, "_PIECE", 2**17)
     first, second, pids = made(1.0, 4, ids=1000)
     tracemalloc.start()
     try:

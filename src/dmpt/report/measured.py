@@ -22,7 +22,7 @@ from dmpt.method.network import DMPT
 from dmpt.retrieval.embeddings import Embeddings, join
 from dmpt.retrieval.metrics import Metrics, evaluate
 from dmpt.retrieval.protocols import PROTOCOLS, Labels
-from dmpt.retrieval.scores import as_vectors, mixed_similarities, similarities
+from dmpt.retrieval.scores import blocks
 
 
 @dataclass(frozen=True)
@@ -98,19 +98,13 @@ class Measured:
         labels = self.gallery_labels
         asked = self.query_labels[query : query + 1]
         kept = np.flatnonzero(~PROTOCOLS[self.metrics.protocol](asked, labels)[0])
-        scores = self._similarities(query)[kept]
+        only = self.query_features[query : query + 1]
+        _, found = next(blocks(only, self.gallery_features, match_copies=False))
+        scores = found[0, kept]
         order = np.argsort(-scores, kind="stable")[:top]
         items = kept[order]
         hits = labels.pids[items] == asked.pids[0]
         return Ranked(query, items, scores[order], hits, float(self.metrics.average_precision[query]))
-
-    def _similarities(self, query: int) -> NDArray[np.float32]:
-        """Of one query to the whole gallery, ``(G,)``."""
-        asked = self.query_features[query : query + 1]
-        vectors = as_vectors(asked, self.gallery_features)
-        found = mixed_similarities(asked, self.gallery_features, 1) if vectors is None else similarities(*vectors, 1)
-        scores: NDArray[np.float32] = next(block for _, block in found)[0]
-        return scores
 
     def records(self) -> list[Record]:
         """Every test sample once."""

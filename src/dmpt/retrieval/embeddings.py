@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float32]
+Features = npt.NDArray[np.float32]
+"""Of items, one a row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +28,10 @@ class Embeddings:
             the row is modality m, row 0 the shared parts); None = cosines as they are.
     """
 
-    features: Array
+    features: Features
     present: npt.NDArray[np.bool_]
-    shared: Array | None = None
-    standardisation: Array | None = None
+    shared: Features | None = None
+    standardisation: Features | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -40,7 +41,7 @@ class Embeddings:
         return replace(self, features=self.features[rows], present=self.present[rows], shared=shared)
 
     @property
-    def flat(self) -> Array:
+    def flat(self) -> Features:
         """The modality features side by side, ``(N, 3 D)``: the paper's test feature where all are there."""
         return self.features.reshape(len(self), -1)
 
@@ -50,14 +51,14 @@ class Embeddings:
         return self.present.astype(np.int64) @ (1 << np.arange(self.present.shape[1]))
 
     @property
-    def common_space(self) -> Array:
+    def common_space(self) -> Features:
         """The shared part, or what takes its place, ``(N, d)``, of length 1."""
         if self.shared is not None:
             return self.shared
         return unit(self.features.sum(axis=1))
 
 
-def plain(vectors: Array) -> Embeddings:
+def plain(vectors: Features) -> Embeddings:
     """Vectors of length 1, ``(N, D)``, as items of one feature: similarity is their dot product."""
     return Embeddings(vectors[:, None], np.ones((len(vectors), 1), np.bool_))
 
@@ -73,8 +74,8 @@ def join(*parts: Embeddings) -> Embeddings:
     )
 
 
-def unit(vectors: Array) -> Array:
+def unit(vectors: Features) -> Features:
     """Rows of length 1; a row of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    divided: Array = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    divided: Features = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
     return divided

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dmpt.base.errors import UserError
-from dmpt.retrieval.embeddings import Embeddings, plain
+from dmpt.retrieval.embeddings import Embeddings, Features, plain
 from dmpt.retrieval.protocols import PROTOCOLS, Labels, Protocol
-from dmpt.retrieval.scores import Block, Features, blocks
+from dmpt.retrieval.scores import Block, blocks
 
-CMC_RANKS = 50
+_CMC_RANKS = 50
 MEASURES = {"mAP": "mAP", "rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "mINP": "mINP"}
 """Attributes of ``Metrics`` that are one number, and what people call them."""
 
@@ -94,7 +94,7 @@ def evaluate(
         query_labels: Q labels.
         gallery_labels: G labels.
         protocol: a key of ``PROTOCOLS``: "same_camera", "same_scene" or "none".
-        chunk: queries ranked at once; None fits ``CHUNK_BYTES``. It bounds the memory beside the features. BLAS may
+        chunk: queries ranked at once; None fits 128 MiB. It bounds the memory beside the features. BLAS may
             round a product differently in another chunk size; that is its only influence on the result.
 
     Returns:
@@ -133,14 +133,14 @@ def measure(scores_of: Iterable[Block], query_labels: Labels, gallery_labels: La
             row[ignored] = -np.inf  # below every finite score: out of all counts
             matches = np.flatnonzero((gallery_labels.pids == labels.pids) & ~ignored)
             if matches.size:
-                ranks = match_ranks(row, matches)
+                ranks = _match_ranks(row, matches)
                 precision[index] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
                 inverse_penalty[index] = len(ranks) / ranks[-1]
                 first[index] = ranks[0]
     valid = int(np.count_nonzero(first <= items))
     if valid == 0:
         raise _no_match(query_labels, gallery_labels, protocol)
-    hits = np.searchsorted(np.sort(first), np.arange(1, CMC_RANKS + 1), side="right")
+    hits = np.searchsorted(np.sort(first), np.arange(1, _CMC_RANKS + 1), side="right")
     return Metrics(
         mAP=100 * float(np.nanmean(precision)),
         mINP=100 * float(np.nanmean(inverse_penalty)),
@@ -184,16 +184,8 @@ def has_match(query: Labels, gallery: Labels, protocol: str) -> npt.NDArray[np.b
     return found
 
 
-def match_ranks(scores: Features, matches: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Ranks of some items of one ranked list, as a stable descending sort of all its items would give them.
-
-    Args:
-        scores: of the whole gallery, float32 (G,); -inf for ignored items.
-        matches: indices of the items asked for, int64 (P,), with finite scores.
-
-    Returns:
-        Their ranks in ascending order, from 1, int64 (P,).
-    """
+def _match_ranks(scores: Features, matches: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Ranks from 1, ascending, of items (P,) with finite scores, as a stable descending sort of all (G,) gives them."""
     wanted = scores[matches]
     ordered = np.sort(scores)
     upper = np.searchsorted(ordered, wanted, side="right")

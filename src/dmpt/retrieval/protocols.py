@@ -49,36 +49,18 @@ class Labels:
         return Labels(self.pids[rows], self.cameras[rows], scenes)
 
 
-Mask = npt.NDArray[np.bool_]
-Protocol = Callable[[Labels, Labels], Mask]
+_Mask = npt.NDArray[np.bool_]
+Protocol = Callable[[Labels, Labels], _Mask]
+"""Labels of Q queries and of G gallery items in; out comes where the query (row) ignores the item, bool (Q, G)."""
 
 
-def same_camera(query: Labels, gallery: Labels) -> Mask:
-    """The query's identity seen by the query's camera: the rule of Market-1501, RGBNT201, RGBNT100, WMVeID863.
-
-    Args:
-        query: Q items, usually one chunk of the query set.
-        gallery: G items.
-
-    Returns:
-        True where the query (row) ignores the gallery item (column), bool (Q, G).
-    """
+def _same_camera(query: Labels, gallery: Labels) -> _Mask:
+    """The query's identity seen by the query's camera: the rule of Market-1501, RGBNT201, RGBNT100, WMVeID863."""
     return _same(query.pids, gallery.pids) & _same(query.cameras, gallery.cameras)
 
 
-def same_scene(query: Labels, gallery: Labels) -> Mask:
-    """The query's identity seen in the query's scene: the rule of MSVR310.
-
-    Args:
-        query: Q items, usually one chunk of the query set.
-        gallery: G items.
-
-    Returns:
-        True where the query (row) ignores the gallery item (column), bool (Q, G).
-
-    Raises:
-        UserError: the query or the gallery has no scenes.
-    """
+def _same_scene(query: Labels, gallery: Labels) -> _Mask:
+    """The query's identity seen in the query's scene: the rule of MSVR310."""
     if query.scenes is None or gallery.scenes is None:
         side = "query" if query.scenes is None else "gallery"
         raise UserError(
@@ -87,22 +69,14 @@ def same_scene(query: Labels, gallery: Labels) -> Mask:
     return _same(query.pids, gallery.pids) & _same(query.scenes, gallery.scenes)
 
 
-def nothing(query: Labels, gallery: Labels) -> Mask:
-    """No item is ignored, for query and gallery sets that do not overlap in view.
-
-    Args:
-        query: Q items, usually one chunk of the query set.
-        gallery: G items.
-
-    Returns:
-        False everywhere, bool (Q, G).
-    """
+def _nothing(query: Labels, gallery: Labels) -> _Mask:
+    """No item is ignored, for query and gallery sets that do not overlap in view."""
     return np.zeros((len(query), len(gallery)), dtype=np.bool_)
 
 
-PROTOCOLS: dict[str, Protocol] = {"same_camera": same_camera, "same_scene": same_scene, "none": nothing}
-
-
-def _same(query: npt.NDArray[np.int64], gallery: npt.NDArray[np.int64]) -> Mask:
+def _same(query: npt.NDArray[np.int64], gallery: npt.NDArray[np.int64]) -> _Mask:
     """Every query label (Q,) against every gallery label (G,), bool (Q, G)."""
     return np.equal(query[:, None], gallery[None, :], dtype=np.bool_)
+
+
+PROTOCOLS: dict[str, Protocol] = {"same_camera": _same_camera, "same_scene": _same_scene, "none": _nothing}

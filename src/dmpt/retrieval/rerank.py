@@ -9,7 +9,7 @@ modalities are compared over different modalities, on standardised scales: there
 helps is to be measured.
 
 Memory. The authors hold several (Q + G) x (Q + G) matrices; here only each item's neighbours are kept, some
-(Q + G) x k2 x 2 k1 numbers, beside one block of scores (``scores.CHUNK_BYTES``), one copy of all features and a few
+(Q + G) x k2 x 2 k1 numbers, beside one block of scores (``scores``), one copy of all features and a few
 rows of Q + G. Time grows with (Q + G)²: the product of all with all is computed twice, that of the queries with all
 once, and each row is searched for neighbours.
 """
@@ -24,8 +24,8 @@ from dmpt.base.errors import UserError
 from dmpt.retrieval.embeddings import Embeddings, join
 from dmpt.retrieval.scores import Block, blocks
 
-Indices = npt.NDArray[np.int64]
-Sparse = tuple[Indices, npt.NDArray[np.float64]]
+_Indices = npt.NDArray[np.int64]
+_Sparse = tuple[_Indices, npt.NDArray[np.float64]]
 """Columns in ascending order and their weights: one row of the matrix V of the paper."""
 
 
@@ -61,7 +61,7 @@ def rerank(
         query: Q items.
         gallery: G items.
         parameters: None = the defaults.
-        chunk: queries at a time; None fits ``CHUNK_BYTES``.
+        chunk: queries at a time; None as in ``scores.blocks``.
 
     Yields:
         One query at a time, float32 (1, G).
@@ -94,7 +94,7 @@ def rerank(
             yield slice(index, index + 1), -final[None].astype(np.float32)
 
 
-def _neighbours(items: Embeddings, count: int, chunk: int | None) -> Indices:
+def _neighbours(items: Embeddings, count: int, chunk: int | None) -> _Indices:
     """Of each item its nearest items, nearest first (complete ones begin with themselves); equal distances by index."""
     total = len(items)
     count = min(count, total)
@@ -106,14 +106,14 @@ def _neighbours(items: Embeddings, count: int, chunk: int | None) -> Indices:
     return near
 
 
-def _reciprocal(item: int, near: Indices, k: int) -> Indices:
+def _reciprocal(item: int, near: _Indices, k: int) -> _Indices:
     """R(item, k): those of its k nearest that have it among their k nearest; each is its own nearest besides."""
     forward = near[item, : k + 1]
-    mutual: Indices = forward[(near[forward, : k + 1] == item).any(axis=1)]
+    mutual: _Indices = forward[(near[forward, : k + 1] == item).any(axis=1)]
     return mutual
 
 
-def _expand(item: int, near: Indices, k1: int) -> Indices:
+def _expand(item: int, near: _Indices, k1: int) -> _Indices:
     """R*(item, k1): its reciprocal neighbours, and those of each of them that shares enough with it; ascending."""
     own = _reciprocal(item, near, k1)
     found = [own]
@@ -125,13 +125,13 @@ def _expand(item: int, near: Indices, k1: int) -> Indices:
 
 
 def _encode(
-    items: Embeddings, expanded: list[Indices], chunk: int | None
-) -> tuple[list[Sparse], npt.NDArray[np.float64]]:
+    items: Embeddings, expanded: list[_Indices], chunk: int | None
+) -> tuple[list[_Sparse], npt.NDArray[np.float64]]:
     """Each item's row of V, exp(-distance) over its expanded neighbours with sum 1, and the distance to its furthest.
 
     Distances are divided by that to the furthest.
     """
-    codes: list[Sparse] = []
+    codes: list[_Sparse] = []
     furthest = np.empty(len(items))
     for block, scores in blocks(items, items, chunk):
         for index, row in enumerate(scores, start=block.start):
@@ -142,14 +142,14 @@ def _encode(
     return codes, furthest
 
 
-def _mean(codes: list[Sparse]) -> Sparse:
+def _mean(codes: list[_Sparse]) -> _Sparse:
     """Mean of some rows of V."""
     columns, place = np.unique(np.concatenate([code[0] for code in codes]), return_inverse=True)
     weights = np.bincount(place, np.concatenate([code[1] for code in codes]), len(columns))
     return columns, weights / len(codes)
 
 
-def _columns(codes: list[Sparse], width: int) -> tuple[Indices, Indices, npt.NDArray[np.float64]]:
+def _columns(codes: list[_Sparse], width: int) -> tuple[_Indices, _Indices, npt.NDArray[np.float64]]:
     """V by column: where each column's entries start, their rows, their weights."""
     columns = np.concatenate([code[0] for code in codes])
     rows = np.repeat(np.arange(len(codes)), [len(code[0]) for code in codes])

@@ -8,38 +8,42 @@ A score depends on the two items alone, so whatever else is in the gallery reord
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dmpt.retrieval.embeddings import Embeddings, unit
+from dmpt.retrieval.embeddings import Embeddings, Features, unit
 
-Features = npt.NDArray[np.float32]
 Block = tuple[slice, Features]
 """Rows of the query, and their scores, float32 (rows, G)."""
 
-CHUNK_BYTES = 128 << 20
-DECIMALS = 6
+_CHUNK_BYTES = 128 << 20
+_DECIMALS = 6
 """Scores over different modalities are rounded to this: beyond it is the noise of float32, which would order equal
 items by which modalities they lack."""
 
 
-def blocks(query: Embeddings, gallery: Embeddings, chunk: int | None = None) -> Iterator[Block]:
-    """Scores of some queries at a time; the next step overwrites them. Copies in the gallery score bitwise equal.
+def blocks(
+    query: Embeddings, gallery: Embeddings, chunk: int | None = None, match_copies: bool = True
+) -> Iterator[Block]:
+    """Scores of some queries at a time; the next step overwrites them.
 
     Args:
         query: Q items.
         gallery: G items.
-        chunk: queries at a time, at least 1; None fits ``CHUNK_BYTES``.
+        chunk: queries at a time, at least 1; None fits a block into 128 MiB.
+        match_copies: copies in the gallery score bitwise equal. Looking for them reads the whole gallery once more.
     """
     vectors = as_vectors(query, gallery)
     if vectors is None:
-        found = mixed_similarities(query, gallery, chunk or chunk_rows(2 * len(gallery)))
-        shared = [] if gallery.shared is None else [gallery.shared]
-        copies, originals = _copies(gallery.flat, gallery.present, *shared)
+        found = _mixed(query, gallery, chunk or _chunk_rows(2 * len(gallery)))
+        told: tuple[npt.NDArray[Any], ...] = (gallery.flat, gallery.present)
+        told += () if gallery.shared is None else (gallery.shared,)
     else:
-        found = similarities(*vectors, chunk or chunk_rows(len(gallery)))
-        copies, originals = _copies(vectors[1])
+        found = _products(*vectors, chunk or _chunk_rows(len(gallery)))
+        told = vectors[1:]
+    copies, originals = _copies(*told) if match_copies else ([], [])
     for rows, scores in found:
         if copies:
             scores[:, copies] = scores[:, originals]
@@ -62,36 +66,19 @@ def as_vectors(query: Embeddings, gallery: Embeddings) -> tuple[Features, Featur
     return unit(next(cut)), unit(next(cut))
 
 
-def similarities(query: Features, gallery: Features, chunk: int) -> Iterator[Block]:
-    """Dot products of query and gallery, some queries at a time.
-
-    Args:
-        query: float32 (Q, D).
-        gallery: float32 (G, D).
-        chunk: queries at a time, at least 1.
-
-    Yields:
-        A block; the next step overwrites its scores.
-    """
+def _products(query: Features, gallery: Features, chunk: int) -> Iterator[Block]:
+    """Dot products of query (Q, D) and gallery (G, D), ``chunk`` queries at a time."""
     buffer = np.empty((min(chunk, len(query)), len(gallery)), dtype=np.float32)
     for start in range(0, len(query), chunk):
         rows = slice(start, min(start + chunk, len(query)))
         yield rows, np.matmul(query[rows], gallery.T, out=buffer[: rows.stop - start])
 
 
-def mixed_similarities(query: Embeddings, gallery: Embeddings, chunk: int) -> Iterator[Block]:
-    """Similarities where the items of a side have different modalities, some queries at a time.
+def _mixed(query: Embeddings, gallery: Embeddings, chunk: int) -> Iterator[Block]:
+    """Similarities where the items of a side have different modalities, ``chunk`` queries at a time.
 
     Absent features are zeros, so one product gives the sums over the common modalities. Row by row they are divided by
     the lengths over the common modalities: nothing but two products of a chunk grows with queries x gallery.
-
-    Args:
-        query: Q items.
-        gallery: G items.
-        chunk: queries at a time, at least 1.
-
-    Yields:
-        A block; the next step overwrites its scores.
     """
     scale, shift = (
         (np.ones(8), np.zeros(8)) if gallery.standardisation is None else gallery.standardisation.T.astype(float)
@@ -100,18 +87,13 @@ def mixed_similarities(query: Embeddings, gallery: Embeddings, chunk: int) -> It
     query_lengths, gallery_lengths = _lengths(query), _lengths(gallery)
     common = {code: codes & code for code in np.unique(query_codes)}
     divisors = {code: gallery_lengths[items, sets] for code, sets in common.items()}
-    features, spaces = (query.flat, gallery.flat.T), (query.common_space, gallery.common_space.T)
-    buffers = [np.empty((min(chunk, len(query)), len(gallery)), dtype=np.float32) for _ in range(2)]
-    for start in range(0, len(query), chunk):
-        rows = slice(start, min(start + chunk, len(query)))
-        scores, shared = (
-            np.matmul(left[rows], right, out=buffer[: rows.stop - start])
-            for (left, right), buffer in zip((features, spaces), buffers, strict=True)
-        )
+    of_features = _products(query.flat, gallery.flat, chunk)
+    of_spaces = _products(query.common_space, gallery.common_space, chunk)
+    for (rows, scores), (_, shared) in zip(of_features, of_spaces, strict=True):
         for row, own, code, lengths in zip(scores, shared, query_codes[rows], query_lengths[rows], strict=True):
             sets = common[code]
             cosine = np.where(sets == 0, own, row / (lengths[sets] * divisors[code]))
-            row[:] = np.round(cosine * scale[sets] + shift[sets], DECIMALS)
+            row[:] = np.round(cosine * scale[sets] + shift[sets], _DECIMALS)
         yield rows, scores
 
 
@@ -123,14 +105,9 @@ def _lengths(items: Embeddings) -> npt.NDArray[np.float64]:
     return np.where(lengths > 0, lengths, 1)
 
 
-def chunk_rows(gallery: int) -> int:
+def _chunk_rows(gallery: int) -> int:
     """Queries scored at once against so many gallery items, at least 1."""
-    return max(1, CHUNK_BYTES // chunk_bytes(1, gallery))
-
-
-def chunk_bytes(rows: int, gallery: int) -> int:
-    """Memory that ``evaluate`` takes beside the features for so many queries at once, in bytes."""
-    return rows * gallery * np.dtype(np.float32).itemsize
+    return max(1, _CHUNK_BYTES // (gallery * np.dtype(np.float32).itemsize))
 
 
 def _copies(*features: npt.NDArray[np.generic]) -> tuple[list[int], list[int]]:

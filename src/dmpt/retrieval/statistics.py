@@ -19,7 +19,7 @@ from dmpt.base.errors import UserError
 DRAWS = 10_000
 # Draws times identities that are in memory at once, 64 MiB for each copy. Pieces are the same draws as the whole, but
 # may round the last bit otherwise: DRAWS of up to 838 identities are one piece, as all results kept so far are.
-PIECE = 2**23
+_PIECE = 2**23
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _drawn_sums(
     """
     identities = rows[0].shape[-1]
     pieces = []
-    for start in range(0, draws, size := max(1, PIECE // identities)):
+    for start in range(0, draws, size := max(1, _PIECE // identities)):
         count = min(size, draws - start)
         chosen = generator.multinomial(identities, np.full(identities, 1 / identities), size=count).astype(np.float64)
         pieces.append([row @ chosen.T for row in rows])
