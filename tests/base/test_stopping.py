@@ -75,7 +75,7 @@ def test_a_step_is_done_first_and_an_echo_is_no_second_wish(number: signal.Signa
 
 
 def test_a_second_wish_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "ECHO", 0.0)
+    monkeypatch.setattr(stopping, "_ECHO", 0.0)
     with pytest.raises(Interrupted) as stopped, interrupts() as asked:
         heard(asked, signal.SIGINT, signal.SIGTERM)
     assert not isinstance(stopped.value, Stopped)

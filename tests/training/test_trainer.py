@@ -381,7 +381,7 @@ def test_a_second_ctrl_c_does_not_claim_a_save(
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(stopping, "ECHO", 0.0)
+    monkeypatch.setattr(stopping, "_ECHO", 0.0)
     monkeypatch.setattr(Trainer, "_save", impatient)
     with pytest.raises(SystemExit) as stop:
         main(["train", *flags(settings(data, save_every=1)), f"--out={tmp_path / 'run'}"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dmpt.base.errors import UserError
 
-NOT_KNOWN = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_NOT_KNOWN = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """What a file system answers when it is asked for something that it does not have."""
 
 
@@ -51,16 +51,12 @@ def _to_disk(path: Path) -> None:
         try:
             os.fsync(file.fileno())
         except OSError as error:
-            if error.errno not in NOT_KNOWN:
+            if error.errno not in _NOT_KNOWN:
                 raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` atomically.
-
-    Raises:
-        UserError: as ``write_atomically``.
-    """
+    """Write ``text`` to ``path`` as ``write_atomically`` does, with its errors."""
     # File names need not be UTF-8: their bytes are written as they are. The same bytes on every system.
     write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8", "surrogateescape", "\n"))
 
@@ -79,9 +75,8 @@ def expanded(path: str | Path) -> Path:
 
 def cache_folder() -> Path:
     """Where things that can be made again are kept: ``DMPT_CACHE``, else dmpt's part of the user's cache."""
-    base = os.environ.get("DMPT_CACHE")
-    if base:
-        return expanded(base)
+    if own := os.environ.get("DMPT_CACHE"):
+        return expanded(own)
     return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "dmpt"
 
 

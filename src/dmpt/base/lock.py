@@ -56,12 +56,7 @@ class Lock:
 
 
 def _hold(handle: int) -> None:
-    """Lock an open file, or fail at once.
-
-    Raises:
-        OSError: somebody has it, or the file system knows no locks.
-        ImportError: the system knows none.
-    """
+    """Lock an open file or fail at once: OSError where it is taken or knows no locks, ImportError where no file does."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -20,14 +20,14 @@ from typing import Any, Generic, TypeVar
 from dmpt.base.stopping import SIGNALS, held_back
 from dmpt.base.terminal import warn
 
-Part = TypeVar("Part")
-Done = TypeVar("Done")
+_Part = TypeVar("_Part")
+_Done = TypeVar("_Done")
 
 IN_HAND = 2
 """Parts that a worker has at a time, so that it need not wait for this process when it has done one."""
 
 
-def spread(work: Callable[[Part], Done], parts: Sequence[Part], workers: int) -> Generator[Done, None, None]:
+def spread(work: Callable[[_Part], _Done], parts: Sequence[_Part], workers: int) -> Generator[_Done, None, None]:
     """``map(work, parts)`` in so many processes, at least 1; one is this process.
 
     Args:
@@ -45,14 +45,14 @@ def spread(work: Callable[[Part], Done], parts: Sequence[Part], workers: int) ->
 
 
 def ahead(
-    work: Callable[[Part], Done],
-    parts: Sequence[Part],
+    work: Callable[[_Part], _Done],
+    parts: Sequence[_Part],
     workers: int,
     *,
     method: str,
     window: int,
     begin: Callable[[], object] | None = None,
-) -> Generator[Done, None, None]:
+) -> Generator[_Done, None, None]:
     """``map(work, parts)``, done by workers while the caller is busy with what came before; otherwise as ``spread``.
 
     Args:
@@ -85,10 +85,10 @@ class _LostError(Exception):
     """Workers could not be started, or one has ended; says which and why."""
 
 
-class _Office(Generic[Part, Done]):
+class _Office(Generic[_Part, _Done]):
     """What a worker does, in the worker: it is told all parts, then one's number, and answers with what came of it."""
 
-    def __init__(self, work: Callable[[Part], Done], begin: Callable[[], object] | None):
+    def __init__(self, work: Callable[[_Part], _Done], begin: Callable[[], object] | None):
         self.work, self.begin, self.parent = work, begin, os.getpid()
 
     def __call__(self, pipe: Connection) -> None:
@@ -106,7 +106,7 @@ class _Office(Generic[Part, Done]):
         finally:
             os._exit(1)  # without a word: it is the parent that speaks
 
-    def _answer(self, pipe: Connection, number: int, part: Part) -> None:
+    def _answer(self, pipe: Connection, number: int, part: _Part) -> None:
         try:
             pipe.send((number, self.work(part), None))
         except Exception as error:
@@ -163,7 +163,7 @@ class _Worker:
 class _Crew:
     """Workers, and what of their work has not been asked for yet."""
 
-    def __init__(self, office: _Office[Part, Any], parts: Sequence[Part], method: str):
+    def __init__(self, office: _Office[_Part, Any], parts: Sequence[_Part], method: str):
         self.office, self.parts, self.method, self.workers = office, parts, method, list[_Worker]()
         self.ready: dict[int, tuple[Any, str | None]] = {}
         self.given = 0
@@ -199,8 +199,8 @@ class _Crew:
 
 
 def _by_workers(
-    office: _Office[Part, Done], parts: Sequence[Part], workers: int, method: str, window: int
-) -> Generator[Done, None, None]:
+    office: _Office[_Part, _Done], parts: Sequence[_Part], workers: int, method: str, window: int
+) -> Generator[_Done, None, None]:
     crew = _Crew(office, parts, method)
     atexit.register(crew.end)  # where nobody closes this; multiprocessing's own would wait for them
     try:

@@ -12,7 +12,7 @@ from types import FrameType
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Those that ask a process to end; Windows has no SIGHUP."""
 
-ECHO = 1.0
+_ECHO = 1.0
 """Seconds in which another signal is the same wish: a terminal and a cluster tell a process and also its parent, a
 study or torchrun, which passes it on."""
 
@@ -112,7 +112,7 @@ def _listening(react: Callable[[int], None]) -> Iterator[None]:
     def hear(number: int, frame: FrameType | None) -> None:
         global _heard
         now = time.monotonic()
-        if now - _heard >= ECHO:
+        if now - _heard >= _ECHO:
             _heard = now
             react(number)
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dmpt.base.errors import one_line
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class _Stderr(io.TextIOBase):
@@ -73,7 +73,7 @@ def bar() -> Progress:
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
-def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+def track(items: Iterable[_T], what: str, total: int) -> Iterator[_T]:
     """``items``, with a bar that says ``what``."""
     with bar() as display:
         task = display.add_task(what, total=total, note="")
