@@ -56,7 +56,7 @@ class Lock:
 
 
 def _hold(handle: int) -> None:
-    """Lock an open file or fail at once: OSError where it is taken or knows no locks, ImportError where no file does."""
+    """Lock an open file or fail at once: OSError where that cannot be, ImportError where the system knows no locks."""
     try:
         import fcntl
     except ImportError:  # Windows
