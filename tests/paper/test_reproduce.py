@@ -13,7 +13,7 @@ from dmpt.base.yaml import load
 from dmpt.cli import main
 from dmpt.data.layouts import DATASETS
 from dmpt.paper.cells import cells, find, settings
-from dmpt.paper.reproduce import UNPRINTED, deviations
+from dmpt.paper.reproduce import UNPRINTED, _deviations
 from dmpt.settings import shipped
 from dmpt.settings.rules import check
 from dmpt.settings.values import flatten
@@ -120,12 +120,12 @@ def test_what_the_paper_prints_of_ablations() -> None:
 
 def test_changed_settings_are_deviations_but_not_the_free_ones() -> None:
     config = settings(find("table4-k2"))
-    assert deviations("table4-k2", config) == []
+    assert _deviations("table4-k2", config) == []
     free = with_(config, data={"root": "x", "workers": 9}, train={"seed": 5, "save_every": 7, "tensorboard": True})
-    assert deviations("table4-k2", free) == []
+    assert _deviations("table4-k2", free) == []
     assert set(UNPRINTED) <= set(plain("table4-k2"))
     changed = with_(config, bind={"depth": 1}, train={"epochs": 3})
-    assert deviations("table4-k2", changed) == ["bind.depth: 2 -> 1", "train.epochs: 60 -> 3"]
+    assert _deviations("table4-k2", changed) == ["bind.depth: 2 -> 1", "train.epochs: 60 -> 3"]
 
 
 @pytest.mark.parametrize(

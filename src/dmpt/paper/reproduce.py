@@ -9,7 +9,7 @@ from dmpt.evaluation.evaluate import evaluate, save
 from dmpt.paper.cells import PRINTED, find, settings
 from dmpt.paper.published import other_data
 from dmpt.settings.config import Config
-from dmpt.settings.values import dotted
+from dmpt.settings.values import difference, dotted
 from dmpt.training.trainer import Trainer
 
 REPRODUCTION = "reproduction.json"
@@ -17,15 +17,10 @@ UNPRINTED = ("data.root", "data.workers", "train.seed", "train.save_every", "tra
 """Settings that are free: the paper prints no seed, and the others change no number."""
 
 
-def deviations(name: str, config: Config) -> list[str]:
+def _deviations(name: str, config: Config) -> list[str]:
     """Settings that differ from the cell's, one line each."""
-    asked = dotted(config)
-    cell = dotted(settings(find(name)))
-    return [
-        f"{key}: {cell.get(key)} -> {asked[key]}"
-        for key in asked
-        if key not in UNPRINTED and asked[key] != cell.get(key)
-    ]
+    changed = difference(dotted(settings(find(name))), dotted(config), UNPRINTED)
+    return [f"{key}: {printed} -> {asked}" for key, (printed, asked) in changed.items()]
 
 
 def compare(name: str, config: Config, out: Path, trainer: Trainer, skip_broken: bool = False) -> dict[str, Any]:
@@ -47,7 +42,7 @@ def compare(name: str, config: Config, out: Path, trainer: Trainer, skip_broken:
     cell, data = find(name), config.data
     result = evaluate(out, data.root, weights=config.backbone.weights, workers=data.workers, skip_broken=skip_broken)
     save(out, result)
-    changed = deviations(name, config)
+    changed = _deviations(name, config)
     found = {"train": len(trainer.data.records), "query": result["queries"], "gallery": result["gallery"]}
     changed += other_data(data.layout, found)
     if skipped := len({*trainer.data.skipped, *result["skipped"]}):  # what is no sample is in both

@@ -1,12 +1,13 @@
 """Settings as plain values, as JSON and YAML hold them, and back: unknown keys and wrong types are refused."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dmpt.base.errors import UserError
 from dmpt.settings.config import Config
+from dmpt.settings.places import named
 
 Section = TypeVar("Section")
 RENAMED = {"loss.triplet": "loss.metric_weight", "train.average": "train.ema"}
@@ -54,6 +55,25 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def dotted(config: Config) -> dict[str, Any]:
     """All settings as dotted keys, ``train.lr`` among them; tuples as lists."""
     return flatten(asdict(config))
+
+
+def difference(
+    old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """What of ``new`` is not as it was: by name, then and now.
+
+    A setting that is younger than ``old`` had its default. A file counts by its name, wherever it lies.
+
+    Args:
+        old: settings as dotted keys; other facts may stand among them.
+        new: the same; what it lacks is not looked at.
+        free: names that may differ.
+    """
+    defaults = dotted(Config())
+    was = {key: old.get(key, defaults.get(key, now)) for key, now in new.items()}
+    return {
+        key: (was[key], now) for key, now in new.items() if key not in free and named(key, was[key]) != named(key, now)
+    }
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:

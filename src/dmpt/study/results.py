@@ -25,6 +25,7 @@ from dmpt.retrieval.metrics import MEASURES
 from dmpt.settings.config import Config
 from dmpt.settings.places import named, without_places
 from dmpt.settings.saved import CONFIG, read_settings, write_settings
+from dmpt.settings.values import difference as settings_differing
 from dmpt.settings.values import dotted
 from dmpt.study.definition import EQUAL, RANK
 from dmpt.study.reading import KNOWN
@@ -167,9 +168,9 @@ def difference(
     """
     before, after = comparable(old), comparable(now)
     # what one of them leaves to be measured on the data, which are compared by themselves, is what the other measured
-    known = (key for key in before if key in after and "auto" not in (before[key], after[key]))
-    differing = (key for key in known if key not in free and before[key] != after[key])
-    return next(((key, before[key], after[key]) for key in differing), None)
+    left = {key for key in after if key not in before or "auto" in (before[key], after[key])}
+    differs = settings_differing(before, after, {*left, *free})
+    return next(((key, *pair) for key, pair in differs.items()), None)
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:

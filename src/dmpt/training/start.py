@@ -14,7 +14,7 @@ from dmpt.base.files import expanded, sha256
 from dmpt.evaluation.opened import adapter_folder
 from dmpt.extensions.assemble import Model
 from dmpt.settings.config import Config
-from dmpt.settings.values import dotted
+from dmpt.settings.values import difference, dotted
 from dmpt.training.state import square_of
 
 SAME = (
@@ -77,9 +77,10 @@ class Start:
         old, new = dotted(self.card.config), dotted(config)
         old["backbone.grid"] = old["backbone.grid"] or square_of(new["backbone.grid"])
         other = {name for name in {*own, *taken} - anew if _shape(own, name) != _shape(taken, name)}
-        if other or any(old[key] != new[key] for key in SAME):
-            differing = [key for key in new if key.startswith(SHAPES) and old[key] != new[key]]
-            settings = "; ".join(f"{key} is {old[key]} there and {new[key]} here" for key in differing)
+        differs = difference(old, new)
+        if other or differs.keys() & SAME:
+            shapes = {key: pair for key, pair in differs.items() if key.startswith(SHAPES)}
+            settings = "; ".join(f"{key} is {there} there and {here} here" for key, (there, here) in shapes.items())
             raise UserError(f"init {self.folder} fits another network: {settings or ', '.join(sorted(other))}")
         network.load_own_state({**own, **taken}, str(self.folder / TENSORS))
         return (

@@ -18,8 +18,7 @@ from dmpt.extensions.assemble import Model
 from dmpt.extensions.ema import EMA
 from dmpt.method.network import DMPT
 from dmpt.settings.config import Config
-from dmpt.settings.places import named
-from dmpt.settings.values import dotted, flatten, renamed
+from dmpt.settings.values import difference, dotted, renamed
 from dmpt.towers.tensors import write_tensors
 from dmpt.training.data import TrainingData
 
@@ -152,8 +151,8 @@ def load_state(
         tensors, metadata = {_today(name): t for name, t in load_file(path).items()}, metadata_of(path)
         began, progress = json.loads(metadata["identity"]), Progress(**json.loads(metadata["progress"]))
     began["settings"] = renamed(began["settings"])
-    old, new = ({**dict(told), **told["settings"]} for told in (began, who))
-    refuse_change(flatten(began), flatten(who), out, {PROCESSES, *([PLAN] if replan else [])})
+    old, new = ({**told["settings"], **told} for told in (began, who))
+    refuse_change(old, new, out, {"settings", PROCESSES, *([PLAN] if replan else [])})
     changed = {name: [old[name], new[name]] for name in (PLAN, PROCESSES) if old.get(name, new[name]) != new[name]}
     if PLAN in changed and new[PLAN] <= progress.epoch:
         raise UserError(
@@ -206,28 +205,24 @@ def refuse_change(old: Mapping[str, Any], new: Mapping[str, Any], out: Path, fre
     """Refuse to go on with a run that is another one.
 
     Args:
-        old: what identifies the run in ``out``, as dotted keys.
-        new: what identifies this one; a setting that the old one lacks had its default then, and positions were taken
-            for a square.
+        old: what identifies the run in ``out``, settings as dotted keys.
+        new: what identifies this one; before ``backbone.grid`` was a setting, positions were taken for a square.
         out: the run folder.
         free: what may differ.
 
     Raises:
         UserError: something differs.
     """
-    younger = dotted(Config())
-    for what, now in new.items():
-        name = what.removeprefix("settings.")
-        before = old.get(what, square_of(now) if name == "backbone.grid" else younger.get(name, now))
-        if what in FINGERPRINTS and before and now:
+    known = {"backbone.grid": square_of(new["backbone.grid"]), **old}
+    for name, (before, now) in difference(known, new, free).items():  # what a file holds is checked by hash
+        if name in FINGERPRINTS and before and now:
             if same_data(before, now):
                 continue
             before, now = short(before), short(now)
-        if named(name, now) != named(name, before) and name not in free:  # what a file holds is checked by hash
-            raise UserError(
-                f"cannot resume {out}: {name} was {before}, now it is {now}; resume with what the run began with "
-                "(its config.yaml), or start another run"
-            )
+        raise UserError(
+            f"cannot resume {out}: {name} was {before}, now it is {now}; resume with what the run began with "
+            "(its config.yaml), or start another run"
+        )
 
 
 def square_of(grid: Sequence[int] | None) -> list[int] | None:
