@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from dmpt.settings.config import BackboneConfig
+from dmpt.settings.config import BackboneConfig, TextConfig
+from dmpt.towers import packaged
 
 QUICK = "vit_base_patch16_clip_quickgelu_224.openai"
 PLAIN = "vit_base_patch16_clip_224.laion2b"
@@ -121,3 +122,11 @@ def backbone(weights: Path | str, quick: bool = True, **changes: Any) -> Backbon
     return BackboneConfig(
         **{"name": QUICK if quick else PLAIN, "weights": str(weights), "overrides": OVERRIDES, **changes}
     )
+
+
+def tiny_clip() -> tuple[BackboneConfig, TextConfig]:
+    """Settings of the tiny CLIP that comes with the package."""
+    card = json.loads((packaged._FOLDER / "tiny_clip.json").read_text())
+    files = {"tower": "text_tower.json", "weights": "text_tower.safetensors", "file": "text.safetensors"}
+    vit = BackboneConfig(name=card["name"], weights="package:vit.safetensors", overrides=card["overrides"])
+    return vit, TextConfig(**{setting: f"package:{name}" for setting, name in files.items()})

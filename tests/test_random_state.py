@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from clip_files import tiny_clip
 from dmpt.adapter.folder import load
 from dmpt.data.check import check
 from dmpt.data.layouts import load_dataset
@@ -22,7 +23,6 @@ from dmpt.report.single import report
 from dmpt.settings.config import BackboneConfig, Config
 from dmpt.synthetic.write import write_world
 from dmpt.towers.image import build_vit
-from dmpt.towers.packaged import tiny_clip
 from dmpt.towers.text import load_text_tower
 from runs import fit, settings, toy
 

@@ -12,6 +12,7 @@ import torch
 
 import dmpt.demo.demo as demo_module
 import dmpt.evaluation.opened as opened_module
+from clip_files import tiny_clip
 from dmpt.adapter import folder as adapter
 from dmpt.base.errors import UserError
 from dmpt.data.layouts import load_dataset
@@ -23,7 +24,6 @@ from dmpt.demo.own_files import clear
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.settings.config import Config
 from dmpt.synthetic.cached import world
-from dmpt.towers.packaged import tiny_clip
 from dmpt.training.trainer import Trainer
 from runs import with_
 from small_world import MARGIN, SMALL, root, score

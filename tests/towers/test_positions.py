@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clip_files import smooth
+from clip_files import smooth, tiny_clip
 from dmpt.base.errors import UserError
 from dmpt.settings.config import BackboneConfig
 from dmpt.towers.image import TowerInfo, build_vit
-from dmpt.towers.packaged import packaged, tiny_clip
-from dmpt.towers.positions import grid_of, possible, roughness, smoothest
+from dmpt.towers.packaged import local
+from dmpt.towers.positions import _possible, _roughness, _smoothest, grid_of
 
 NAME = "vit_small_patch16_224"
 SMALL = {"embed_dim": 48, "depth": 1, "num_heads": 2}
@@ -29,7 +29,7 @@ def resize(table: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Ten
 
 def learned(grid: tuple[int, int]) -> Tensor:
     """The table that the tiny CLIP learned, on another grid."""
-    table = load_file(packaged("vit.safetensors"))["pos_embed"][0, 1:].float()
+    table = load_file(local("package:vit.safetensors"))["pos_embed"][0, 1:].float()
     return table if grid == (8, 8) else resize(table, (8, 8), grid)
 
 
@@ -39,13 +39,13 @@ def sines(grid: tuple[int, int]) -> Tensor:
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_a_table_shows_its_grid(grid: tuple[int, int]) -> None:
-    grids = possible(grid[0] * grid[1])
+    grids = _possible(grid[0] * grid[1])
     assert len(grids) > 1
     for table in (learned(grid), sines(grid), smooth(*grid, 48)):
-        assert smoothest(table, grids) == grid
+        assert _smoothest(table, grids) == grid
         noise = torch.randn(table.shape, generator=torch.Generator().manual_seed(0))
         if len(table) > 32:
-            assert smoothest(table + 0.7 * (table - table.mean(dim=0)).std() * noise, grids) == grid
+            assert _smoothest(table + 0.7 * (table - table.mean(dim=0)).std() * noise, grids) == grid
 
 
 def test_a_table_without_order_shows_none() -> None:
@@ -53,8 +53,8 @@ def test_a_table_without_order_shows_none() -> None:
     for count in (8, 16, 32, 64, 128, 196, 576):
         for width in (32, 384):
             for _ in range(20):
-                assert smoothest(torch.randn(count, width, generator=dice), possible(count)) is None
-        assert smoothest(torch.zeros(count, 4), possible(count)) is None
+                assert _smoothest(torch.randn(count, width, generator=dice), _possible(count)) is None
+        assert _smoothest(torch.zeros(count, 4), _possible(count)) is None
 
 
 def test_roughness_is_the_transcription() -> None:
@@ -63,14 +63,14 @@ def test_roughness_is_the_transcription() -> None:
     steps = [(at[y, x] - at[y + 1, x]).square().sum() for y in range(1) for x in range(3)]
     steps += [(at[y, x] - at[y, x + 1]).square().sum() for y in range(2) for x in range(2)]
     any_two = torch.stack([(a - b).square().sum() for a in table for b in table])
-    assert roughness(table, (2, 3)) == pytest.approx(float(torch.stack(steps).mean() / any_two.mean()), rel=1e-6)
+    assert _roughness(table, (2, 3)) == pytest.approx(float(torch.stack(steps).mean() / any_two.mean()), rel=1e-6)
 
 
 def test_possible_grids() -> None:
-    assert possible(64) == [(4, 16), (8, 8), (16, 4)]
-    assert possible(1369) == [(37, 37)]
-    assert possible(13) == []
-    assert possible(16, {(16, 1)}) == [(2, 8), (4, 4), (8, 2), (16, 1)]
+    assert _possible(64) == [(4, 16), (8, 8), (16, 4)]
+    assert _possible(1369) == [(37, 37)]
+    assert _possible(13) == []
+    assert _possible(16, {(16, 1)}) == [(2, 8), (4, 4), (8, 2), (16, 1)]
 
 
 def test_the_order_of_evidence() -> None:

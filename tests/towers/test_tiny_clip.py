@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from clip_files import tiny_clip
 from dmpt.base.errors import UserError
 from dmpt.base.files import sha256
 from dmpt.method.backbone import Backbone
@@ -89,7 +90,7 @@ def trained(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shipped(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(assets, "FOLDER", trained)
+    monkeypatch.setattr(assets, "_FOLDER", trained)
     return trained
 
 
@@ -113,7 +114,7 @@ def model_of(folder: Path) -> tuple[TinyCLIP, Words]:
 @torch.no_grad()
 def test_the_files_load_as_every_clips_and_say_what_the_tool_says(shipped: Path) -> None:
     model, words = model_of(shipped)
-    backbone, text = assets.tiny_clip()
+    backbone, text = tiny_clip()
     vit, info = build_vit(replace(backbone, grid=(8, 8)), tiny_data.SIZE)  # three steps leave no order in it
     assert info.unused == ()
     assert (info.licence, info.quick_gelu) == ("Apache-2.0", True)
@@ -148,7 +149,7 @@ def test_the_files_load_as_every_clips_and_say_what_the_tool_says(shipped: Path)
 def test_dmpt_builds_on_them(shipped: Path, loss: Any) -> None:
     from dmpt.extensions.assemble import assemble
 
-    backbone, text = assets.tiny_clip()
+    backbone, text = tiny_clip()
     backbone = replace(backbone, grid=(8, 8))
     config = Config(data=DataConfig(size=(128, 64)), backbone=backbone, text=replace(text, loss=loss))
     model = assemble(config, 4, "person")
@@ -162,7 +163,7 @@ def test_dmpt_builds_on_them(shipped: Path, loss: Any) -> None:
 
 @torch.no_grad()
 def test_the_packages_text_tower_says_what_its_text_file_says() -> None:
-    _, text = assets.tiny_clip()
+    _, text = tiny_clip()
     tower, file = text_file(replace(text, file=None)), text_file(text)
     torch.testing.assert_close(F.normalize(tower.features), F.normalize(file.features), atol=2e-3, rtol=0)
     assert tower.logit_scale == pytest.approx(file.logit_scale)
@@ -298,7 +299,7 @@ def test_changed_and_unknown_files(shipped: Path) -> None:
     assert "\n" not in str(error.value)
     (shipped / "tiny_clip.json").unlink()
     with pytest.raises(UserError, match="cannot be read"):
-        assets.tiny_clip()
+        resolve("package:vit.safetensors", "any")
 
 
 def test_a_text_file_by_its_path(shipped: Path) -> None:

@@ -255,7 +255,7 @@ def test_nothing_outlives_a_file(tmp_path: Path) -> None:
 def held_classes() -> list[type]:
     from dmpt.towers import torch_files
 
-    return [torch_files.Held, torch_files.Described, torch_files._Itself]
+    return [torch_files._Held, torch_files._Described, torch_files._Itself]
 
 
 def test_deep_and_circular_contents_end(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import random
 import socket
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -17,14 +18,14 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from clip_files import FORMATS, OVERRIDES, PLAIN, QUICK, SIZE, backbone, clip, save, save_archive
 from dmpt.base.errors import UserError
 from dmpt.base.files import sha256
 from dmpt.settings.config import BackboneConfig
 from dmpt.towers.hub import native_quick_gelu, resolve
-from dmpt.towers.image import build_vit, is_projection
+from dmpt.towers.image import _is_projection, build_vit
 from dmpt.towers.tensors import read_tensors
 
 
@@ -81,7 +82,7 @@ def test_archive_tensors_equal_the_modules(tmp_path: Path) -> None:
     model = clip()
     tensors, info = read_tensors(save_archive(model, tmp_path / "archive"))
     assert info["container"] == "torchscript"
-    assert set(tensors) == {*model.state_dict(), "input_resolution", "context_length", "vocab_size"}
+    assert set(tensors) == {*model.state_dict(), "attn_mask", "input_resolution", "context_length", "vocab_size"}
     assert tensors["visual.conv1.weight"].dtype == torch.float16
     for name, value in model.state_dict().items():
         torch.testing.assert_close(tensors[name], value.half())
@@ -239,7 +240,9 @@ def test_a_classifier_is_dropped_and_listed(tmp_path: Path) -> None:
     ],
 )
 def test_which_heads_are_projections(name: str, tensors: tuple[str, ...], expected: bool) -> None:
-    assert is_projection(name, tensors) is expected
+    architecture, _, tag = name.partition(".")
+    tower = SimpleNamespace(pretrained_cfg={"architecture": architecture, "tag": tag}, head=nn.Linear(1, 1))
+    assert _is_projection(tower, tensors) is expected
 
 
 # --- grids -----------------------------------------------------------------------------------------------------------

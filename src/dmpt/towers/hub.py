@@ -14,8 +14,8 @@ def resolve(weights: str, timm_name: str, setting: str = "backbone.weights") -> 
     """The local file that a setting means, downloaded once if need be.
 
     Args:
-        weights: ``hub``, ``hub:OWNER/REPO/FILE``, ``package:FILE`` or a local path.
-        timm_name: whose own file ``hub`` is.
+        weights: ``hub``, timm's own of ``timm_name``; ``hub:OWNER/REPO/FILE``, ``package:FILE`` or a local path.
+        timm_name: timm's name of the tower.
         setting: its name, for errors.
 
     Raises:

@@ -8,8 +8,8 @@ stay unused are listed.
 import difflib
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +25,9 @@ from dmpt.base.errors import UserError
 from dmpt.base.files import sha256
 from dmpt.settings.config import BackboneConfig
 from dmpt.towers.hub import native_quick_gelu, pretrained_cfg, resolve
-from dmpt.towers.names import TEXT, Found, find_tower
+from dmpt.towers.names import find_tower
 from dmpt.towers.positions import Grid, grid_of, resampled, shown
-from dmpt.towers.tensors import NO_WEIGHTS, check_same, read_tensors
+from dmpt.towers.tensors import check_same, read_tensors
 
 # timm's keyword arguments that are not architecture, or would read files of their own.
 _RESERVED = ("pretrained", "checkpoint_path", "cache_dir", "img_size", "use_naflex", "features_only", "device", "dtype")
@@ -39,25 +39,25 @@ class TowerInfo:
 
     Attributes:
         name: timm's name.
-        sha256: of the weights file; of the tensors themselves where they are random; None on the meta device.
-        licence: as the file says, else that of timm's weights of that name; other files have their own.
-        unused: tensors or groups of the file that the tower does not use.
-        projection: of image features to CLIP's text space, (text width, width); None where the tower has none.
         mean: per-channel mean the tower was trained with.
         std: per-channel standard deviation it was trained with.
         quick_gelu: whether its activation is QuickGELU.
+        licence: as the file says, else that of timm's weights of that name; other files have their own.
+        sha256: of the weights file; of the tensors themselves where they are random; None on the meta device.
+        unused: tensors or groups of the file that the tower does not use.
+        projection: of image features to CLIP's text space, (text width, width); None where the tower has none.
         grid: of the file's position table, height and width; None without a file.
         done: what was done to the file's tensors, a line each.
     """
 
     name: str
-    sha256: str | None
-    unused: tuple[str, ...]
-    projection: Tensor | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     quick_gelu: bool
     licence: str
+    sha256: str | None = None
+    unused: tuple[str, ...] = ()
+    projection: Tensor | None = None
     grid: Grid | None = None
     done: tuple[str, ...] = ()
 
@@ -89,55 +89,26 @@ def build_vit(
     with torch.random.fork_rng(devices=[], enabled=keep_random_state):
         vit = _create(config, size, load)
     cfg = vit.pretrained_cfg
-    full_name = f"{cfg['architecture']}.{cfg['tag']}"
-    quick = isinstance(vit.blocks[0].mlp.act, QuickGELU)
-    tower = Found({})
-    unused: list[str] = []
-    done: list[str] = []
-    said: dict[str, str] = {}
-    grid = digest = None
+    info = TowerInfo(
+        name=config.name,
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        quick_gelu=isinstance(vit.blocks[0].mlp.act, QuickGELU),
+        licence=cfg.get("license") or "see where they come from",
+    )
+    projects = _is_projection(vit)
     if load and config.weights != "random":
-        path = resolve(config.weights, config.name)
-        tensors, said = read_tensors(path)
-        _check_activation(config, quick, path, said["container"] == "torchscript")
-        tower = find_tower(tensors, "image", path)
-        digest = sha256(path)
+        info, projects = _load(vit, info, config, square)
     elif load:  # another version of timm or torch may draw others
-        digest = hashlib.sha256(b"".join(t.numpy().tobytes() for t in vit.state_dict().values())).hexdigest()
-    projects = isinstance(vit.head, nn.Linear) and is_projection(full_name, tower.tensors)
-    if tower.tensors:
-        found, strange = _convert(vit, tower.tensors, config, path)
-        grid, how = _place(vit, found, config, square, path)
-        unused = [*_load(vit, found, strange, config, projects, path), *tower.other]
-        done = _done(tower, said, grid, how, vit.patch_embed.grid_size)
-    projection = vit.head.weight.detach().clone() if projects else None
+        drawn = b"".join(t.numpy().tobytes() for t in vit.state_dict().values())
+        info = replace(info, sha256=hashlib.sha256(drawn).hexdigest())
+    if projects:
+        info = replace(info, projection=vit.head.weight.detach().clone())
     vit.head = nn.Identity()
     vit.blocks = vit.blocks[: config.blocks]
     if config.norm == "plain":
         vit.norm = nn.LayerNorm(vit.embed_dim, eps=vit.norm.eps, elementwise_affine=False)
-    info_of_tower = TowerInfo(
-        name=config.name,
-        sha256=digest,
-        unused=tuple(unused),
-        projection=projection,
-        mean=tuple(cfg["mean"]),
-        std=tuple(cfg["std"]),
-        quick_gelu=quick,
-        licence=said.get("licence") or cfg.get("license") or "see where they come from",
-        grid=grid,
-        done=tuple(done),
-    )
-    return vit, info_of_tower
-
-
-def is_projection(name: str, tensors: Mapping[str, Tensor] | Sequence[str]) -> bool:
-    """Whether a tower's head is CLIP's image projection rather than a classifier.
-
-    Args:
-        name: timm's full name with its tag; fine-tuned CLIP towers (``_ft_``) have classifiers.
-        tensors: the file's names; open_clip's and OpenAI's call the projection ``visual.proj``.
-    """
-    return "visual.proj" in tensors or ("_clip_" in name and "_ft_" not in name)
+    return vit, info
 
 
 def _create(config: BackboneConfig, size: tuple[int, int], load: bool) -> Any:  # timm's attributes are untyped
@@ -207,34 +178,58 @@ def _check_activation(config: BackboneConfig, quick: bool, path: Path, openai: b
     raise UserError(f"{path}: trained with {kinds[native]}, backbone.name {name} has {kinds[quick]}; set it to {right}")
 
 
-def _load(
-    vit: Any, found: dict[str, Tensor], strange: list[str], config: BackboneConfig, projects: bool, path: Path
-) -> list[str]:
-    """Copy the file's tensors into the tower; returns what stays unused."""
-    expected = vit.state_dict()
+def _load(vit: Any, info: TowerInfo, config: BackboneConfig, square: bool) -> tuple[TowerInfo, bool]:
+    """Copy the file's tensors into the tower, strictly; what is known of them, and whether the head is CLIP's."""
+    path = resolve(config.weights, config.name)
+    tensors, said = read_tensors(path)
+    _check_activation(config, info.quick_gelu, path, said["container"] == "torchscript")
+    tower = find_tower(tensors, "image", path)
+    found, strange = _convert(vit, tower.tensors, config, path)
+    grid, how = _place(vit, found, config, square, path)
+    projects = _is_projection(vit, tower.tensors)
+    if projects and "head.bias" in found and found["head.bias"].any():
+        raise UserError(f"{path}: head.bias is not zero, so its head is a classifier, not CLIP's projection")
     blocks = range(len(vit.blocks) if config.blocks is None else config.blocks, len(vit.blocks))
     spare = [f"blocks.{index}." for index in blocks]
     spare += ["norm."] if config.norm == "plain" else []
     spare += ["head.bias"] if projects else ["head."]
-    if projects and "head.bias" in found and found["head.bias"].any():
-        raise UserError(f"{path}: head.bias is not zero, so its head is a classifier, not CLIP's projection")
     unused = [part.strip(".") for part in spare if part != "head.bias" and any(n.startswith(part) for n in found)]
-    for part in spare:
-        found = {name: value for name, value in found.items() if not name.startswith(part)}
-        expected = {name: value for name, value in expected.items() if not name.startswith(part)}
+    wanted = {name: value for name, value in found.items() if not name.startswith(tuple(spare))}
+    expected = {name: value for name, value in vit.state_dict().items() if not name.startswith(tuple(spare))}
+    check_same(wanted, expected, path, f"backbone.name {config.name}", strange)
+    vit.load_state_dict(wanted, strict=False)
 
-    check_same(found, expected, path, f"backbone.name {config.name}", strange)
-    vit.load_state_dict(found, strict=False)
-    return unused
+    done, target = [], vit.patch_embed.grid_size
+    classes = said.get("classes")
+    if names := [part for part in (tower.done, classes and f"passed over, not run: {classes}") if part]:
+        done.append(f"weights file: {'; '.join(names)}")
+    if grid is not None and (how or grid != target):
+        resized = f", resampled to {shown(target)}" if grid != target else ""
+        done.append(f"positions: a table of {shown(grid)}{f' ({how})' * bool(how)}{resized}")
+    info = replace(
+        info,
+        sha256=sha256(path),
+        licence=said.get("licence") or info.licence,
+        unused=(*unused, *tower.other),
+        grid=grid,
+        done=tuple(done),
+    )
+    return info, projects
+
+
+def _is_projection(vit: Any, tensors: Collection[str] = ()) -> bool:
+    """Whether the head is CLIP's image projection, as a file's names or the tower's say, rather than a classifier."""
+    name = f"{vit.pretrained_cfg['architecture']}.{vit.pretrained_cfg['tag']}"
+    clip = "visual.proj" in tensors or ("_clip_" in name and "_ft_" not in name)  # fine-tuned ones have classifiers
+    return clip and isinstance(vit.head, nn.Linear)
 
 
 def _convert(
     vit: Any, tensors: dict[str, Tensor], config: BackboneConfig, path: Path
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The file's tensors in float32 under timm's names, and names that belong nowhere."""
-    clip = "visual.class_embedding" in tensors
-    roots = ("visual", *TEXT, *NO_WEIGHTS)
-    strange = [name for name in tensors if clip and name.split(".")[0] not in roots]
+    clip = "visual.class_embedding" in tensors  # timm takes the rest of a CLIP for its text tower
+    strange = [name for name in tensors if clip and not name.startswith("visual.")]
     tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     # Positions None: timm would guess their grid.
     model: Any = SimpleNamespace(patch_embed=vit.patch_embed, head=vit.head, pos_embed=None)
@@ -252,29 +247,11 @@ def _place(
     prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
     if positions is None or positions.ndim != 3 or positions.shape[1] <= prefix:
         return None, ""  # the strict comparison says so
-    table = positions[:, prefix:]
+    table, target = positions[:, prefix:], vit.patch_embed.grid_size
     side = math.isqrt(table.shape[1])
     named = (side, side) if square and config.grid is None else config.grid
-    height, width = (p // step for p, step in zip(_pretrained_size(vit), vit.patch_embed.patch_size, strict=True))
-    target = vit.patch_embed.grid_size
+    _, *pretrained = vit.pretrained_cfg["input_size"]  # the channels; height and width in pixels
+    height, width = (pixels // step for pixels, step in zip(pretrained, vit.patch_embed.patch_size, strict=True))
     grid, how = grid_of(table[0], named, (height, width), target, path)
-    table = resampled(table, grid, target, config.antialias)
-    found["pos_embed"] = torch.cat([positions[:, :prefix], table], dim=1)
+    found["pos_embed"] = torch.cat([positions[:, :prefix], resampled(table, grid, target, config.antialias)], dim=1)
     return grid, how
-
-
-def _pretrained_size(vit: Any) -> tuple[int, int]:
-    """Height and width in pixels of the images that timm's weights of that name were trained on."""
-    _, height, width = vit.pretrained_cfg["input_size"]
-    return height, width
-
-
-def _done(tower: Found, said: Mapping[str, str], grid: Grid | None, how: str, target: Grid) -> list[str]:
-    """What a user should know of the way from the file to the tower."""
-    classes = said.get("classes")
-    names = [part for part in (tower.done, classes and f"passed over, not run: {classes}") if part]
-    lines = [f"weights file: {'; '.join(names)}"] if names else []
-    if grid is not None and (how or grid != target):
-        resized = f", resampled to {shown(target)}" if grid != target else ""
-        lines.append(f"positions: a table of {shown(grid)}{f' ({how})' * bool(how)}{resized}")
-    return lines

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from dmpt.base.errors import UserError
-from dmpt.towers.tensors import NO_WEIGHTS, refuse_nan
+from dmpt.towers.tensors import refuse_nan
 
-Kind = Literal["image", "text"]
+_Kind = Literal["image", "text"]
 
 # The first layer of each kind of tower, and what of the name before it is the tower's own, not a wrapper's.
-_FIRST: dict[Kind, tuple[tuple[str, tuple[str, ...]], ...]] = {
+_FIRST: dict[_Kind, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "image": (
         ("patch_embed.proj.weight", ("visual.trunk.", "")),  # timm's and DINOv2's; open_clip's towers from timm
         ("conv1.weight", ("visual.",)),  # OpenAI's and open_clip's
@@ -35,8 +35,10 @@ _FIRST: dict[Kind, tuple[tuple[str, tuple[str, ...]], ...]] = {
 # Where a file holds several towers: today's weights before their average, and the teacher, which is what is evaluated.
 _PREFERRED = (r"state_dict\.", r"model\.", r"(.*\.)?teacher\.")
 
+# What files hold besides weights; tracing keeps a causal mask like one.
+_NO_WEIGHTS = ("position_ids", "logit_bias", "attn_mask", "input_resolution", "context_length", "vocab_size")
 # What of a CLIP file belongs to its text tower, and so is not an image tower's leftover.
-TEXT = (
+_TEXT = (
     *("text", "transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection", "logit_scale"),
     "text_model",
 )
@@ -85,7 +87,7 @@ class Found:
     """A tower in a file.
 
     Attributes:
-        tensors: by the names that timm's filter and open_clip know.
+        tensors: by the names that timm's filter and open_clip know; of a CLIP, without its other tower.
         other: groups of tensors outside it.
         done: what was done to the names, for the user; nothing where they are as they should be.
     """
@@ -95,39 +97,36 @@ class Found:
     done: str = ""
 
 
-def find_tower(tensors: Mapping[str, Tensor], kind: Kind, path: Path) -> Found:
-    """The tower of a file. Where none is recognised, all tensors as they are: what they lack is said elsewhere.
-
-    Args:
-        tensors: as ``read_tensors`` gives them.
-        kind: which tower of a CLIP.
-        path: the file, for errors.
+def find_tower(tensors: Mapping[str, Tensor], kind: _Kind, path: Path) -> Found:
+    """One tower of a file. Where none is recognised, all tensors as they are: what they lack is said elsewhere.
 
     Raises:
         UserError: there are several, only one of the other kind, or one with NaN or infinity.
     """
+    tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[-1] not in _NO_WEIGHTS}
     roots = _roots(tensors, kind)
     if not roots:
         _refuse_others(tensors, kind, path)
-        return Found(dict(tensors))
+        return Found(tensors)
     first, root = _chosen(roots, tensors, path)
     homes = next(homes for name, homes in _FIRST[kind] if name == first)
     home = next((home for home in homes if root.endswith(home)), None)
     wrapper = root if home is None else root.removesuffix(home)
-    tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[-1] != "position_ids"}
     inside = {n: tensor for n, tensor in tensors.items() if n.startswith(wrapper) and not _POOLER.fullmatch(n)}
-    refuse_nan({name: tensor for name, tensor in inside.items() if name.split(".")[-1] not in NO_WEIGHTS}, path)
+    refuse_nan(inside, path)
     put = homes[0] if home is None else ""  # a tower that was saved without its name
     found = {put + name.removeprefix(wrapper): tensor for name, tensor in inside.items()}
     done = [f"taken from {wrapper}*"] if wrapper else []
     if first.startswith("embeddings."):
         found = _translated(found, _VIT if "patch_embeddings" in first else _CLIP)
         done.append("transformers' names translated")
+    others = ("visual",) if kind == "text" else _TEXT if "visual.class_embedding" in found else ()
+    found = {name: tensor for name, tensor in found.items() if name.split(".")[0] not in others}
     groups = dict.fromkeys(_group(name, wrapper) for name in tensors if name not in inside)
-    return Found(found, tuple(group for group in groups if group.split(".")[-1] not in TEXT), ", ".join(done))
+    return Found(found, tuple(group for group in groups if group.split(".")[-1] not in _TEXT), ", ".join(done))
 
 
-def _roots(tensors: Mapping[str, Tensor], kind: Kind) -> list[tuple[str, str]]:
+def _roots(tensors: Mapping[str, Tensor], kind: _Kind) -> list[tuple[str, str]]:
     """Each first layer in the file, and what stands before its name."""
     found = []
     for name in tensors:
@@ -158,12 +157,12 @@ def _chosen(roots: Sequence[tuple[str, str]], tensors: Mapping[str, Tensor], pat
     return first, root
 
 
-def _refuse_others(tensors: Mapping[str, Tensor], kind: Kind, path: Path) -> None:
+def _refuse_others(tensors: Mapping[str, Tensor], kind: _Kind, path: Path) -> None:
     """Say what a file without such a tower is, where it can be told."""
-    other: Kind = "text" if kind == "image" else "image"
-    what = {"image": "images", "text": "text"}
-    if _roots(tensors, other):
-        raise UserError(f"{path}: holds a tower for {what[other]} alone; give a file with one for {what[kind]}")
+    if kind == "image" and _roots(tensors, "text"):
+        raise UserError(f"{path}: holds a tower for text alone; give a file with one for images")
+    if kind == "text" and _roots(tensors, "image"):
+        raise UserError(f"{path}: holds a tower for images alone; give a file with one for text")
     if any(name.endswith(("exp_avg", "exp_avg_sq", "momentum_buffer")) for name in tensors):
         raise UserError(f"{path}: holds the state of an optimiser, and no tower; give the model's weights")
 

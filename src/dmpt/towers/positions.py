@@ -25,27 +25,14 @@ to 24 grids from 4x2 to 32x16. Of random tables of 32 numbers a position, one in
 192 and more, and none passed."""
 
 
-def possible(count: int, usual: Collection[Grid] = ()) -> list[Grid]:
-    """Grids of so many positions.
-
-    Args:
-        count: positions, without prefix tokens.
-        usual: grids that are possible whatever their shape.
-
-    Returns:
-        All that are at most four times as long as wide, or as wide as long, and those of ``usual``; lowest first.
-    """
+def _possible(count: int, usual: Collection[Grid] = ()) -> list[Grid]:
+    """Grids of so many positions, lowest first: the usual ones, and all that are not too long."""
     grids = [(height, count // height) for height in range(1, count + 1) if count % height == 0]
     return [grid for grid in grids if grid in usual or max(grid) <= _LONGEST * min(grid)]
 
 
-def roughness(table: Tensor, grid: Grid) -> float:
-    """Mean squared distance of neighbours, as a share of that of any two positions; about 1 for a random table.
-
-    Args:
-        table: ``(N, D)``, row by row.
-        grid: of N positions.
-    """
+def _roughness(table: Tensor, grid: Grid) -> float:
+    """Mean squared distance of neighbours in ``(N, D)``, as a share of any two positions'; about 1 for random ones."""
     x = table.double()
     x = x - x.mean(dim=0)
     on_grid = x.reshape(*grid, -1)
@@ -53,16 +40,14 @@ def roughness(table: Tensor, grid: Grid) -> float:
     return float(torch.cat(steps).mean() / (2 * x.square().sum(dim=1).mean()).clamp_min(1e-12))
 
 
-def smoothest(table: Tensor, grids: Collection[Grid]) -> Grid | None:
+def _smoothest(table: Tensor, grids: Collection[Grid]) -> Grid | None:
     """The grid on which neighbours are alike, of two or more; None where the table does not tell."""
-    (best, grid), (second, _), *_ = sorted((roughness(table, grid), grid) for grid in grids)
+    (best, grid), (second, _), *_ = sorted((_roughness(table, grid), grid) for grid in grids)
     return grid if best < _ALIKE and second > _MARGIN * best else None
 
 
 def grid_of(table: Tensor, named: Grid | None, own: Grid, target: Grid, path: Path) -> tuple[Grid, str]:
-    """The grid of a file's table.
-
-    It is the one that is named, the only possible one, the one that the table shows, or the architecture's own.
+    """The grid of a file's table: the named one, the only possible one, what the table shows, or the architecture's.
 
     Args:
         table: ``(N, D)``, without prefix tokens.
@@ -85,11 +70,11 @@ def grid_of(table: Tensor, named: Grid | None, own: Grid, target: Grid, path: Pa
                 "name the grid that the file was pretrained on, or set it to null"
             )
         return named, ""
-    grids = possible(count, (own, target))
+    grids = _possible(count, (own, target))
     if len(grids) == 1:
         return grids[0], ""
     others = [shown(grid) for grid in grids]
-    if found := smoothest(table, grids) if grids else None:
+    if found := _smoothest(table, grids) if grids else None:
         others.remove(shown(found))
         return found, f"by its neighbours, {' and '.join(others)} were possible too"
     if own in grids:

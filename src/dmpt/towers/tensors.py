@@ -15,9 +15,6 @@ from dmpt.base.errors import UserError
 from dmpt.base.files import write_atomically
 from dmpt.towers.torch_files import read_torch
 
-NO_WEIGHTS = ("logit_bias", "attn_mask", "input_resolution", "context_length", "vocab_size")
-"""What CLIP files may hold besides the two towers' weights; nobody here needs it."""
-
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Every tensor of a weights file by its dotted name, wrappers included.
@@ -48,8 +45,6 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path}: is a web page, not weights; download the file itself")
     else:
         raise UserError(f"{path}: is no weights file (safetensors, PyTorch or TorchScript); give the path of one")
-    if info["container"] == "torchscript":  # tracing keeps a causal mask like a weight, which it is not
-        tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[-1] != "attn_mask"}
     if not tensors:
         raise UserError(f"{path}: holds no tensors; save the model's state dict")
     return tensors, info
@@ -98,14 +93,15 @@ def check_same(
     Raises:
         UserError: names or shapes differ; gives the first few of each kind and how many more.
     """
-    common = [name for name in expected if name in found]
-    shapes = {name: (tuple(found[name].shape), tuple(expected[name].shape)) for name in common}
+    pairs = [(name, found[name], due) for name, due in expected.items() if name in found]
     wrong = {
         "lacks": [name for name in expected if name not in found],
-        "has unknown": [name for name in found if name not in expected] + list(strange),
-        "has another shape of": [f"{name} {has} for {due}" for name, (has, due) in shapes.items() if has != due],
+        "has unknown": [*(name for name in found if name not in expected), *strange],
+        "has another shape of": [
+            f"{name} {tuple(has.shape)} for {tuple(due.shape)}" for name, has, due in pairs if has.shape != due.shape
+        ],
         "has whole numbers (is it quantised?) for": [
-            name for name in common if expected[name].is_floating_point() and not found[name].is_floating_point()
+            name for name, has, due in pairs if due.is_floating_point() and not has.is_floating_point()
         ],
     }
     said = [

@@ -13,7 +13,7 @@ from dmpt.settings.config import TextConfig
 from dmpt.towers.hub import download, native_quick_gelu, resolve
 from dmpt.towers.names import find_tower
 from dmpt.towers.packaged import local
-from dmpt.towers.tensors import NO_WEIGHTS, check_same, read_tensors
+from dmpt.towers.tensors import check_same, read_tensors
 
 _VOCABULARY = 49408  # CLIP's byte-pair encoding
 _WORDS = "token_embedding.weight"
@@ -41,9 +41,7 @@ def load_text_tower(config: TextConfig) -> Any:
         tower = CLIP(architecture["embed_dim"], stub, text, quick_gelu=is_quick(architecture))
     del tower.visual
     found = {
-        name.removeprefix("text."): value.float()
-        for name, value in find_tower(tensors, "text", path).tensors.items()
-        if not name.startswith("visual.") and name.split(".")[-1] not in NO_WEIGHTS
+        name.removeprefix("text."): value.float() for name, value in find_tower(tensors, "text", path).tensors.items()
     }
     if "vocabulary" in info and _WORDS in found:
         found[_WORDS] = _all_words(found[_WORDS], info["vocabulary"], path)

@@ -12,6 +12,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -43,7 +44,7 @@ _VIEWS = 4
 """Tensors may share their bytes, as tied weights do: together they claim at most so many times the file."""
 
 
-class Held(dict[Any, Any]):
+class _Held(dict[Any, Any]):
     """Stands for an object of any class: its items and attributes, no behaviour."""
 
     def __init__(self, *said: Any, **_: Any) -> None:
@@ -60,35 +61,32 @@ class Held(dict[Any, Any]):
             if isinstance(part, dict):
                 self.update(part)
 
-    def append(self, _: Any) -> None:
-        """What a list of another class would do."""
+    def append(self, _: Any) -> None: ...  # what a list of another class would do
 
     add = append
 
 
 @dataclass(frozen=True)
-class Storage:
-    """Bytes of a file: its key, what they are, and where in it a view begins, in numbers."""
+class _Storage:
+    """Bytes of a file: their key, what they are, and where in them a view begins, in numbers."""
 
     key: str
     dtype: torch.dtype
     start: int
 
 
-class Described:
+class _Described:
     """A tensor as a pickle describes it."""
 
-    def __init__(self, storage: Storage, offset: int, size: Any, stride: Any, *rest: Any) -> None:
+    def __init__(self, storage: _Storage, offset: int, size: Any, stride: Any, *rest: Any) -> None:
         self.storage, self.offset, self.size, self.stride = storage, offset, tuple(size), tuple(stride)
         self.dtype = next((part for part in rest if isinstance(part, torch.dtype)), storage.dtype)
 
-    def __setstate__(self, _: Any) -> None:
-        """Attributes that somebody hung on a tensor are not wanted."""
+    def __setstate__(self, _: Any) -> None: ...  # attributes that somebody hung on a tensor are not wanted
 
-    @property
-    def numbers(self) -> int:
-        """How many it claims to have."""
-        return math.prod(map(abs, self.size))
+    def claim(self) -> int:
+        """The bytes that it claims to have."""
+        return int(math.prod(map(abs, self.size))) * self.dtype.itemsize
 
 
 class _Itself:
@@ -96,19 +94,15 @@ class _Itself:
 
     def __new__(cls, data: Any, *rest: Any) -> Any:
         if isinstance(data, type):  # _rebuild_from_type_v2(function, class, arguments, state)
-            return data(*rest[1]) if data in (Described, _Itself) else Held()
+            return data(*rest[1]) if data in (_Described, _Itself) else _Held()
         return data
 
     def __setstate__(self, _: Any) -> None: ...
 
 
 _REBUILD = {
-    "_rebuild_tensor": Described,
-    "_rebuild_tensor_v2": Described,
-    "_rebuild_tensor_v3": Described,
-    "_rebuild_parameter": _Itself,
-    "_rebuild_parameter_with_state": _Itself,
-    "_rebuild_from_type_v2": _Itself,
+    **dict.fromkeys(("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"), _Described),
+    **dict.fromkeys(("_rebuild_parameter", "_rebuild_parameter_with_state", "_rebuild_from_type_v2"), _Itself),
     "Parameter": _Itself,
 }
 
@@ -119,16 +113,11 @@ class _Unpickler(pickle._Unpickler):  # the one in C reserves what a damaged or 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         super().__init__(file, encoding="latin1")
         self.path = path
-        self.storages: dict[str, Storage] = {}
-        self.classes: set[str] = set()
-        """Foreign ones, by their full names."""
+        self.storages: dict[str, _Storage] = {}
+        self.classes: set[str] = set()  # foreign ones, by their full names
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a class or function.
-
-        Raises:
-            UserError: it would do something to the machine.
-        """
+        """What stands for a class or function; one that would do something to the machine is refused."""
         home = module.split(".")[0]
         if home in _HOSTILE or (home in ("builtins", "__builtin__") and name in _RUNS):
             raise UserError(
@@ -141,7 +130,7 @@ class _Unpickler(pickle._Unpickler):  # the one in C reserves what a damaged or 
                 return kind
         elif home not in ("builtins", "__builtin__", "collections", "__torch__", "_codecs"):
             self.classes.add(f"{module}.{name}")
-        return Held
+        return _Held
 
     def persistent_load(self, pid: Any) -> Any:
         """The description of a storage: ``("storage", type, key, device, count)``, of old with a view behind."""
@@ -150,7 +139,7 @@ class _Unpickler(pickle._Unpickler):  # the one in C reserves what a damaged or 
             return said[0]
         dtype, key, _device, _count, *view = said
         start = view[0][1] if view and view[0] else 0
-        found = Storage(str(key), dtype, start)
+        found = _Storage(str(key), dtype, start)
         self.storages.setdefault(found.key, found)
         return found
 
@@ -171,15 +160,20 @@ def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
-            open_ = _open_archive if file.read(2) == b"PK" else _open_pickle
+            opened = _open_archive if file.read(2) == b"PK" else _open_pickle
             file.seek(0)
-            content, fetch, said = open_(file, path, size)
+            content, fetch, said = opened(file, path, size)
             if not isinstance(content, dict):
                 raise UserError(f"{path}: holds a {type(content).__name__}, not a state dict; save the state dict")
             found = dict(_walk(content, "", set()))
-            if sum(one.numbers * one.dtype.itemsize for one in found.values()) > _VIEWS * size:
+            if sum(one.claim() for one in found.values()) > _VIEWS * size:
                 raise UserError(f"{path}: is damaged: its tensors claim far more than its {size} bytes; get it again")
-            tensors = {name: _view(one, fetch) for name, one in found.items()}
+            tensors = {  # as_strided checks that each lies within its storage
+                name: fetch(one.storage.key)
+                .view(one.dtype)
+                .as_strided(one.size, one.stride, one.offset + one.storage.start)
+                for name, one in found.items()
+            }
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can fail in any way
@@ -188,8 +182,8 @@ def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, plain | said
 
 
-_Fetch = Callable[[Storage], Tensor]
-"""From a storage to its bytes, ``(n,)`` of uint8."""
+_Fetch = Callable[[str], Tensor]
+"""From a storage's key to its bytes, ``(n,)`` of uint8."""
 
 
 def _open_archive(file: IO[bytes], path: Path, size: int) -> tuple[Any, _Fetch, dict[str, str]]:
@@ -211,14 +205,13 @@ def _open_archive(file: IO[bytes], path: Path, size: int) -> tuple[Any, _Fetch, 
     swap = root + "byteorder" in names and record("byteorder").decode() != sys.byteorder
     reader = _Unpickler(BytesIO(record("data.pkl")), path)
     content = reader.load()
-    kept: dict[str, Tensor] = {}
 
-    def fetch(storage: Storage) -> Tensor:
-        if storage.key not in kept:
-            kept[storage.key] = _bytes(record(f"data/{storage.key}"))
-            if swap:
-                kept[storage.key].untyped_storage().byteswap(storage.dtype)  # type: ignore[no-untyped-call]
-        return kept[storage.key]
+    @cache
+    def fetch(key: str) -> Tensor:
+        data = _bytes(record(f"data/{key}"))
+        if swap:
+            data.untyped_storage().byteswap(reader.storages[key].dtype)  # type: ignore[no-untyped-call]
+        return data
 
     script = root + "constants.pkl" in names
     return content, fetch, _about(reader, "torchscript" if script else "torch")
@@ -239,22 +232,21 @@ def _open_pickle(file: IO[bytes], path: Path, size: int) -> tuple[Any, _Fetch, d
         (count,) = struct.unpack("<Q", file.read(8))
         places[str(key)] = (file.tell(), count * reader.storages[str(key)].dtype.itemsize)
         file.seek(places[str(key)][1], 1)
-    kept: dict[str, Tensor] = {}
 
-    def fetch(storage: Storage) -> Tensor:
-        if storage.key not in kept:
-            start, length = places[storage.key]
-            file.seek(start)
-            data = bytearray(file.read(min(length, size)))
-            if len(data) != length:
-                raise EOFError
-            kept[storage.key] = _bytes(data)
-        return kept[storage.key]
+    @cache
+    def fetch(key: str) -> Tensor:
+        start, length = places[key]
+        file.seek(start)
+        data = bytearray(file.read(min(length, size)))
+        if len(data) != length:
+            raise EOFError
+        return _bytes(data)
 
     return content, fetch, _about(reader, "torch")
 
 
 def _about(reader: _Unpickler, container: str) -> dict[str, str]:
+    """What the file says beside its tensors, for the user."""
     first, *rest = [*sorted(reader.classes), ""]
     more = f" and {len(rest) - 1} more classes" * (len(rest) > 1)
     return {"container": container, "classes": first + more}
@@ -264,19 +256,13 @@ def _bytes(data: bytearray) -> Tensor:
     return torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
 
 
-def _view(one: Described, fetch: _Fetch) -> Tensor:
-    """The tensor; torch checks that it lies within its storage."""
-    numbers = fetch(one.storage).view(one.dtype)
-    return numbers.as_strided(one.size, one.stride, one.offset + one.storage.start)
-
-
-def _walk(node: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Described]]:
+def _walk(node: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, _Described]]:
     """Tensors below a node; a module's own dictionaries add nothing to a name, and what is there twice comes once."""
     if id(node) in seen:
         return
     seen.add(id(node))
     for name, value in node.items() if isinstance(node, dict) else enumerate(node):
-        if isinstance(value, Described) and isinstance(value.dtype, torch.dtype):
+        if isinstance(value, _Described) and isinstance(value.dtype, torch.dtype):
             yield f"{prefix}{name}", value
         elif isinstance(value, dict | list | tuple):
             module = name in ("_parameters", "_buffers", "_modules")
