@@ -16,7 +16,6 @@ from dmpt.base.yaml import load
 from dmpt.data.check.looks import look_at
 from dmpt.data.images import Pixels, read_image, read_record
 from dmpt.data.layouts import DATASETS, list_dataset, load_dataset
-from dmpt.data.layouts.rgbnt201 import MARKET_NAMES
 from dmpt.data.loader import SampleDataset, test_batches
 from dmpt.data.records import Record, fingerprint, labels_of
 from dmpt.data.transforms import TestTransform
@@ -133,7 +132,7 @@ def test_the_root_may_be_any_of_the_folders_above(layout: str, tmp_path: Path) -
         assert load_dataset(layout, tmp_path.joinpath(*inner[:parts])) == dataset
 
 
-@pytest.mark.parametrize("name", [*MARKET_NAMES, "my own name"])
+@pytest.mark.parametrize("name", ["Market-1501-RGBNT", "market1501_to_RGBNT201_dark", "Market-MM", "my own name"])
 def test_market_by_any_name(name: str, tmp_path: Path) -> None:
     expected = write_market1501_mm(tmp_path, name)
     assert facts_of(load_dataset("market1501_mm", tmp_path), tmp_path) == expected
@@ -450,7 +449,7 @@ def test_a_name_that_contradicts_its_folder_is_a_problem(tmp_path: Path) -> None
     dataset, problems = list_dataset("msvr310", tmp_path)
     assert len(dataset.gallery) == len(facts.gallery) - 1
     assert problems == [
-        f"{folder}/vis/0045_s001_v2_000.jpg is named after identity 0045, not its folder; rename or move it"
+        f"{folder}/vis/0045_s001_v2_000.jpg is named after identity 0045, not its folder 0044; rename or move it"
     ]
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dmpt.base.errors import UserError
 from dmpt.data.layouts import load_dataset
-from dmpt.data.layouts.notes import Notes
+from dmpt.data.layouts.folders import Notes
 from dmpt.data.layouts.table import read_manifest, write_manifest
 from dmpt.data.records import Dataset, Record, fingerprint
 from dmpt.data.split import split_by_identity

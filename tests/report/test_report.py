@@ -18,7 +18,6 @@ from sklearn.metrics import silhouette_score
 
 from dmpt.base.errors import UserError
 from dmpt.cli import main
-from dmpt.data.layouts.rgbnt100 import COLUMNS
 from dmpt.data.loader import SampleDataset
 from dmpt.data.records import Record
 from dmpt.data.transforms import TestTransform
@@ -654,7 +653,7 @@ def test_pictures_of_files_side_by_side_are_their_own_columns(tmp_path: Path) ->
         strip[:, 256 * number : 256 * (number + 1), number] = 250
     Image.fromarray(strip).save(tmp_path / "0001_c0001_000.png")
     paths = dict.fromkeys(MODALITIES, tmp_path / "0001_c0001_000.png")
-    record = Record(paths, pid=1, camera=1, columns=COLUMNS)
+    record = Record(paths, pid=1, camera=1, columns={"rgb": (0, 256), "nir": (256, 512), "tir": (512, 768)})
     for number, modality in enumerate(MODALITIES):
         found = thumbnail(record, modality, DataConfig(size=(128, 256))).reshape(-1, 3).mean(axis=0)
         assert found.round().tolist() == [250 if channel == number else 0 for channel in range(3)]

@@ -18,13 +18,13 @@ from dmpt.base.errors import UserError
 from dmpt.base.files import write_atomically, write_text
 from dmpt.base.processes import spread
 from dmpt.base.terminal import track
-from dmpt.data.layouts import msvr310, rgbnt201
+from dmpt.data.layouts.datasets import PERSON, VEHICLE
 from dmpt.synthetic.canvas import Bytes
 from dmpt.synthetic.world import World
 
 Kind = Literal["person", "vehicle"]
 #: Folder of each spectrum in the layouts of RGBNT201 (persons) and MSVR310 (vehicles).
-FOLDERS = {"person": rgbnt201.FOLDERS, "vehicle": msvr310.FOLDERS}
+FOLDERS = {"person": PERSON, "vehicle": VEHICLE}
 SCENES = 30
 """Of vehicles; MSVR310 has as many."""
 

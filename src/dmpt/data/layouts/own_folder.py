@@ -1,25 +1,32 @@
 """Own data as a folder: a subfolder per modality, identity and camera in the names of files or folders."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dmpt.base.errors import UserError
-from dmpt.data.layouts.folders import SUFFIXES, Grammar, clutter, contents, filled, pair, subfolders
-from dmpt.data.layouts.notes import Notes
-from dmpt.data.records import Record, Records, Splits
+from dmpt.data.layouts.folders import (
+    SUFFIXES,
+    Grammar,
+    Notes,
+    clutter,
+    contents,
+    records_in,
+    refuse_empty,
+    subfolders,
+)
+from dmpt.data.records import Records, Splits
 from dmpt.settings.modalities import ALSO, MODALITIES, meant
 
 _REST = r"c(?P<camera>\d{1,18})(_s(?P<scene>\d{1,18}))?(_.*)?"
 _NAME = Grammar(
-    re.compile(r"(?P<pid>\d{1,18})_" + _REST, re.ASCII),
+    r"(?P<pid>\d{1,18})_" + _REST,
     "PID_cCAM[_sSCENE][_ANYTHING] (for example 12_c3_0001.jpg or 12_c3_s7_0001.jpg)",
 )
 _NAME_IN_IDENTITY = Grammar(
-    re.compile(r"((?P<pid>\d{1,18})_)?" + _REST, re.ASCII),
+    r"((?P<pid>\d{1,18})_)?" + _REST,
     "[PID_]cCAM[_sSCENE][_ANYTHING] (for example c3_0001.jpg: the identity is its folder's, the camera is needed)",
 )
-_IDENTITY = re.compile(r"\d{1,18}", re.ASCII)
 
 
 def read_folder(root: Path, notes: Notes) -> Splits:
@@ -31,10 +38,6 @@ def read_folder(root: Path, notes: Notes) -> Splits:
     Splits are ``train`` and ``test``, or ``train``, ``query`` and ``gallery``; ``train`` may be absent. Images of one
     sample have the same name, and lie in folders of the same name. A folder or image that is not there is a missing
     modality.
-
-    Args:
-        root: the folder.
-        notes: get the images, and a problem for each that is misnamed or there twice.
 
     Raises:
         UserError: neither modalities nor splits are there, or both, or one of them twice or by another name.
@@ -53,19 +56,14 @@ def read_folder(root: Path, notes: Notes) -> Splits:
             f"{root} holds {what} ({contents(root)}); set data.root to a folder with rgb, nir, tir, or with train and "
             "test (or query and gallery) that hold them"
         )
-    train = _read_split(root / there["train"], notes) if "train" in there else ()
-    if has_test:
-        test = _read_split(root / there["test"], notes)
-        return Splits(train, test, test)
-    return Splits(train, _read_split(root / there["query"], notes), _read_split(root / there["gallery"], notes))
+    wanted = [split for split in ("train", *(["test"] if has_test else ["query", "gallery"])) if split in there]
+    parts = {split: _read_split(root / there[split], notes) for split in wanted}
+    query, gallery = (parts["test"],) * 2 if has_test else (parts["query"], parts["gallery"])
+    return Splits(parts.get("train", ()), query, gallery)
 
 
 def _spelled(folder: Path, wanted: Sequence[str]) -> dict[str, str]:
-    """Those of the wanted folders that are there, as they are spelled.
-
-    Raises:
-        UserError: one is there twice.
-    """
+    """Those of the wanted folders that are there, as they are spelled; none may be there twice."""
     names = [path.name for path in subfolders(folder)]
     spelled = {one: [name for name in names if name.lower() == one] for one in wanted}
     for twice in spelled.values():
@@ -75,11 +73,7 @@ def _spelled(folder: Path, wanted: Sequence[str]) -> dict[str, str]:
 
 
 def _modalities(folder: Path) -> dict[str, str]:
-    """The modalities' folders, as they are spelled.
-
-    Raises:
-        UserError: one is there twice, or by another name: it would be a modality that is silently missing.
-    """
+    """The modalities' folders, as they are spelled; one by another name would silently be missing."""
     for name in (path.name for path in subfolders(folder)):
         right = meant(name, MODALITIES, ALSO)
         if right is not None and name.lower() != right:
@@ -88,7 +82,7 @@ def _modalities(folder: Path) -> dict[str, str]:
 
 
 def _identities(folder: Path) -> list[str]:
-    return [path.name for path in subfolders(folder) if _IDENTITY.fullmatch(path.name)]
+    return [path.name for path in subfolders(folder) if re.fullmatch(r"\d{1,18}", path.name, re.ASCII)]
 
 
 def _around(folder: Path) -> dict[str, dict[str, str]]:
@@ -100,15 +94,14 @@ def _read_split(folder: Path, notes: Notes) -> Records:
     names, around = _modalities(folder), _around(folder)
     if not names and not around:
         raise UserError(f"{folder} holds none of {', '.join(MODALITIES)} ({contents(folder)}); give one of them")
+    records = [*records_in(folder, names, _NAME, notes, subsets=True)]
     inside = sorted({name for modality in names.values() for name in _identities(folder / modality)})
-    records = [*_records(folder, names, None, notes)]
-    for name in inside:
-        records += _records(folder, {modality: f"{spelled}/{name}" for modality, spelled in names.items()}, name, notes)
-    for name, modalities in around.items():
-        records += _records(folder / name, modalities, name, notes)
+    below = [(name, folder, {m: f"{spelled}/{name}" for m, spelled in names.items()}) for name in inside]
+    for name, home, places in [*below, *((name, folder / name, places) for name, places in around.items())]:
+        records += records_in(home, places, _NAME_IN_IDENTITY, notes, identity=name, subsets=True)
     for spelled in names.values():
         _not_barren(folder / spelled, notes)
-    filled(records, folder, notes)
+    refuse_empty(records, folder, notes)
     return tuple(records)
 
 
@@ -120,16 +113,3 @@ def _not_barren(folder: Path, notes: Notes) -> None:
             f"{folder} holds no image ({', '.join(sorted(SUFFIXES))}), nor a folder of an identity, named with its "
             f"number, that does ({contents(folder)}); rename or convert them, take the folder away, or write a manifest"
         )
-
-
-def _records(folder: Path, names: dict[str, str], identity: str | None, notes: Notes) -> Iterator[Record]:
-    """The samples of one folder of every modality, all of one identity where it is the folder's."""
-    grammar = _NAME if identity is None else _NAME_IN_IDENTITY
-    for match, paths in pair(folder, names, grammar, notes, subsets=True):
-        pid = int(match["pid"] or identity or "")
-        if identity is not None and pid != int(identity):
-            file = next(iter(paths.values()))
-            notes.problems.append(f"{file} is named after identity {pid}, not its folder {identity}; rename or move it")
-            continue
-        scene = None if match["scene"] is None else int(match["scene"])
-        yield Record(paths, pid=pid, camera=int(match["camera"]), scene=scene)

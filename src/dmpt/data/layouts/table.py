@@ -11,7 +11,7 @@ from typing import Any
 
 from dmpt.base.errors import UserError
 from dmpt.base.files import write_atomically, write_text
-from dmpt.data.layouts.notes import Notes
+from dmpt.data.layouts.folders import Notes
 from dmpt.data.records import Dataset, Record, Records, Splits
 from dmpt.settings.modalities import ALSO, MODALITIES, meant
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-from dmpt.data.layouts.folders import SUFFIXES, clutter
-from dmpt.data.layouts.notes import Notes
+from dmpt.data.layouts.folders import SUFFIXES, Notes, clutter
 from dmpt.data.records import Files, PassedOver
 
 #: What lies beside pictures and is none: not even opened. Files with other suffixes are judged by their first bytes.
