@@ -67,7 +67,7 @@ def test_saturation_of_the_text_loss_is_marked_once(
 ) -> None:
     trainer = fit(with_(clipped, loss={"text": 1e-4}), tmp_path / "weighted")
     assert trainer.progress.saturated is None  # the mark is for the loss itself, whatever its weight
-    monkeypatch.setattr("dmpt.training.trainer.SATURATED", 1e9)
+    monkeypatch.setattr("dmpt.training.trainer._SATURATED", 1e9)
     trainer = fit(clipped, tmp_path / "run")
     assert trainer.progress.saturated == 1
     assert [line["step"] for line in log(tmp_path / "run") if line.get("text_saturated")] == [1]
@@ -82,7 +82,7 @@ def test_saturation_is_judged_by_the_mean_over_the_modalities_where_the_loss_is_
     first = log(tmp_path / "mean")[0]["losses"]["text"]
     summed = with_(one, text={"reduction": "sum"})
     for share, step in ((1.5, 1), (0.5, None)):
-        monkeypatch.setattr("dmpt.training.trainer.SATURATED", share * first)
+        monkeypatch.setattr("dmpt.training.trainer._SATURATED", share * first)
         monkeypatch.setattr("dmpt.training.trainer.Trainer._save", lambda _: None)
         trainer = Trainer(summed, tmp_path / str(share))
         trainer._step(next(trainer.data.batches(trainer.config, 0, 0, 0, 1)), 10)

@@ -18,8 +18,8 @@ def lines(config: Config, data: TrainingData, model: Model) -> list[str]:
     found = [
         *data.lines(recipe.select),
         f"{model.tower.name}, {config.backbone.tune}; {model.network.trained_count:,} trained parameters",
+        *model.tower.done,
     ]
-    found += model.tower.done
     if config.modality.length:
         found.append(f"modality prompts from {config.modality.source}")
     projection = f", {config.backbone.projection} projection" if config.text.loss != "off" else ""
@@ -38,12 +38,7 @@ def lines(config: Config, data: TrainingData, model: Model) -> list[str]:
 
 
 def resumed(config: Config, progress: Progress) -> list[str]:
-    """Where a run goes on, and what it goes on with that it did not begin with.
-
-    Args:
-        config: with which it goes on.
-        progress: where it stands.
-    """
+    """Where a run goes on, and what it goes on with that it did not begin with."""
     if progress.epoch >= config.train.epochs:
         return [f"finished: all {progress.epoch} epochs are done; dmpt train goes on with more --train.epochs"]
     found = [f"going on after step {progress.step}"]
@@ -63,13 +58,7 @@ def resumed(config: Config, progress: Progress) -> list[str]:
 
 
 def card_of(config: Config, data: TrainingData, model: Model) -> Card:
-    """What travels with the trained tensors.
-
-    Args:
-        config: with ``data.mean`` and ``data.std`` filled in.
-        data: what is trained on.
-        model: what is trained.
-    """
+    """What travels with the trained tensors; ``data.mean`` and ``data.std`` are filled in."""
     return Card(
         config=replace(config, init=None),  # a path; the history tells
         ids=len(data.labels),

@@ -10,8 +10,8 @@ last/, best/       adapters (``dmpt.adapter``)
 
 import json
 import re
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from dmpt.base.environment import environment
 from dmpt.base.errors import UserError
 from dmpt.base.files import expanded, write_text
 from dmpt.base.lock import Lock, Taken
+from dmpt.base.terminal import console
 from dmpt.settings.config import Config, DataConfig
 from dmpt.settings.places import absolute
 from dmpt.settings.saved import CONFIG, read_settings, write_settings
@@ -28,8 +29,8 @@ from dmpt.settings.values import checked
 from dmpt.training.log import LOG, cut_log
 from dmpt.training.state import PLAN, STATE, fixed_settings, refuse_change
 
-ENVIRONMENT, LOCK = "environment.json", ".lock"
-SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
+_ENVIRONMENT, _LOCK = "environment.json", ".lock"
+_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 """How the package of that name calls a file that it is writing, beside the one that we asked for."""
 
 
@@ -41,22 +42,18 @@ def as_begun(config: Config, out: Path) -> Config:
     Raises:
         UserError: there is no such home directory, or the run's ``config.yaml`` is damaged and needed.
     """
+    data, begun = config.data, dict[str, Any]()
     if (out / CONFIG).exists():
-        needed = config.data.root is None or config.data.value_range == "auto"
+        needed = data.root is None or data.value_range == "auto"
         with nullcontext() if needed else suppress(UserError):  # damaged: said where it matters
-            config = _as_begun(config, read_settings(out), str(out / CONFIG))
-    init = config.init and str(expanded(config.init).absolute())
-    return absolute(replace(config, init=init))
-
-
-def _as_begun(config: Config, begun: Mapping[str, Any], path: str) -> Config:
-    data = config.data
+            begun = read_settings(out)
     if data.root is None:
         data = replace(data, root=begun.get("data.root"))
-    if data.value_range == "auto":
-        fixed = checked(DataConfig, {"value_range": begun.get("data.value_range")}, path)
+    if data.value_range == "auto" and begun:
+        fixed = checked(DataConfig, {"value_range": begun.get("data.value_range")}, str(out / CONFIG))
         data = replace(data, value_range=fixed.value_range)
-    return replace(config, data=data, init=config.init or begun.get("init"))
+    init = config.init or begun.get("init")
+    return absolute(replace(config, data=data, init=init and str(expanded(init).absolute())))
 
 
 def check_folder(out: Path, resume: bool) -> None:
@@ -68,56 +65,63 @@ def check_folder(out: Path, resume: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; give a folder")
-    if not out.exists() or all(path.name == LOCK for path in out.iterdir()):
+    if not out.exists() or all(path.name == _LOCK for path in out.iterdir()):
         return
     if not resume:
         raise UserError(f"--out {out} is in use; give another folder, or --resume to go on with this run")
     # dots: the temporary names under which files are written
-    first = LOCK, ENVIRONMENT, f".{ENVIRONMENT}.", f".{CONFIG}."
-    begun = (out / CONFIG).exists() and (out / ENVIRONMENT).exists()
+    first = _LOCK, _ENVIRONMENT, f".{_ENVIRONMENT}.", f".{CONFIG}."
+    begun = (out / CONFIG).exists() and (out / _ENVIRONMENT).exists()
     if not begun and not all(path.name.startswith(first) for path in out.iterdir()):
         raise UserError(f"--out {out} holds something, but no run to resume; give another folder")
 
 
-def begin(out: Path, config: Config, replan: bool) -> None:
-    """Write what is known of the run; one that was killed before it saved anything begins again.
+@contextmanager
+def held(out: Path, config: Config, resume: bool, replan: bool) -> Iterator[None]:
+    """Inside, the folder is there, says what is known of the run, and nobody else trains in it, where there are locks.
 
     Args:
         out: the run folder.
         config: the settings.
+        resume: what is there may be gone on with.
         replan: the number of epochs may be another one.
 
     Raises:
-        UserError: the folder cannot be written, or its run began with other settings.
-    """
-    if (out / STATE).exists():
-        return
-    if (out / CONFIG).exists():
-        refuse_change(read_settings(out), fixed_settings(config), out, [PLAN] if replan else [])
-    write_text(out / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
-    write_settings(out, config)
-    cut_log(out, 0)
-
-
-def sweep(out: Path) -> None:
-    """Remove what a kill left of files that were being written; nobody else may be writing there."""
-    temporary = tuple(f".{name}." for name in (STATE, LOG, CONFIG, ENVIRONMENT, TENSORS, CARD))
-    for path in out.rglob(".*"):
-        if path.name.startswith(temporary) or SAFETENSORS.fullmatch(path.name):
-            with suppress(OSError):
-                path.unlink()
-
-
-def claim(out: Path) -> Lock:
-    """Keep others from training in the folder, where its file system has locks.
-
-    Raises:
-        UserError: another run has it, or the folder cannot be written.
+        UserError: another run has the folder or filled it meanwhile, its run began with other settings, or it cannot be
+            written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return Lock(out / LOCK)
+        lock = Lock(out / _LOCK)
     except Taken:
         raise UserError(f"{out}: another process is training there; wait until it has ended, or stop it") from None
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}; give another --out, or check rights") from error
+    try:
+        if not lock.works:
+            console.print(f"{out} lies where there are no locks: a second run in it would go unnoticed")
+        check_folder(out, resume)  # again: another run may have begun, and ended, since
+        _sweep(out)
+        if not (out / STATE).exists():
+            _begin(out, config, replan)
+        yield
+    finally:
+        lock.release()
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a kill left of files that were being written; nobody else may be writing there."""
+    temporary = tuple(f".{name}." for name in (STATE, LOG, CONFIG, _ENVIRONMENT, TENSORS, CARD))
+    for path in out.rglob(".*"):
+        if path.name.startswith(temporary) or _SAFETENSORS.fullmatch(path.name):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _begin(out: Path, config: Config, replan: bool) -> None:
+    """Write what is known of the run; one that was killed before it saved anything begins again."""
+    if (out / CONFIG).exists():
+        refuse_change(read_settings(out), fixed_settings(config), out, [PLAN] if replan else [])
+    write_text(out / _ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+    write_settings(out, config)
+    cut_log(out, 0)

@@ -1,9 +1,13 @@
-"""``metrics.jsonl``: a line per step and per evaluation."""
+"""``metrics.jsonl``: a line per step, per epoch and per evaluation."""
 
 import json
+import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dmpt.base.errors import UserError
 from dmpt.base.files import write_text
@@ -13,7 +17,7 @@ LOG = "metrics.jsonl"
 
 
 class Log:
-    """``metrics.jsonl``, a line per step and evaluation, and TensorBoard where asked for."""
+    """``metrics.jsonl``, and TensorBoard where asked for; silent but in the main process."""
 
     def __init__(self, out: Path, tensorboard: bool, main: bool, step: int):
         self.path = out / LOG
@@ -29,14 +33,20 @@ class Log:
                 self.file.write(json.dumps(line) + "\n")
                 self.file.flush()
             except OSError as error:
-                said = (
+                raise UserError(
                     f"cannot write {self.path}: {error.strerror}; what was saved is intact; free space, then --resume"
-                )
-                raise UserError(said) from error
+                ) from error
         if self.events is not None:
             for name, value in flatten(line).items():
                 if isinstance(value, (int, float)) and name != "step":
                     self.events.add_scalar(name, value, line["step"])
+
+    def write_epoch(self, step: int, epoch: int, seconds: float, steps: Sequence[float]) -> None:
+        """At the end of an epoch, counted from 0: the seconds that the whole of it and its steps took, and memory."""
+        # loading, forward and backward; a tenth of the steps took less: the machine may have other work meanwhile
+        typical = sorted(steps)[len(steps) // 10]
+        took = {"epoch_seconds": round(seconds, 2), "step_seconds": round(typical, 5)}
+        self.write({"step": step, "epoch": epoch, **took, "peak_memory_bytes": _peak_memory()})
 
     def __enter__(self) -> "Log":
         return self
@@ -79,3 +89,14 @@ def summary_writer() -> Any:
     except ImportError as error:
         raise UserError("train.tensorboard needs TensorBoard: pip install 'dmpt[track]'") from error
     return SummaryWriter
+
+
+def _peak_memory() -> int | None:
+    """The most bytes that were in use: of the GPU where there is one, else by this process; None on Windows."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

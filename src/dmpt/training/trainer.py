@@ -7,7 +7,6 @@ global batch (``distributed``).
 import math
 import signal
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -27,12 +26,11 @@ from dmpt.extensions.assemble import assemble
 from dmpt.extensions.distillation import both_views
 from dmpt.extensions.ema import EMA
 from dmpt.extensions.prompts_from_data import start_prompts
-from dmpt.method.network import Output
 from dmpt.retrieval.metrics import Metrics
 from dmpt.settings.config import Config
 from dmpt.settings.rules import check
 from dmpt.settings.saved import write_settings
-from dmpt.training import announce, folder, measured
+from dmpt.training import announce, folder
 from dmpt.training.data import read
 from dmpt.training.distributed import average_gradients, gather, join_processes, once_a_node, partners
 from dmpt.training.log import Log, cut_log, summary_writer
@@ -40,7 +38,7 @@ from dmpt.training.schedule import learning_rate
 from dmpt.training.start import Start
 from dmpt.training.state import STATE, Progress, identity, load_state, save_state
 
-SATURATED = 0.01
+_SATURATED = 0.01
 """The text loss counts as saturated when it first falls below this, the mean over the modalities."""
 
 
@@ -79,7 +77,7 @@ class Trainer:
         self.progress = Progress()
         taken = self._build(config, start)
         self.validated: Metrics | None = None  # what validation found last
-        self._claim = ExitStack()  # holds the folder from here to the end of ``fit``
+        self._held = ExitStack()  # holds the folder from here to the end of ``fit``
         said = [*announce.lines(self.config, self.data, self.model), *taken]
         try:
             with partners(self.accelerator):
@@ -121,13 +119,7 @@ class Trainer:
         """The run folder, made last: what fails before leaves none behind. Returns whether there was a state in it."""
         self.accelerator.wait_for_everyone()  # all have seen that the folder is free
         if self.main:
-            lock = folder.claim(self.out)
-            self._claim.callback(lock.release)
-            if not lock.works:
-                console.print(f"{self.out} lies where there are no locks: a second run in it would go unnoticed")
-            folder.check_folder(self.out, resume)  # again: another run may have begun, and ended, since
-            folder.sweep(self.out)
-            folder.begin(self.out, self.config, replan)
+            self._held.enter_context(folder.held(self.out, self.config, resume, replan))
         self.accelerator.wait_for_everyone()
         going_on = (self.out / STATE).exists()
         if going_on:
@@ -144,7 +136,7 @@ class Trainer:
     def close(self) -> None:
         """Let others train in the folder; ``fit`` does so at its end."""
         self._holding = False
-        self._claim.close()
+        self._held.close()
 
     def fit(self) -> None:
         """Train to the end, or to a signal (``base.stopping``), which saves and leaves.
@@ -181,7 +173,7 @@ class Trainer:
                     display.update(task, completed=progress.step, note=f"lr {line['lr']:.1e} {note}")
                     if progress.position == count:
                         seconds = (time.perf_counter() - started) * count / (count - first)
-                        log.write(measured.epoch_line(progress.step, epoch, seconds, steps))
+                        log.write_epoch(progress.step, epoch, seconds, steps)
                         if not console.is_terminal:  # no bar there
                             left = seconds * (recipe.epochs - epoch - 1) / 60
                             console.print(
@@ -221,7 +213,12 @@ class Trainer:
             tokens = self.network.tokens(images, masks[0])  # the tower sees each image alone: one pass for all views
             outputs = [self.network.read(tokens, mask) for mask in masks]
         outputs = [gather(output, view, accelerator) for output, view in zip(outputs, views, strict=True)]
-        terms = self._terms(outputs, accelerator.gather(labels))  # shards are contiguous: the global order
+        labels, loss = accelerator.gather(labels), self.config.loss  # shards are contiguous: the global order
+        if len(outputs) == 1:
+            terms = self.objective(outputs[0], labels)
+        else:
+            whole, subset_alone = outputs
+            terms = both_views(self.objective, whole, subset_alone, labels, loss.distil, loss.metric_scale)
         each = torch.stack(list(terms.values()))
         accelerator.backward(each.sum() / group)  # Eq. 17
         losses = dict(zip(terms, each.tolist(), strict=True))  # waits for a GPU, so once, when all is queued there
@@ -239,17 +236,10 @@ class Trainer:
         text = self.config.text
         if text.loss == "modality" and "text" in losses and progress.saturated is None:
             count = len(self.config.data.modalities) if text.reduction == "sum" else 1
-            if losses["text"] / (self.config.loss.text * count) < SATURATED:
+            if losses["text"] / (self.config.loss.text * count) < _SATURATED:
                 progress.saturated = progress.step
                 line["text_saturated"] = True
         return {**line, "losses": losses}
-
-    def _terms(self, views: Sequence[Output], labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The terms of the loss, of one view of the batch or of both."""
-        if len(views) == 1:
-            return self.objective(views[0], labels)
-        whole, subset = views
-        return both_views(self.objective, whole, subset, labels, self.config.loss.distil, self.config.loss.metric_scale)
 
     def _update(self, lr: float) -> float:
         """The optimiser's step; returns the gradient's norm before clipping."""
