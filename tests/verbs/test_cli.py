@@ -243,14 +243,16 @@ def test_numbers_are_printed_even_if_they_cannot_be_kept(tmp_path: Path, capsys:
 
 
 @pytest.mark.long
-def test_the_readmes_line_with_another_backbone_works_as_written(tmp_path: Path) -> None:
+def test_the_line_with_another_tower_works_as_written(tmp_path: Path) -> None:
     """On the toy set, with a file of DINOv2's names and shapes."""
     data = toy(tmp_path / "data", train_ids=16, images=8)
     file, out = tmp_path / "dinov2.safetensors", tmp_path / "runs" / "x"
     vit = timm.create_model(DINO, pretrained=False, img_size=518)
     save_file({name: tensor.half() for name, tensor in vit.state_dict().items()}, file)
     root = Path(__file__).parents[2]
-    lines = re.search(r"dmpt (train [^`]*?--data\.size.*?--out runs/x)", (root / "README.md").read_text(), re.DOTALL)
+    lines = re.search(
+        r"dmpt (train [^`]*?--data\.size.*?--out runs/x)", (root / "docs" / "training.md").read_text(), re.DOTALL
+    )
     assert lines is not None
     config = "configs/rgbnt201.yaml"
     places = {"DIR": str(data), "FILE": str(file), "runs/x": str(out), config: str(root / config)}
