@@ -24,4 +24,4 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def score(run: Path) -> float:
     """MAP on the test split, percent."""
-    return float(evaluate(run)["mAP"])
+    return evaluate(run).metrics.mAP

@@ -14,7 +14,7 @@ from clip_files import smooth
 from dmpt.adapter import folder as adapter
 from dmpt.base.errors import UserError
 from dmpt.evaluation.evaluate import evaluate
-from dmpt.evaluation.opened import adapter_folder
+from dmpt.evaluation.opened import Conditions, adapter_folder
 from dmpt.towers.image import build_vit
 from dmpt.training.trainer import Trainer
 from runs import fit, settings, toy, with_
@@ -154,9 +154,9 @@ def test_a_card_with_a_value_of_another_type_is_named(copy: Path, key: str, valu
 def test_an_adapter_alone_can_be_evaluated(trained: Trainer, copy: Path) -> None:
     from_run = evaluate(trained.out)
     alone = evaluate(copy)
-    assert alone["mAP"] == from_run["mAP"]
+    assert alone.metrics.mAP == from_run.metrics.mAP
     with pytest.raises(UserError, match="is an adapter itself"):
-        evaluate(copy, which="best")
+        evaluate(copy, Conditions(which="best"))
 
 
 def test_weights_of_initial_values_are_checked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,14 +203,14 @@ def test_features_that_are_not_finite_are_refused(trained: Trainer, copy: Path) 
 def test_one_camera_has_no_valid_query(trained: Trainer, tmp_path: Path) -> None:
     data = toy(tmp_path / "one", cameras=1)
     with pytest.raises(UserError, match="camera"):
-        evaluate(trained.out, str(data))
+        evaluate(trained.out, Conditions({"root": str(data)}))
 
 
 def test_a_gallery_under_ten_is_fine(trained: Trainer, tmp_path: Path) -> None:
     data = toy(tmp_path / "few", test_ids=2, images=2)
-    result = evaluate(trained.out, str(data))
-    assert result["gallery"] == 4
-    assert result["rank10"] == 100
+    result = evaluate(trained.out, Conditions({"root": str(data)}))
+    assert result.metrics.gallery == 4
+    assert result.metrics.rank10 == 100
 
 
 OLDER: dict[str, tuple[dict[str, Any], str, str]] = {

@@ -473,7 +473,7 @@ def test_the_shipped_settings_train_on_a_stand_in(tmp_path: Path, layout: str, k
         train={"epochs": 1, "ids": 2, "instances": 2},
     )
     fit(config, tmp_path / "run")
-    assert evaluate_run(tmp_path / "run")["protocol"] == DATASETS[layout].protocol
+    assert evaluate_run(tmp_path / "run").metrics.protocol == DATASETS[layout].protocol
 
 
 def test_the_shipped_settings_for_own_data() -> None:

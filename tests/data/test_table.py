@@ -418,7 +418,7 @@ def test_own_data_are_trained_and_evaluated(tmp_path: Path) -> None:
     for layout in ("rgbnt201", "manifest"):
         config = with_(settings(data, epochs=1), data={"layout": layout})
         fit(config, tmp_path / layout)
-        results.append(evaluate(tmp_path / layout))
+        results.append(evaluate(tmp_path / layout).to_dict())
     assert results[1]["provenance"]["data"] == "manifest"
     names = ("mAP", "rank1", "queries", "protocol")
     assert {name: results[0][name] for name in names} == {name: results[1][name] for name in names}

@@ -147,10 +147,10 @@ def test_training_and_evaluation_say_it_in_one_line(tmp_path: Path, monkeypatch:
     data = toy(tmp_path / "toy")
     trainer = fit(settings(data, epochs=1), tmp_path / "run")
     assert not any("passed over" in line for line in trainer.data.lines("last"))
-    open_adapter(tmp_path / "run", None)
+    open_adapter(tmp_path / "run")
     assert said == []
     shutil.copytree(data / "test", data / "val")
-    open_adapter(tmp_path / "run", None)
+    open_adapter(tmp_path / "run")
     trained = read(settings(data, epochs=1), skip_broken=False).lines("last")
     assert said == [line for line in trained if "passed over" in line]
     (line,) = said

@@ -21,7 +21,7 @@ from runs import fit, settings, toy, with_
 
 def test_features_have_length_1_and_the_standardisation_of_their_network(tmp_path: Path) -> None:
     fit(with_(settings(toy(tmp_path / "data"), epochs=1), missing={"dropout": 0.4}), tmp_path / "run")
-    opened = open_adapter(tmp_path / "run", None)
+    opened = open_adapter(tmp_path / "run")
     found = extract(opened.network, opened.dataset.gallery, opened.data)
     assert found.shared is not None
     assert np.linalg.norm(found.shared, axis=1) == pytest.approx(1, abs=1e-5)

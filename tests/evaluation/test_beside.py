@@ -18,6 +18,7 @@ from dmpt.cli import main
 from dmpt.data.layouts import load_dataset
 from dmpt.evaluation.beside import trained_beside, why_apart
 from dmpt.evaluation.evaluate import evaluate
+from dmpt.evaluation.opened import Conditions
 from dmpt.paper.published import ours
 from dmpt.settings.config import Config
 from dmpt.settings.places import absolute, is_place, without_places
@@ -88,9 +89,9 @@ def test_a_run_judges_its_own_data_from_anywhere(
     """Before, it took ``data`` of the working directory."""
     monkeypatch.chdir(place / "there")
     found = evaluate(run)
-    own, other = (evaluate(run, str(place / name / "data")) for name in ("here", "there"))
-    assert found["mAP"] == own["mAP"] != other["mAP"]
-    assert [result["provenance"]["apart"] for result in (found, own)] == ["", ""]
+    own, other = (evaluate(run, Conditions({"root": str(place / name / "data")})) for name in ("here", "there"))
+    assert found.metrics.mAP == own.metrics.mAP != other.metrics.mAP
+    assert [result.provenance["apart"] for result in (found, own)] == ["", ""]
     assert capfd.readouterr().err.count("kept apart") == 1  # of the other
 
 
@@ -129,7 +130,7 @@ def test_an_adapter_alone_asks_for_what_it_lacks(
     command("evaluate", adapter, "--data.root", root, "--backbone.weights", tower)
     assert "apart" not in said(capfd)
     written = metrics(adapter)
-    assert written["mAP"] == evaluate(run)["mAP"]
+    assert written["mAP"] == evaluate(run).metrics.mAP
     for private in (place, tmp_path):  # a folder that is there to be shared
         assert str(private) not in (adapter / "metrics.json").read_text()
 
@@ -144,8 +145,8 @@ def test_an_adapter_that_names_paths_is_still_read(place: Path, run: Path, tmp_p
     card["data"]["fingerprint"] = card["data"]["fingerprint"].rpartition(":")[2]
     (adapter / "config.json").write_text(json.dumps(card))
     found = evaluate(adapter)
-    assert found["mAP"] == evaluate(run)["mAP"]
-    assert found["provenance"]["apart"] == ""
+    assert found.metrics.mAP == evaluate(run).metrics.mAP
+    assert found.provenance["apart"] == ""
 
 
 def test_a_run_that_remembers_a_relative_folder_says_what_it_takes(
@@ -156,7 +157,7 @@ def test_a_run_that_remembers_a_relative_folder_says_what_it_takes(
     config["data"]["root"] = "data"
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(place / "there")
-    assert evaluate(run)["provenance"]["apart"].startswith("other data")
+    assert evaluate(run).provenance["apart"].startswith("other data")
     assert f"taken is {place / 'there' / 'data'}" in capfd.readouterr().err
     monkeypatch.chdir(place)
     with pytest.raises(UserError, match=r"remembers its data as data, .* there are none; give --data\.root$"):
@@ -262,8 +263,8 @@ def test_the_folder_that_a_run_remembers_may_be_named_again(
         del card["data"]["test_fingerprint"]
         path.write_text(json.dumps(card))
     monkeypatch.chdir(place / "here")
-    assert evaluate(run, "data", workers=1)["provenance"]["apart"] == ""
-    assert evaluate(run, "../there/data")["provenance"]["apart"].startswith("maybe other data")
+    assert evaluate(run, Conditions({"root": "data", "workers": 1})).provenance["apart"] == ""
+    assert evaluate(run, Conditions({"root": "../there/data"})).provenance["apart"].startswith("maybe other data")
 
 
 @pytest.mark.parametrize("layout", ["rgbnt201", "folder", "manifest"])
@@ -281,10 +282,10 @@ def test_test_images_alone_are_enough(layout: str, place: Path, run: Path, tmp_p
             name = re.sub("_cam", "_c", file.name)
             (data / "test" / kind).mkdir(parents=True, exist_ok=True)
             shutil.copy(file, data / "test" / kind / name)
-    found = evaluate(run, str(data), data={"layout": layout})
+    found = evaluate(run, Conditions({"root": str(data), "layout": layout}))
     own = evaluate(run)
-    assert (found["mAP"], found["queries"]) == (pytest.approx(own["mAP"]), own["queries"])
-    assert (found["provenance"]["apart"] == "") is (layout != "folder")  # there the names differ
+    assert (found.metrics.mAP, found.metrics.queries) == (pytest.approx(own.metrics.mAP), own.metrics.queries)
+    assert (found.provenance["apart"] == "") is (layout != "folder")  # there the names differ
     config = with_(settings(data), data={"layout": layout})
     with pytest.raises(UserError, match="no training images"):
         Trainer(config, tmp_path / "trained")

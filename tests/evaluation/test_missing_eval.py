@@ -16,6 +16,7 @@ from dmpt.data.records import Dataset, Record
 from dmpt.embed.extract import Seen
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.evaluation.missing import MIXED_SEED, any_to_any, measure
+from dmpt.evaluation.opened import Conditions
 from dmpt.retrieval.embeddings import join
 from dmpt.retrieval.metrics import evaluate as score
 from dmpt.settings.modalities import MODALITIES
@@ -64,14 +65,14 @@ def test_all_cases_are_printed_and_written(run: Path, capsys: pytest.CaptureFixt
     assert len(apart) == 12
     assert means["disjoint"]["mAP"] == pytest.approx(sum(apart) / 12)
     assert found["k_reciprocal_reranked"]["method"] == "k-reciprocal re-ranking (k1=20, k2=6, lambda=0.3)"
-    plain = evaluate(run)
+    plain = evaluate(run).to_dict()
     assert "missing" not in plain
     assert "k_reciprocal_reranked" not in plain
     assert plain["mAP"] == found["mAP"]
 
 
 def test_a_case_is_a_test_set_without_these_images(run: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = evaluate(run, without="tir+RGB")["missing"]
+    one = evaluate(run, without="tir+RGB").missing
     assert list(one["cases"]) == ["M(RGB+TIR)"]
     assert "any_to_any" not in one
 
@@ -81,7 +82,7 @@ def test_a_case_is_a_test_set_without_these_images(run: Path, data: Path, monkey
         return replace(whole, query=test, gallery=test)
 
     monkeypatch.setattr("dmpt.evaluation.opened.load_dataset", only)
-    assert evaluate(run)["mAP"] == one["cases"]["M(RGB+TIR)"]["mAP"]
+    assert evaluate(run).metrics.mAP == one["cases"]["M(RGB+TIR)"]["mAP"]
 
 
 @pytest.mark.parametrize("what", ["rgb+nir+tir", "infrared", "rgb+rgb", ""])
@@ -118,8 +119,8 @@ def test_a_test_split_without_the_models_modalities(tmp_path: Path) -> None:
 
 def test_a_run_is_evaluated_in_the_precision_of_its_training(data: Path, tmp_path: Path) -> None:
     fit(settings(data, epochs=0, precision="bf16"), tmp_path / "run")
-    assert evaluate(tmp_path / "run")["provenance"]["precision"] == "bf16"
-    assert evaluate(tmp_path / "run", precision="fp32")["provenance"]["precision"] == "fp32"
+    assert evaluate(tmp_path / "run").provenance["precision"] == "bf16"
+    assert evaluate(tmp_path / "run", Conditions(precision="fp32")).provenance["precision"] == "fp32"
 
 
 def seen_in(kept: tuple[str, ...]) -> Seen:
@@ -156,5 +157,5 @@ def test_each_side_is_cut_to_what_is_left() -> None:
         pairs.append(pair)
         return seen_in(("nir", "tir"))
 
-    measure((query, gallery), seen_in(MODALITIES), MODALITIES, "rgb", "none", cut)
+    measure((query, gallery), seen_in(MODALITIES), MODALITIES, [("rgb",)], "none", cut)
     assert pairs == [(restrict(query, ("nir", "tir")), restrict(gallery, ("nir", "tir")))]

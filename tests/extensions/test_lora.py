@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dmpt.evaluation.evaluate import evaluate
+from dmpt.evaluation.opened import Conditions
 from dmpt.extensions.lora import LoRA
 from runs import adapter_gives_what_was_trained, fit, settings, toy, with_
 from small import (
@@ -139,5 +140,8 @@ def test_lora_with_prompts_is_evaluated_in_the_precision_asked_for(tmp_path: Pat
     card["config"]["prompts"] = "token"
     (as_tokens / "config.json").write_text(json.dumps(card))
     root = str(tmp_path / "data")  # which an adapter that left its run does not know
-    found = [evaluate(place, root, precision=precision)["mAP"] for place in (tmp_path / "run", as_tokens)]
+    found = [
+        evaluate(place, Conditions({"root": root}, precision=precision)).metrics.mAP
+        for place in (tmp_path / "run", as_tokens)
+    ]
     assert found[0] == pytest.approx(found[1], abs=0.01 if precision == "fp32" else 5)

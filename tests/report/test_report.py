@@ -23,7 +23,8 @@ from dmpt.data.records import Record
 from dmpt.data.transforms import TestTransform
 from dmpt.demo.page import Row, demo_page
 from dmpt.embed.attention import attention as look_of
-from dmpt.evaluation.evaluate import evaluate, save
+from dmpt.evaluation.evaluate import evaluate
+from dmpt.evaluation.opened import Conditions
 from dmpt.pages import charts as figures
 from dmpt.pages.pictures import EMPTY, FRAME, thumbnail
 from dmpt.report import attention, breakdown, curves, embedding, ranked
@@ -115,7 +116,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     some = with_(full, modality={"length": 0}, bind={"depth": 0}, train={"epochs": 1})
     for name, config in ((AWKWARD, full), ("frozen", bare), ("semantic", some)):
         fit(config, root / name)
-        save(root / name, evaluate(root / name))
+        evaluate(root / name).save()
     return root
 
 
@@ -304,7 +305,7 @@ def test_what_only_training_needed_may_be_gone(folder: Path, full: Measured, tmp
     card["config"]["train"]["precision"] = "fp16"
     card["config"]["text"]["file"] = "/elsewhere/text.safetensors"
     path.write_text(json.dumps(card))
-    run = measure(tmp_path / "adapter", str(folder / "data"))
+    run = measure(tmp_path / "adapter", Conditions({"root": str(folder / "data")}))
     assert run.metrics == full.metrics
     assert run.trained == full.trained > 0
     assert run.provenance["precision"] == "fp32"
@@ -583,8 +584,8 @@ def lacking(folder: Path) -> Measured:
 
 def test_incomplete_samples_are_ranked_as_evaluate_does_and_shown_with_empty_frames(lacking: Measured) -> None:
     assert len({tuple(record.paths) for record in lacking.gallery}) == 7
-    own = evaluate(lacking.run, per_query=True)
-    assert [own[key] for key in ("mAP", "rank1")] == [lacking.metrics.mAP, lacking.metrics.rank1]
+    own = evaluate(lacking.run)
+    assert own.metrics == lacking.metrics
     for query in range(len(lacking.query)):
         slow = slow_list(lacking, query)
         shown = lacking.ranked(query, len(slow))
@@ -593,10 +594,8 @@ def test_incomplete_samples_are_ranked_as_evaluate_does_and_shown_with_empty_fra
         assert shown.scores == pytest.approx([by_row[row] for row in shown.items], abs=1e-5)
         assert shown.scores == pytest.approx([value for value, _ in slow], abs=1e-5)
         assert shown.hits.tolist() == [lacking.gallery[row].pid == lacking.query[query].pid for row in shown.items]
-        precision = own["per_query"]["average_precision"][query]
-        assert slow_precision(shown.hits.tolist()) == pytest.approx(
-            np.nan if precision is None else precision, nan_ok=True
-        )
+        precision = own.metrics.average_precision[query]
+        assert slow_precision(shown.hits.tolist()) == pytest.approx(precision, nan_ok=True)
     page = stands_alone(report(lacking))
     few = sum(len(record.paths) < 3 for record in lacking.gallery)
     assert 0 < few < len(lacking.gallery)

@@ -62,7 +62,7 @@ def test_runs_and_adapters_with_old_names_are_read(tmp_path: Path) -> None:
     card.write_text(json.dumps(content))
     read = load_card(run / "last").config
     assert (read.loss.metric_weight, read.train.ema) == (0.75, 0.5)
-    assert evaluate(run)["queries"] > 0
+    assert evaluate(run).metrics.queries > 0
     own = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(own.replace("metric_weight:", "triplet:").replace("  ema:", "  average:"))
     steps = log(run)

@@ -54,12 +54,12 @@ def test_a_run_that_sees_both_trains_everything_and_halves_the_terms(data: Path,
     assert all(set(line) == {"ce", "metric", "centre", "shared", "distil"} for line in lines)
     ce = lines[0]["ce"]
     assert ce == pytest.approx(2.08, abs=0.1)  # log 8: one view's worth of it, not two
-    assert evaluate(tmp_path / "run", without="rgb")["missing"]["cases"]["M(RGB)"]["mAP"] > 0
+    assert evaluate(tmp_path / "run", without="rgb").missing["cases"]["M(RGB)"]["mAP"] > 0
 
 
 def test_bf16_trains_with_dropout_and_is_evaluated(data: Path, tmp_path: Path) -> None:
     fit(with_dropout(data, epochs=1, precision="bf16"), tmp_path / "run")
-    assert evaluate(tmp_path / "run", without="rgb")["missing"]["cases"]["M(RGB)"]["mAP"] > 0
+    assert evaluate(tmp_path / "run", without="rgb").missing["cases"]["M(RGB)"]["mAP"] > 0
 
 
 def test_interrupted_and_resumed_with_dropout_equals_unbroken(data: Path, tmp_path: Path) -> None:
@@ -100,10 +100,10 @@ def test_incomplete_samples_train_and_are_evaluated(
     monkeypatch.setattr("dmpt.evaluation.opened.load_dataset", incomplete)
     fit(with_(settings(data, epochs=1), missing={"shared": True}), tmp_path / "run")
     result = evaluate(tmp_path / "run", without="all")
-    assert result["queries"] == result["gallery"] == 24
-    cases = result["missing"]["cases"]
+    assert result.metrics.queries == result.metrics.gallery == 24
+    cases = result.missing["cases"]
     assert cases["M(RGB+NIR)"]["queries"] == 18  # those with a thermal image
-    assert "mixed" not in result["missing"]["any_to_any"]
+    assert "mixed" not in result.missing["any_to_any"]
 
 
 def test_no_complete_sample_is_refused_where_a_head_needs_one(
@@ -133,12 +133,12 @@ def test_a_fixed_subset_reads_nothing_else(data: Path, tmp_path: Path, modalitie
     assert set(necks) == {"concat", *modalities}
     assert necks["concat"].get_parameter("classifier.weight").shape[1] == len(modalities) * 48
     result = evaluate(tmp_path / "run", without="all" if len(modalities) > 1 else None)
-    assert result["mAP"] > 0
+    assert result.metrics.mAP > 0
     if len(modalities) == 1:
         with pytest.raises(UserError, match="can be missing: nothing, for it uses one modality"):
             evaluate(tmp_path / "run", without="all")
     else:
-        assert set(result["missing"]["cases"]) == {"M(RGB)", "M(NIR)"}
+        assert set(result.missing["cases"]) == {"M(RGB)", "M(NIR)"}
 
 
 @pytest.mark.parametrize("view", ["both", "subset"])

@@ -97,7 +97,7 @@ def test_the_history_says_where_a_run_started_without_a_path(trained: Path, othe
     assert event["init"]["data"] == "rgbnt201"
     assert log(tmp_path / "run")[0] == {"epoch": 0, **event}
     assert str(trained.parent) not in (tmp_path / "run/last/config.json").read_text()
-    assert evaluate(tmp_path / "run")["provenance"]["history"] == [event]
+    assert evaluate(tmp_path / "run").provenance["history"] == [event]
     again = replace(config, init=str(tmp_path / "run"))
     third = Trainer(again, tmp_path / "third")
     assert third.progress.history[0]["init"]["history"] == [event]  # of what its start started from

@@ -59,7 +59,7 @@ def test_the_adapter_needs_no_text_tower(clipped: Config, tmp_path: Path) -> Non
     Path(clipped.text.tower).unlink()
     for cached in (tmp_path / "cache").rglob("*.safetensors"):
         cached.unlink()
-    assert evaluate(tmp_path / "run")["mAP"] == here["mAP"]
+    assert evaluate(tmp_path / "run").metrics.mAP == here.metrics.mAP
 
 
 def test_saturation_of_the_text_loss_is_marked_once(

@@ -29,6 +29,7 @@ from dmpt.data.sampler import PKSampler
 from dmpt.data.split import hold_out
 from dmpt.data.transforms import TrainTransform
 from dmpt.evaluation.evaluate import evaluate
+from dmpt.evaluation.opened import Conditions
 from dmpt.method.network import Output
 from dmpt.settings.config import Config, TrainConfig
 from dmpt.settings.values import flatten
@@ -433,7 +434,7 @@ def test_what_the_weights_file_holds_in_vain_is_said(
     shorter = {"weights": str(tmp_path / "tower.safetensors"), "grid": (2, 2), "blocks": 1, "norm": "plain"}
     trainer = fit(with_(config, backbone=shorter), tmp_path / "run")
     assert "not used of the weights file: blocks.1, norm" in capfd.readouterr().err
-    assert trainer.card.backbone_unused == ("blocks.1", "norm")
+    assert trainer.model.tower.unused == ("blocks.1", "norm")
 
 
 def test_resume_without_a_saved_state_starts_anew(data: Path, tmp_path: Path) -> None:
@@ -552,9 +553,9 @@ def test_validation_holds_out_identities_of_two_cameras_and_keeps_the_best(
     assert len(scores) == 4
     assert trainer.progress.best == max(scores)
     assert "queries valid" in capfd.readouterr().err
-    from dmpt.adapter.folder import saved_step
+    from dmpt.adapter.folder import load_tensors
 
-    assert saved_step(tmp_path / "run" / "best") == trainer.progress.best_step
+    assert load_tensors(tmp_path / "run" / "best")[1] == trainer.progress.best_step
 
 
 def test_selecting_on_the_test_set_goes_by_that_name(data: Path, tmp_path: Path) -> None:
@@ -739,5 +740,7 @@ def test_a_run_holds_out_what_its_protocol_can_judge(data: Path, tmp_path: Path)
 
 def test_the_numbers_say_how_their_adapter_was_chosen(data: Path, tmp_path: Path) -> None:
     fit(settings(data, select="test", epochs=1), tmp_path / "run")
-    said = {which: evaluate(tmp_path / "run", which=which)["provenance"]["chosen_by"] for which in ("best", "last")}
+    said = {
+        which: evaluate(tmp_path / "run", Conditions(which=which)).provenance["chosen_by"] for which in ("best", "last")
+    }
     assert said == {"best": "test", "last": "last step"}

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from dmpt import __version__
@@ -33,8 +32,6 @@ FORMAT = "dmpt-adapter/1"
 TENSORS, CARD = "adapter.safetensors", "config.json"
 RENAMED = {"bind.between.": "exchanges.", "probe.": "readout.", "shared.": "also.shared."}
 """How tensors of older adapters begin, and how they begin now."""
-YOUNGER = "history"
-"""What older cards lack."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,6 @@ class Card:
         object: person or vehicle.
         data: name, fingerprint and size of the training set, and the fingerprint of the test split beside it.
         metrics: what training reported last.
-        backbone_unused: what of the weights file is not used.
         licence: of the backbone's weights and of the data, as far as known.
         history: what makes this another model than its settings alone would: a start from another
             adapter, another plan on the way.
@@ -61,7 +57,6 @@ class Card:
     object: str
     data: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    backbone_unused: tuple[str, ...] = ()
     licence: str = ""
     history: tuple[dict[str, Any], ...] = ()
 
@@ -131,7 +126,7 @@ def load_card(folder: Path) -> Card:
     if found != FORMAT:
         raise UserError(f"{path} has format {found!r}; this version of dmpt ({__version__}) reads {FORMAT!r}")
     try:
-        content = {YOUNGER: [], **content}
+        content = {"history": [], **content}  # older cards lack it
         card = checked(Card, {f.name: content[f.name] for f in fields(Card)}, "card")
         return replace(card, config=placed(card.config, _places_of_run(folder)))
     except KeyError as error:
@@ -161,11 +156,13 @@ def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = N
         UserError: a file is missing or damaged, or the backbone is not the one that the adapter was trained on.
     """
     card = load_card(folder)
-    return network_of(folder, card, weights, dtype), card
+    return network_of(folder, card, weights, dtype)[0], card
 
 
-def network_of(folder: Path, card: Card, weights: str | None = None, dtype: torch.dtype | None = None) -> DMPT:
-    """``load`` where the card has been read.
+def network_of(
+    folder: Path, card: Card, weights: str | None = None, dtype: torch.dtype | None = None
+) -> tuple[DMPT, int]:
+    """``load`` where the card has been read; the network, and the step at which it was saved.
 
     Raises:
         UserError: as ``load``.
@@ -187,7 +184,7 @@ def network_of(folder: Path, card: Card, weights: str | None = None, dtype: torc
             f"{folder} was trained on {card.config.backbone.name} with sha256 {card.backbone_sha256}, but "
             f"{backbone_config.weights} has {info.sha256}; give the right file with --backbone.weights"
         )
-    tensors = load_tensors(folder)
+    tensors, step = load_tensors(folder)
     words = tensors.get("prompts.modality.words")
     with torch.random.fork_rng(devices=[]):  # initial values are drawn, and replaced by the file's
         network, _ = build_network(card.config, build_backbone(backbone_config, vit), info, card.ids, words)
@@ -195,19 +192,21 @@ def network_of(folder: Path, card: Card, weights: str | None = None, dtype: torc
     network.eval()
     if dtype is not None:
         network.backbone.keep_in(dtype)
-    return network
+    return network, step
 
 
-def load_tensors(folder: Path) -> dict[str, Tensor]:
-    """What was trained, by the names of today.
+def load_tensors(folder: Path) -> tuple[dict[str, Tensor], int]:
+    """What was trained, by the names of today, and the training step at which it was saved.
 
     Raises:
         UserError: the file is missing or damaged, or holds NaN or infinity.
     """
-    with reading(folder / TENSORS):
-        tensors = {name_today(name): tensor for name, tensor in load_file(folder / TENSORS).items()}
-    refuse_nan(tensors, folder / TENSORS)
-    return tensors
+    path = folder / TENSORS
+    with reading(path), safe_open(path, framework="pt") as file:
+        tensors = {name_today(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        step = int((file.metadata() or {})["step"])
+    refuse_nan(tensors, path)
+    return tensors, step
 
 
 def name_today(name: str) -> str:
@@ -219,13 +218,3 @@ def name_today(name: str) -> str:
 def chosen_by(folder: Path, card: Card) -> str:
     """How training chose an adapter: ``val`` or ``test`` where it is the best epoch's, wherever it was copied to."""
     return card.config.train.select if card.metrics.get("which", folder.name) == "best" else "last step"
-
-
-def saved_step(folder: Path) -> int:
-    """The training step at which ``adapter.safetensors`` was saved.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    with reading(folder / TENSORS):
-        return int(metadata_of(folder / TENSORS)["step"])

@@ -11,7 +11,7 @@ from dmpt.base.terminal import console, print_table
 from dmpt.base.yaml import load
 from dmpt.demo.own_files import clear, remember
 from dmpt.demo.page import Row, demo_page
-from dmpt.evaluation.evaluate import evaluate, save
+from dmpt.evaluation.evaluate import evaluate
 from dmpt.settings.config import BindConfig, Config, ModalityConfig, SemanticConfig
 from dmpt.settings.shipped import folder
 from dmpt.settings.values import from_dict
@@ -115,10 +115,10 @@ def _show(out: Path, scale: Scale, seed: int) -> None:
         run = runs[name] = out / _folder(name)
         trainer = Trainer(configure(root, name, scale.epochs, seed), run)
         trainer.fit()
-        result = evaluate(run)
-        save(run, result)
+        evaluation = evaluate(run)
+        evaluation.save()
         trained = trainer.network.trained_count if name != "frozen" else 0
-        rows.append(Row(name, result["mAP"], result["rank1"], trained))
+        rows.append(Row(name, evaluation.metrics.mAP, evaluation.metrics.rank1, trained))
     page = out / PAGE
     console.print("\ndrawing the report")
     demo_page(page, runs, rows, NEXT, INTRO)

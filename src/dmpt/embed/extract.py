@@ -31,6 +31,11 @@ class Seen:
     query_labels: Labels
     gallery_labels: Labels
 
+    @property
+    def sides(self) -> tuple[Embeddings, Embeddings, Labels, Labels]:
+        """In the order that the metrics ask for."""
+        return self.query, self.gallery, self.query_labels, self.gallery_labels
+
 
 def look(network: DMPT, data: DataConfig, records: Pair, precision: str, batch_size: int = 64) -> Seen:
     """Features and labels of both sides, one pass where they are one list.

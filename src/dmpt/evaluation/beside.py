@@ -1,12 +1,9 @@
 """Which data a run was trained beside, and what becomes of numbers on others: they are kept apart."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from dmpt.adapter.folder import Card
 from dmpt.data.layouts import DATASETS
 from dmpt.data.missing import Subset, restrict
-from dmpt.data.records import Dataset, fingerprint, same_data, short
+from dmpt.data.records import Dataset, fingerprint, same_data
 
 
 def fingerprint_of_test(dataset: Dataset, modalities: Subset) -> str | None:
@@ -46,15 +43,3 @@ def why_apart(card: Card, dataset: Dataset, chosen: bool) -> str:
     data = card.config.data
     usual = data.protocol or DATASETS[data.layout].protocol
     return "" if dataset.protocol == usual else f"protocol {dataset.protocol}, not its own {usual}"
-
-
-def ending(where: Mapping[str, Any], protocol: str) -> str:
-    """What the files about an evaluation have in their names, behind a dot; empty for the run's own test split.
-
-    Args:
-        where: ``provenance`` of the numbers.
-        protocol: by which they were measured.
-    """
-    if not where.get("apart"):
-        return ""
-    return f".{where['data']}-{short(where['data_fingerprint'])}-{protocol}"

@@ -2,18 +2,19 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dmpt.adapter import folder as adapter
 from dmpt.base.environment import environment
 from dmpt.base.files import write_text
-from dmpt.data.records import Record, fingerprint
-from dmpt.embed.extract import look
+from dmpt.data.records import Record, fingerprint, short
+from dmpt.embed.extract import Pair, Seen, look
 from dmpt.evaluation import missing
-from dmpt.evaluation.beside import ending
-from dmpt.evaluation.opened import open_adapter, test_records
+from dmpt.evaluation.opened import USUAL, Conditions, Opened, open_adapter, test_records
 from dmpt.method.network import DMPT
 from dmpt.retrieval.metrics import Metrics, measure
 from dmpt.retrieval.metrics import evaluate as score
@@ -23,6 +24,133 @@ from dmpt.settings.config import DataConfig
 
 PRIVATE = ("adapter", "command")
 """What provenance says of this machine's paths."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A trained model on a test split: the numbers, and what they came from.
+
+    Attributes:
+        run: the folder that the user gave.
+        opened: the model, and the data set.
+        query: records of the query side.
+        gallery: records of the gallery side; the same object where the two are one.
+        seen: their features and labels.
+        metrics: the numbers.
+        skipped: missing or broken files that were left out, of any split.
+        missing: numbers with modalities missing; None = not asked for.
+        reranked: numbers after re-ranking; None = not asked for.
+    """
+
+    run: Path
+    opened: Opened
+    query: Sequence[Record]
+    gallery: Sequence[Record]
+    seen: Seen
+    metrics: Metrics
+    skipped: Sequence[str] = ()
+    missing: dict[str, Any] | None = None
+    reranked: dict[str, Any] | None = None
+
+    @property
+    def trained(self) -> int:
+        """Parameters that training moved; 0 before its first step."""
+        return self.opened.network.trained_count if self.opened.step else 0
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Where the numbers come from; under ``apart`` why they are not the run's own, as of other data."""
+        opened, config = self.opened, self.opened.card.config
+        return {
+            "adapter": str(opened.folder),
+            "which": opened.folder.name,
+            "step": opened.step,
+            "seed": config.train.seed,
+            "selected": config.train.select,
+            "chosen_by": adapter.chosen_by(opened.folder, opened.card),
+            "history": list(opened.card.history),
+            "data": opened.dataset.name,
+            "object": opened.dataset.object,
+            "apart": opened.apart,
+            "modalities": list(config.data.modalities),
+            "data_fingerprint": fingerprint([*self.query, *self.gallery]),
+            "backbone_sha256": opened.card.backbone_sha256,
+            "precision": opened.precision,
+            **environment(),
+        }
+
+    @property
+    def ending(self) -> str:
+        """What files about it have in their names, behind a dot; empty for the run's own test split."""
+        where = self.provenance
+        if not where["apart"]:
+            return ""
+        return f".{where['data']}-{short(where['data_fingerprint'])}-{self.metrics.protocol}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers, in percent, and where they come from, in types that JSON knows.
+
+        Those with modalities missing are under ``missing``, those after re-ranking under ``k_reciprocal_reranked``; the
+        others are neither.
+        """
+        also = {"missing": self.missing, "k_reciprocal_reranked": self.reranked}
+        return {
+            **self.metrics.to_dict(),
+            "skipped": list(self.skipped),
+            "provenance": self.provenance,
+            **{name: found for name, found in also.items() if found is not None},
+        }
+
+    def save(self) -> Path:
+        """Write ``metrics.json`` into the folder that was evaluated; numbers that stand apart have a file of their own.
+
+        An adapter is there to be shared: in its folder the file names no path of this machine.
+
+        Returns:
+            The file.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        path, result = self.run / f"metrics{self.ending}.json", self.to_dict()
+        if (self.run / adapter.CARD).exists():
+            where = {key: value for key, value in self.provenance.items() if key not in PRIVATE}
+            result |= {"skipped": len(self.skipped), "provenance": where}
+        write_text(path, json.dumps(result, indent=2) + "\n")
+        return path
+
+
+def evaluate(
+    run: Path, conditions: Conditions = USUAL, *, without: str | None = None, reranked: bool = False
+) -> Evaluation:
+    """Evaluate an adapter on its data set's test split.
+
+    Args:
+        run: run folder or adapter folder.
+        conditions: what is not as in training.
+        without: also with modalities missing: ``all`` cases, or one, e.g. ``rgb+nir``.
+        reranked: also after k-reciprocal re-ranking.
+
+    Raises:
+        UserError: something is missing or does not fit.
+    """
+    opened = open_adapter(run, conditions)
+    protocol = opened.dataset.protocol
+    cases = [] if without is None else missing.parse(without, opened.data.modalities)  # refused before an image is read
+    records, unreadable = test_records(opened.dataset, opened.data, conditions.skip_broken)
+
+    def look_at(pair: Pair) -> Seen:
+        return look(opened.network, opened.data, pair, opened.precision, conditions.batch_size)
+
+    seen = look_at(records)
+    metrics = score(*seen.sides, protocol)
+    lacking = missing.measure(records, seen, opened.data.modalities, cases, protocol, look_at) if cases else None
+    again = None
+    if reranked:
+        method = KReciprocal()
+        found = measure(rerank(seen.query, seen.gallery, method), seen.query_labels, seen.gallery_labels, protocol)
+        again = {"method": method.name, **found.to_dict()}
+    return Evaluation(run, opened, *records, seen, metrics, [*opened.incomplete, *unreadable], lacking, again)
 
 
 def retrieve(
@@ -38,128 +166,10 @@ def retrieve(
     Raises:
         UserError: no query has a valid match, or a feature is not finite.
     """
-    seen = look(network, data, (query, gallery), precision)
-    return score(seen.query, seen.gallery, seen.query_labels, seen.gallery_labels, protocol)
-
-
-def evaluate(
-    run: Path,
-    root: str | None = None,
-    *,
-    data: Mapping[str, Any] | None = None,
-    which: str | None = None,
-    weights: str | None = None,
-    precision: str | None = None,
-    batch_size: int = 64,
-    workers: int | None = None,
-    skip_broken: bool = False,
-    without: str | None = None,
-    reranked: bool = False,
-    per_query: bool = False,
-) -> dict[str, Any]:
-    """Evaluate an adapter on its data set's test split.
-
-    Args:
-        run: run folder or adapter folder.
-        root: of the data; None = where training found it.
-        data: settings of the data that are not those of training, by their names in ``DataConfig``, e.g. ``layout``;
-            None counts as not given. Those of another layout have its object and protocol.
-        which: ``last`` or ``best``; None = the one that training selected.
-        weights: of the backbone, when they moved.
-        precision: compute precision; None = that of training, or fp32 for fp16 without a GPU.
-        batch_size: samples per pass.
-        workers: loader processes; None = as in training.
-        skip_broken: leave out samples with unreadable images, counted and listed.
-        without: also with modalities missing: ``all`` cases, or one, e.g. ``rgb+nir``.
-        reranked: also after k-reciprocal re-ranking.
-        per_query: also each query's identity and average precision.
-
-    Returns:
-        The numbers, in percent, and where they come from. Those with modalities missing are under ``missing``, those
-        after re-ranking under ``k_reciprocal_reranked``; the others are neither. Those of each query are lists under
-        ``per_query``, None where there is nothing to find. ``provenance`` says under ``apart`` why they are not the
-        run's own, as of data that it was not trained beside.
-
-    Raises:
-        UserError: something is missing or does not fit.
-    """
-    opened = open_adapter(
-        run,
-        root,
-        data=data,
-        which=which,
-        weights=weights,
-        precision=precision,
-        workers=workers,
-        skip_broken=skip_broken,
-    )
-    network, images, dataset, precision = opened.network, opened.data, opened.dataset, opened.precision
-    if without is not None:
-        missing.parse(without, images.modalities)  # refused before an image is read
-    records, unreadable = test_records(dataset, images, skip_broken)
-    seen = look(network, images, records, precision, batch_size)
-    sides = seen.query, seen.gallery, seen.query_labels, seen.gallery_labels
-    metrics = score(*sides, dataset.protocol)
-    result: dict[str, Any] = {
-        **metrics.to_dict(),
-        "skipped": [*opened.incomplete, *unreadable],
-        "provenance": {
-            "adapter": str(opened.folder),
-            "which": opened.folder.name,
-            "step": adapter.saved_step(opened.folder),
-            "seed": opened.card.config.train.seed,
-            "selected": opened.card.config.train.select,
-            "chosen_by": adapter.chosen_by(opened.folder, opened.card),
-            "history": list(opened.card.history),
-            "data": dataset.name,
-            "object": dataset.object,
-            "apart": opened.apart,
-            "modalities": list(images.modalities),
-            "data_fingerprint": fingerprint([*records[0], *records[1]]),
-            "backbone_sha256": opened.card.backbone_sha256,
-            "precision": precision,
-            **environment(),
-        },
-    }
-    if without is not None:
-        result["missing"] = missing.measure(
-            records,
-            seen,
-            images.modalities,
-            without,
-            dataset.protocol,
-            lambda pair: look(network, images, pair, precision, batch_size),
-        )
-    if reranked:
-        parameters = KReciprocal()
-        again = measure(rerank(*sides[:2], parameters), *sides[2:], dataset.protocol)
-        result["k_reciprocal_reranked"] = {"method": parameters.name, **again.to_dict()}
-    if per_query:
-        result["per_query"] = by_query(metrics, seen.query_labels)
-    return result
+    return score(*look(network, data, (query, gallery), precision).sides, protocol)
 
 
 def by_query(metrics: Metrics, queries: Labels) -> dict[str, list[Any]]:
     """``pids`` and ``average_precision`` of each query, percent; None where there is nothing to find."""
     found = [None if math.isnan(value) else value for value in metrics.average_precision.tolist()]
     return {"pids": queries.pids.tolist(), "average_precision": found}
-
-
-def save(run: Path, result: dict[str, Any]) -> Path:
-    """Write ``metrics.json`` into the folder that was evaluated, or a file of their own for numbers that stand apart.
-
-    An adapter is there to be shared: in its folder the file names no path of this machine.
-
-    Returns:
-        The file.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    where = result["provenance"]
-    path = run / f"metrics{ending(where, result['protocol'])}.json"
-    if (run / adapter.CARD).exists():
-        where = {key: value for key, value in where.items() if key not in PRIVATE}
-        result = {**result, "skipped": len(result["skipped"]), "provenance": where}
-    write_text(path, json.dumps(result, indent=2) + "\n")
-    return path

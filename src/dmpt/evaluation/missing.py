@@ -9,7 +9,7 @@ and each gallery item is seen in a subset of its own, drawn at random.
 The interaction mixes modalities, so features are computed anew for each subset.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -23,11 +23,6 @@ from dmpt.retrieval.embeddings import Embeddings, join
 from dmpt.retrieval.metrics import MEASURES, evaluate
 
 MIXED_SEED = 0
-
-
-def case_name(missing: Subset) -> str:
-    """``M(RGB+NIR)``."""
-    return f"M({'+'.join(missing).upper()})"
 
 
 def parse(text: str, modalities: Subset) -> list[Subset]:
@@ -53,37 +48,40 @@ def parse(text: str, modalities: Subset) -> list[Subset]:
 
 
 def measure(
-    records: Pair, complete: Seen, modalities: Subset, what: str, protocol: str, look: Callable[[Pair], Seen]
+    records: Pair,
+    complete: Seen,
+    modalities: Subset,
+    cases: Sequence[Subset],
+    protocol: str,
+    look: Callable[[Pair], Seen],
 ) -> dict[str, Any]:
-    """The cases asked for, and with ``all`` any-to-any too.
+    """The cases asked for; of several also their mean, and any-to-any.
 
     Args:
         records: query and gallery; one list for both where they are one.
         complete: features with all modalities.
         modalities: those in use.
-        what: ``all``, or one case.
+        cases: what is missing in each (``parse``).
         protocol: a key of ``PROTOCOLS``.
         look: features and labels of query and gallery, which may be one list.
 
     Returns:
-        ``protocol``, ``modalities``, ``shared_part`` (whether one was trained), ``cases`` by name; with ``all`` also
-        the ``mean`` of the cases and ``any_to_any``.
+        ``protocol``, ``modalities``, ``shared_part`` (whether one was trained), ``cases`` by name; of several cases
+        also their ``mean`` and ``any_to_any``.
 
     Raises:
-        UserError: an unknown case, or no query has a valid match.
+        UserError: no query has a valid match.
     """
-    cases = {missing: tuple(m for m in modalities if m not in missing) for missing in parse(what, modalities)}
-    seen = {modalities: complete}
-    for missing, kept in cases.items():
+    seen, by_case = {modalities: complete}, {}
+    for missing in cases:
+        kept = tuple(m for m in modalities if m not in missing)
         query = restrict(records[0], kept)
         gallery = query if records[0] is records[1] else restrict(records[1], kept)
         if not query or not gallery:
             raise UserError(f"--missing {'+'.join(missing)}: the test set has no image of {' or '.join(kept)}")
         seen[kept] = look((query, gallery))
-    by_case = {}
-    for missing, kept in cases.items():
         try:
-            by_case[case_name(missing)] = _score(seen[kept], seen[kept], protocol)
+            by_case[f"M({'+'.join(missing).upper()})"] = _score(seen[kept], seen[kept], protocol)
         except UserError as error:
             raise UserError(f"--missing {'+'.join(missing)}: {error}") from error
     result: dict[str, Any] = {
@@ -92,9 +90,8 @@ def measure(
         "shared_part": complete.gallery.shared is not None,
         "cases": by_case,
     }
-    if what == "all":
-        result["mean"] = _mean(list(by_case.values()))
-        result["any_to_any"] = any_to_any(seen, protocol)
+    if len(cases) > 1:
+        result |= {"mean": _mean(list(by_case.values())), "any_to_any": any_to_any(seen, protocol)}
     return result
 
 
@@ -140,8 +137,7 @@ def _shuffle(views: list[Embeddings], rng: np.random.Generator) -> Embeddings:
 
 
 def _score(query: Seen, gallery: Seen, protocol: str) -> dict[str, Any]:
-    metrics = evaluate(query.query, gallery.gallery, query.query_labels, gallery.gallery_labels, protocol)
-    found = metrics.to_dict()
+    found = evaluate(query.query, gallery.gallery, query.query_labels, gallery.gallery_labels, protocol).to_dict()
     return {key: found[key] for key in (*MEASURES, "valid_queries", "queries")}
 
 

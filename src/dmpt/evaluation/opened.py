@@ -1,9 +1,9 @@
 """A trained adapter, and the data set that it is judged on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -46,6 +46,32 @@ def adapter_folder(run: Path, which: str | None = None) -> Path:
     raise UserError(f"{run} holds no trained adapter (looked for {', '.join(str(c) for c in candidates)}); train first")
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """Under which a trained model is tested, where they are not those of training.
+
+    Attributes:
+        data: settings of the data by their names in ``DataConfig``, e.g. ``root``, ``layout``, ``workers``; None counts
+            as not given. Those of another layout have its object and protocol.
+        which: ``last`` or ``best``; None = the one that training selected.
+        weights: of the backbone, when they moved.
+        precision: compute precision; None = that of training, or fp32 for fp16 without a GPU.
+        batch_size: samples per pass.
+        skip_broken: leave out samples with unreadable images, counted and listed.
+    """
+
+    data: Mapping[str, Any] = field(default_factory=dict)
+    which: Literal["last", "best"] | None = None
+    weights: str | None = None
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    batch_size: int = 64
+    skip_broken: bool = False
+
+
+USUAL = Conditions()
+"""Those of training."""
+
+
 @dataclass(frozen=True, eq=False)
 class Opened:
     """A trained adapter and the data set that it is judged on, as they are before an image is read.
@@ -54,6 +80,7 @@ class Opened:
         folder: the adapter's.
         network: on the device.
         card: its settings name the data folder and the loader processes of now, not of training.
+        step: of training, at which it was saved.
         precision: compute precision, a key of ``PRECISIONS``.
         dataset: its test split may hold broken images (``test_records``).
         incomplete: what was left out in listing it.
@@ -63,6 +90,7 @@ class Opened:
     folder: Path
     network: DMPT
     card: adapter.Card
+    step: int
     precision: str
     dataset: Dataset
     incomplete: list[str]
@@ -74,44 +102,33 @@ class Opened:
         return self.card.config.data
 
 
-def open_adapter(
-    run: Path,
-    root: str | None,
-    *,
-    data: Mapping[str, Any] | None = None,
-    which: str | None = None,
-    weights: str | None = None,
-    precision: str | None = None,
-    workers: int | None = None,
-    skip_broken: bool = False,
-) -> Opened:
-    """Load an adapter and list its data set; arguments as those of ``evaluate``.
+def open_adapter(run: Path, conditions: Conditions = USUAL) -> Opened:
+    """Load an adapter and list its data set.
 
     Raises:
         UserError: something is missing or does not fit.
     """
-    folder = adapter_folder(run, which)
+    folder = adapter_folder(run, conditions.which)
     card, gpu = adapter.load_card(folder), torch.cuda.is_available()
-    if precision is None:
-        trained_in = card.config.train.precision
-        precision = "fp32" if trained_in == "fp16" and not gpu else trained_in
-    elif precision == "fp16" and not gpu:
-        raise UserError("precision fp16 needs a GPU; use --precision bf16 or fp32")
-    named = {"root": root, "workers": workers, **(data or {})}
-    given = {setting: value for setting, value in named.items() if value is not None}
+    precision: str = conditions.precision or card.config.train.precision
+    if precision == "fp16" and not gpu:
+        if conditions.precision:
+            raise UserError("precision fp16 needs a GPU; use --precision bf16 or fp32")
+        precision = "fp32"
+    given = {setting: value for setting, value in conditions.data.items() if value is not None}
     now = _data_of_now(folder, card, given)
     assert now.root is not None
     incomplete: list[str] = []
-    dataset = load_dataset(now.layout, now.root, now, incomplete if skip_broken else None)
+    dataset = load_dataset(now.layout, now.root, now, incomplete if conditions.skip_broken else None)
     for line in passed_over(dataset):
         warn(line)
     apart = why_apart(card, dataset, _are_others(now, card.config.data))
     if apart:
         warn(f"{run}: {apart}; these numbers are kept apart")
-    network = adapter.network_of(folder, card, weights, PRECISIONS[precision])
+    network, step = adapter.network_of(folder, card, conditions.weights, PRECISIONS[precision])
     network.to("cuda" if gpu else "cpu")
     card = replace(card, config=replace(card.config, data=now))
-    return Opened(folder, network, card, precision, dataset, incomplete, apart)
+    return Opened(folder, network, card, step, precision, dataset, incomplete, apart)
 
 
 def _are_others(now: DataConfig, then: DataConfig) -> bool:
@@ -121,11 +138,7 @@ def _are_others(now: DataConfig, then: DataConfig) -> bool:
 
 
 def _data_of_now(folder: Path, card: adapter.Card, given: Mapping[str, Any]) -> DataConfig:
-    """The settings of the data at hand: those of training, but for what the user gives.
-
-    Raises:
-        UserError: a value is out of range, or nobody says where the data are.
-    """
+    """The settings of the data at hand: those of training, but for what the user gives."""
     data = card.config.data
     if given.get("layout", data.layout) != data.layout:
         data = replace(data, object=None, protocol=None)  # these were the other layout's

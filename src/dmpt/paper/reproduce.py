@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from dmpt.base.files import write_text
-from dmpt.evaluation.evaluate import evaluate, save
+from dmpt.evaluation.evaluate import evaluate
+from dmpt.evaluation.opened import Conditions
 from dmpt.paper.cells import PRINTED, find, settings
 from dmpt.paper.published import other_data
 from dmpt.settings.config import Config
@@ -40,8 +41,11 @@ def compare(name: str, config: Config, out: Path, trainer: Trainer, skip_broken:
         UserError: the data or the folder are not as they must be.
     """
     cell, data = find(name), config.data
-    result = evaluate(out, data.root, weights=config.backbone.weights, workers=data.workers, skip_broken=skip_broken)
-    save(out, result)
+    here = {"root": data.root, "workers": data.workers}
+    conditions = Conditions(here, weights=config.backbone.weights, skip_broken=skip_broken)
+    evaluation = evaluate(out, conditions)
+    evaluation.save()
+    result = evaluation.to_dict()
     changed = _deviations(name, config)
     found = {"train": len(trainer.data.records), "query": result["queries"], "gallery": result["gallery"]}
     changed += other_data(data.layout, found)

@@ -1,6 +1,6 @@
 """A run on its test split: what every part of a report looks at, measured once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -9,18 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmpt.adapter import folder as adapter
 from dmpt.adapter.folder import Card
-from dmpt.base.environment import environment
 from dmpt.base.errors import UserError
 from dmpt.base.terminal import console
 from dmpt.data.records import Record, fingerprint, labels_of, same_data, short
-from dmpt.embed.extract import look
-from dmpt.evaluation.beside import ending
-from dmpt.evaluation.opened import open_adapter, test_records
+from dmpt.evaluation.evaluate import evaluate
+from dmpt.evaluation.opened import USUAL, Conditions
 from dmpt.method.network import DMPT
 from dmpt.retrieval.embeddings import Embeddings, join
-from dmpt.retrieval.metrics import Metrics, evaluate
+from dmpt.retrieval.metrics import Metrics
 from dmpt.retrieval.protocols import PROTOCOLS, Labels
 from dmpt.retrieval.scores import blocks
 
@@ -128,46 +125,30 @@ def _sight(record: Record) -> tuple[str, int, int, int | None]:
     return record.name, record.pid, record.camera, record.scene
 
 
-def measure(
-    run: Path,
-    root: str | None = None,
-    *,
-    data: Mapping[str, Any] | None = None,
-    name: str | None = None,
-    weights: str | None = None,
-    skip_broken: bool = False,
-) -> Measured:
+def measure(run: Path, conditions: Conditions = USUAL, *, name: str | None = None) -> Measured:
     """Load a run's adapter and rank its test split, as ``dmpt evaluate`` does.
 
     Args:
         run: run or adapter folder.
-        root: of the data; None = where training found it.
-        data: other settings of the data than those of training (``evaluate``).
+        conditions: what is not as in training.
         name: for the report; None = the folder's name.
-        weights: of the backbone, when they moved.
-        skip_broken: leave out samples with unreadable images.
 
     Raises:
         UserError: something is missing or does not fit.
     """
     name = name or run.resolve().name
-    opened = open_adapter(run, root, data=data, weights=weights, skip_broken=skip_broken)
-    folder, network, card, dataset = opened.folder, opened.network, opened.card, opened.dataset
-    (query, gallery), unreadable = test_records(dataset, opened.data, skip_broken)
-    skipped = [*opened.incomplete, *unreadable]
-    console.print(f"{name}: features of {len(gallery) + (0 if query is gallery else len(query))} test samples")
-    seen = look(network, opened.data, (query, gallery), opened.precision)
-    metrics = evaluate(seen.query, seen.gallery, seen.query_labels, seen.gallery_labels, dataset.protocol)
-    tested = fingerprint([*query, *gallery])
-    apart = {"apart": opened.apart, "data": dataset.name, "data_fingerprint": tested}
-    where, step = environment(), adapter.saved_step(folder)
+    console.print(f"{name}: features of the test samples")
+    found = evaluate(run, conditions)
+    opened, metrics, gallery, where = found.opened, found.metrics, found.gallery, found.provenance
+    folder, card = opened.folder, opened.card
     provenance = {
         "adapter": folder.resolve().name if folder == run else f"{run.resolve().name}/{folder.name}",
-        "training step": step,
+        "training step": opened.step,
         "seed": card.config.train.seed,
-        "checkpoint chosen by": adapter.chosen_by(folder, card),
-        "test data": f"{dataset.name}, {len({r.pid for r in gallery})} identities, fingerprint {tested}",
-        "missing or broken files (any split)": len(skipped),
+        "checkpoint chosen by": where["chosen_by"],
+        "test data": f"{where['data']}, {len({r.pid for r in gallery})} identities, "
+        f"fingerprint {where['data_fingerprint']}",
+        "missing or broken files (any split)": len(found.skipped),
         "protocol": f"{metrics.protocol}: {metrics.valid_queries} of {metrics.queries} queries valid, "
         f"gallery {metrics.gallery}",
         "trained on": f"{card.data.get('name', 'unknown')}, {card.ids} identities, "
@@ -184,37 +165,27 @@ def measure(
         name=name,
         run=run,
         card=card,
-        network=network,
-        query=query,
+        network=opened.network,
+        query=found.query,
         gallery=gallery,
-        query_features=seen.query,
-        gallery_features=seen.gallery,
+        query_features=found.seen.query,
+        gallery_features=found.seen.gallery,
         metrics=metrics,
-        trained=network.trained_count if step else 0,
+        trained=found.trained,
         provenance=provenance,
         apart=opened.apart,
-        ending=ending(apart, dataset.protocol),
+        ending=found.ending,
     )
 
 
-def measure_all(
-    runs: Sequence[Path],
-    root: str | None = None,
-    *,
-    data: Mapping[str, Any] | None = None,
-    weights: str | None = None,
-    skip_broken: bool = False,
-) -> list[Measured]:
+def measure_all(runs: Sequence[Path], conditions: Conditions = USUAL) -> list[Measured]:
     """``measure`` of several runs on the same test data, by names that tell them apart.
 
     Raises:
         UserError: they were tested on different data; something is missing or does not fit.
     """
     called = [None] if len(runs) == 1 else names(runs)
-    measured = [
-        measure(run, root, data=data, name=name, weights=weights, skip_broken=skip_broken)
-        for run, name in zip(runs, called, strict=True)
-    ]
+    measured = [measure(run, conditions, name=name) for run, name in zip(runs, called, strict=True)]
     check_same_data(measured)
     return measured
 

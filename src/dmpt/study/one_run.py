@@ -116,17 +116,18 @@ def work(task: Task) -> None:
 def _measure(task: Task, trainer: "Trainer") -> tuple[dict[str, Any], dict[str, list[Any]], dict[str, Any]]:
     """The numbers of a trained run, those of each query, and where they come from."""
     from dmpt.data.records import labels_of
-    from dmpt.evaluation.evaluate import by_query, evaluate, save
+    from dmpt.evaluation.evaluate import by_query, evaluate
+    from dmpt.evaluation.opened import Conditions
 
     if task.kind != "test":
         assert trainer.data.evaluated is not None
         found = trainer.validated or trainer.validate()  # a finished run that is opened again has not looked yet
         return found.to_dict(), by_query(found, labels_of(trainer.data.evaluated[0])), _origin(task, trainer)
-    without = "all" if task.missing else None
-    numbers = evaluate(task.out, task.config.data.root, without=without, per_query=True)
-    per_query = numbers.pop("per_query")
-    save(task.out, numbers)
-    return numbers, per_query, numbers.pop("provenance")
+    root = {"root": task.config.data.root}
+    evaluation = evaluate(task.out, Conditions(root), without="all" if task.missing else None)
+    evaluation.save()
+    numbers = evaluation.to_dict()
+    return numbers, by_query(evaluation.metrics, evaluation.seen.query_labels), numbers.pop("provenance")
 
 
 def _origin(task: Task, trainer: "Trainer") -> dict[str, Any]:

@@ -71,6 +71,5 @@ def card_of(config: Config, data: TrainingData, model: Model) -> Card:
             "samples": len(data.records),
             "skipped": len(data.skipped),
         },
-        backbone_unused=model.tower.unused,
         licence=f"backbone weights: {model.tower.licence}; data: {DATASETS[config.data.layout].licence}",
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmpt.adapter.folder import TENSORS, Card, load_card, load_tensors, saved_step
+from dmpt.adapter.folder import TENSORS, Card, load_card, load_tensors
 from dmpt.base.errors import UserError
 from dmpt.base.files import expanded, sha256
 from dmpt.evaluation.opened import adapter_folder
@@ -71,7 +71,7 @@ class Start:
                 f"init {self.folder} was trained on {self.card.config.backbone.name} with sha256 "
                 f"{self.card.backbone_sha256}, but {config.backbone.weights} has {sha}; give backbone.weights that file"
             )
-        own, found = network.own_state(), load_tensors(self.folder)
+        own, (found, step) = network.own_state(), load_tensors(self.folder)
         anew = {name for name in own if _of_identities(name)}
         taken = {name: tensor for name, tensor in found.items() if not _of_identities(name)}
         old, new = dotted(self.card.config), dotted(config)
@@ -84,7 +84,7 @@ class Start:
             raise UserError(f"init {self.folder} fits another network: {settings or ', '.join(sorted(other))}")
         network.load_own_state({**own, **taken}, str(self.folder / TENSORS))
         return (
-            f"started from {self.folder} ({self.card.data.get('name')}, step {saved_step(self.folder)}): "
+            f"started from {self.folder} ({self.card.data.get('name')}, step {step}): "
             f"{len(taken)} tensors are taken; anew: {', '.join(sorted(anew))}, optimiser and learning rate"
         )
 

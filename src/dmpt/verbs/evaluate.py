@@ -35,30 +35,27 @@ def add(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Run the verb ``evaluate``."""
-    from dmpt.evaluation.evaluate import evaluate as run
-    from dmpt.evaluation.evaluate import save
+    from dmpt.evaluation.evaluate import evaluate
+    from dmpt.evaluation.opened import Conditions
 
-    result = run(
-        arguments.run,
-        arguments["data.root"],
-        data=test_data_of(arguments),
+    conditions = Conditions(
+        data={**test_data_of(arguments), "workers": arguments["data.workers"]},
         which=arguments.which,
         weights=arguments["backbone.weights"],
         precision=arguments.precision,
         batch_size=arguments.batch_size,
-        workers=arguments["data.workers"],
         skip_broken=arguments.skip_broken,
-        without=arguments.missing,
-        reranked=arguments.rerank,
     )
+    evaluation = evaluate(arguments.run, conditions, without=arguments.missing, reranked=arguments.rerank)
+    result = evaluation.to_dict()
     try:
         if arguments.json:
             print(json.dumps(result, indent=2))
         else:
             _show(result)
     finally:  # a pipe that nobody reads to its end, as of `| head`, loses no number either
-        kept = save(arguments.run, result)  # last: a folder that cannot be written to loses none
-        if result["provenance"]["apart"]:
+        kept = evaluation.save()  # last: a folder that cannot be written to loses none
+        if evaluation.opened.apart:
             warn(f"kept in {kept}")
 
 

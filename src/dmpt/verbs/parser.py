@@ -189,8 +189,8 @@ def add_test_data(parser: Parser) -> None:
 
 
 def test_data_of(arguments: Namespace) -> dict[str, Any]:
-    """What these flags say, the folder excepted; None where they are not given."""
-    return {name: arguments[f"data.{name}"] for name in TEST_DATA}
+    """What these flags say; None where they are not given."""
+    return {name: arguments[f"data.{name}"] for name in ("root", *TEST_DATA)}
 
 
 def add_settings(parser: Parser) -> None:

@@ -32,6 +32,7 @@ def add(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Run the verb ``report``."""
+    from dmpt.evaluation.opened import Conditions
     from dmpt.report.compare import compare
     from dmpt.report.measured import measure_all
     from dmpt.report.several import several
@@ -41,8 +42,8 @@ def run(arguments: Namespace) -> None:
     if out is not None and out.is_dir():  # now, not after the features
         raise UserError(f"--out {out} is a folder; give a file, for instance {out / 'report.html'}")
     runs = [arguments.run, *arguments.others]
-    options = {"weights": arguments["backbone.weights"], "skip_broken": arguments.skip_broken}
-    measured = measure_all(runs, arguments["data.root"], data=test_data_of(arguments), **options)
+    weights, skip = arguments["backbone.weights"], arguments.skip_broken
+    measured = measure_all(runs, Conditions(data=test_data_of(arguments), weights=weights, skip_broken=skip))
     if len(measured) == 1:
         page = report(measured[0], out)
     elif len(measured) == 2:
