@@ -1,12 +1,11 @@
 """The parameter table, against DESIGN's arithmetic and against real modules."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from dmpt.extensions.assemble import assemble
-from dmpt.paper.parameters import count_parameters, equal_lora_rank, lora_instead
+from dmpt.paper.parameters import _lora_instead, count_parameters, equal_lora_rank
 from dmpt.settings.config import (
     BackboneConfig,
     BindConfig,
@@ -112,20 +111,19 @@ def test_counts_of_the_bind() -> None:
 
 
 def test_parameters_are_counted_apart_from_the_tower() -> None:
-    lora = count_parameters(lora_instead(Config(), 8), 171)
-    components = {(c["name"], c["trained"]): c["count"] for c in lora["components"]}
+    lora = with_(_lora_instead(Config()), backbone={"lora_rank": 8})
+    components = by_name(lora)
     assert components["LoRA on queries and values", True] == 12 * 4 * 768 * 8
     assert components["backbone, one copy for three streams", False] == 86_140_416 - 393_216
-    assert lora["towers"] == count_parameters(Config(), 171)["towers"]
-    probe = lora_instead(Config(), 8)
-    probe = replace(probe, backbone=replace(probe.backbone, tune="linear"))
-    components = {c["name"]: c["count"] for c in count_parameters(probe, 171)["components"]}
-    assert components["linear probe"] == 3 * (768 * 768 + 768)
+    assert count_parameters(lora, 171)["towers"] == count_parameters(Config(), 171)["towers"]
+    probe = with_(lora, backbone={"tune": "linear"})
+    assert by_name(probe)["linear probe", True] == 3 * (768 * 768 + 768)
 
 
 @pytest.mark.parametrize("config", [Config(), Config(heads="modality")])
 def test_lora_of_equal_count_is_the_nearest(config: Config) -> None:
     rank = equal_lora_rank(config, 171)
     wanted = count_parameters(config, 171)["trained"]
-    off = [abs(count_parameters(lora_instead(config, rank + d), 171)["trained"] - wanted) for d in (-1, 0, 1)]
+    ranks = (with_(_lora_instead(config), backbone={"lora_rank": rank + d}) for d in (-1, 0, 1))
+    off = [abs(count_parameters(lora, 171)["trained"] - wanted) for lora in ranks]
     assert off[1] == min(off)

@@ -13,7 +13,7 @@ from dmpt.base.yaml import load
 from dmpt.cli import main
 from dmpt.data.layouts import DATASETS
 from dmpt.paper.cells import cells, find, settings
-from dmpt.paper.reproduce import UNPRINTED, _deviations
+from dmpt.paper.reproduce import _UNPRINTED, _deviations
 from dmpt.settings import shipped
 from dmpt.settings.rules import check
 from dmpt.settings.values import flatten
@@ -123,7 +123,7 @@ def test_changed_settings_are_deviations_but_not_the_free_ones() -> None:
     assert _deviations("table4-k2", config) == []
     free = with_(config, data={"root": "x", "workers": 9}, train={"seed": 5, "save_every": 7, "tensorboard": True})
     assert _deviations("table4-k2", free) == []
-    assert set(UNPRINTED) <= set(plain("table4-k2"))
+    assert set(_UNPRINTED) <= set(plain("table4-k2"))
     changed = with_(config, bind={"depth": 1}, train={"epochs": 3})
     assert _deviations("table4-k2", changed) == ["bind.depth: 2 -> 1", "train.epochs: 60 -> 3"]
 
@@ -208,7 +208,7 @@ def test_a_cell_from_end_to_end_on_a_stand_in(
     assert "other data: 48 train samples, not 3951" in written["deviations"]
     assert "other data: 24 query samples, not 836" in written["deviations"]
     changed = {line.split(":")[0] for line in written["deviations"]} - {"other data"}
-    assert changed == {flag[2:] for flag in SMALL if flag.startswith("--")} - set(UNPRINTED)
+    assert changed == {flag[2:] for flag in SMALL if flag.startswith("--")} - set(_UNPRINTED)
     assert "not the paper's setting:" in text
     assert "train.epochs: 60 -> 1" in text
 

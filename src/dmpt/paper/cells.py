@@ -18,19 +18,12 @@ PRINTED = ("mAP", "rank1", "rank5", "rank10")
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting whose numbers the paper prints.
+    """One setting whose numbers the paper prints."""
 
-    Attributes:
-        config: its settings file, a bare name of ``configs/``.
-        where: table and row; several, when the paper prints the same setting more than once.
-        paper: the printed numbers in percent: mAP, rank1 and, where printed, rank5 and rank10.
-        change: what differs from the file, as dotted keys.
-    """
-
-    config: str
-    where: str
-    paper: dict[str, float]
-    change: dict[str, Any] = field(default_factory=dict)
+    config: str  # its settings file, a bare name of ``configs/``
+    where: str  # table and row; several, when the paper prints the same setting more than once
+    paper: dict[str, float]  # the printed numbers in percent: mAP, rank1 and, where printed, rank5 and rank10
+    change: dict[str, Any] = field(default_factory=dict)  # what differs from the file, as dotted keys
 
 
 @cache
@@ -54,14 +47,9 @@ def find(name: str) -> Cell:
 
 
 def cell_on(name: str, config: str) -> Cell | None:
-    """The cell that changes another settings file as the named one does its own.
+    """The cell that changes another settings file (a bare name) as the named one does its own.
 
-    Args:
-        name: of a cell.
-        config: a bare name of ``configs/``, or of other data.
-
-    Returns:
-        None where the paper prints none; the named cell for data that the paper does not have.
+    None where the paper prints none; the named cell for data that the paper does not have.
     """
     own = [cell for cell in cells().values() if cell.config == config.removesuffix("_peer")]
     if not own:

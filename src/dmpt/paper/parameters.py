@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dmpt.extensions.assemble import build_backbone, build_network
 from dmpt.method.modalities import MODALITY_COUNT
@@ -16,7 +16,7 @@ from dmpt.towers.image import build_vit
 from dmpt.towers.phrases import text_file
 from dmpt.towers.text import architecture_of
 
-COMPONENTS = {
+_COMPONENTS = {
     r"backbone\..*\.qkv\.(query|value)\.": "LoRA on queries and values",
     r"backbone\.": "backbone, one copy for three streams",
     r"projection\.": "image projection",
@@ -60,12 +60,18 @@ def count_parameters(config: Config, ids: int) -> dict[str, Any]:
     with torch.device("meta"):
         words = torch.empty(MODALITY_COUNT, config.modality.length, width)
         network, _ = build_network(config, build_backbone(config.backbone, vit), info, ids, words)
-    tensors: list[tuple[str, Tensor, bool]] = [(n, p, p.requires_grad) for n, p in network.named_parameters()]
-    tensors += [(n, b, False) for n, b in network.named_buffers() if b.is_floating_point()]
-    if config.text.loss == "identity":
-        shape = MODALITY_COUNT, ids, config.text.tokens, text_width
-        tensors.append(("identity_text", torch.empty(shape, device="meta"), True))
-    components = _components(tensors)
+        if config.text.loss == "identity":
+            tokens = torch.empty(MODALITY_COUNT, ids, config.text.tokens, text_width)
+            network.register_parameter("identity_text", nn.Parameter(tokens))
+    floating = (buffer for buffer in network.named_buffers() if buffer[1].is_floating_point())
+    groups: dict[tuple[str, bool], list[Tensor]] = {}
+    for name, tensor in (*network.named_parameters(), *floating):
+        what = next(label for pattern, label in _COMPONENTS.items() if re.match(pattern, name))
+        groups.setdefault((what, tensor.requires_grad), []).append(tensor)
+    components: list[dict[str, Any]] = [
+        {"name": what, "shape": _shapes(group), "count": sum(t.numel() for t in group), "trained": trained}
+        for (what, trained), group in groups.items()
+    ]
     trained = sum(c["count"] for c in components if c["trained"])
     towers = 3 * tower
     return {
@@ -84,11 +90,11 @@ def _text_width(config: TextConfig) -> int:
     return int(architecture_of(config.tower)["text_cfg"].get("width", 512))
 
 
-def lora_instead(config: Config, rank: int) -> Config:
+def _lora_instead(config: Config) -> Config:
     """The same heads, losses and recipe on a tower tuned by LoRA, without prompts and interaction."""
     return replace(
         config,
-        backbone=replace(config.backbone, tune="lora", lora_rank=rank),
+        backbone=replace(config.backbone, tune="lora"),
         semantic=SemanticConfig(length=0),
         modality=replace(config.modality, length=0),
         bind=BindConfig(depth=0),
@@ -103,27 +109,15 @@ def equal_lora_rank(config: Config, ids: int, instead: Config | None = None) -> 
     Args:
         config: settings to be matched.
         ids: number of training identities.
-        instead: settings tuned by LoRA, of any rank; None = ``lora_instead``.
+        instead: settings tuned by LoRA, of any rank; None = the same heads and losses, without prompts and interaction.
 
     Raises:
         UserError: settings contradict each other.
     """
-    lora = instead or lora_instead(config, 1)
+    lora = instead or _lora_instead(config)
     ranks = (replace(lora, backbone=replace(lora.backbone, lora_rank=rank)) for rank in (1, 2))
     wanted, one, two = (int(count_parameters(each, ids)["trained"]) for each in (config, *ranks))
     return max(1, 1 + round((wanted - one) / (two - one)))
-
-
-def _components(tensors: list[tuple[str, Tensor, bool]]) -> list[dict[str, Any]]:
-    """Tensors grouped by what they belong to."""
-    groups: dict[tuple[str, bool], list[Tensor]] = {}
-    for name, tensor, trained in tensors:
-        what = next(label for pattern, label in COMPONENTS.items() if re.match(pattern, name))
-        groups.setdefault((what, trained), []).append(tensor)
-    return [
-        {"name": what, "shape": _shapes(group), "count": sum(t.numel() for t in group), "trained": trained}
-        for (what, trained), group in groups.items()
-    ]
 
 
 def _shapes(group: list[Tensor]) -> str:

@@ -8,11 +8,12 @@ parameter pictures in IDEA's and EDITOR's repositories and of the DMPT paper's T
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmpt.base.errors import UserError
+from dmpt.paper.cells import PRINTED
 from dmpt.settings.modalities import MODALITIES
 
 if TYPE_CHECKING:
@@ -24,47 +25,26 @@ CASES = ("RGB", "NIR", "TIR", "RGB+NIR", "RGB+TIR", "NIR+TIR", "mean", "mismatch
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table of results; numbers in percent, None = not printed.
+    """One line of a table of results; mAP and ranks in percent, None = not printed."""
 
-    Attributes:
-        dataset: a layout's name; ``any`` for parameters alone.
-        method: its name; ``ours`` for a run of this package.
-        venue: where it was published.
-        backbone: what it adapts or trains.
-        missing: what is missing at test, one of ``CASES``; empty = nothing.
-        mAP: mean average precision.
-        rank1: CMC at 1.
-        rank5: CMC at 5.
-        rank10: CMC at 10.
-        trained_M: trained parameters in millions.
-        gflops: per sample, as its authors count.
-        apart: why the number cannot stand beside others; empty = it can.
-        note: what else is known of it.
-        source: where it is printed; for ours, the adapter's folder.
-    """
-
-    dataset: str
-    method: str
+    dataset: str  # a layout's name; ``any`` for parameters alone
+    method: str  # ``ours`` for a run of this package
     venue: str = ""
-    backbone: str = ""
-    missing: str = ""
+    backbone: str = ""  # what it adapts or trains
+    missing: str = ""  # what is missing at test, one of ``CASES``; empty = nothing
     mAP: float | None = None
     rank1: float | None = None
     rank5: float | None = None
     rank10: float | None = None
-    trained_M: float | None = None
-    gflops: float | None = None
-    apart: str = ""
+    trained_M: float | None = None  # trained parameters in millions
+    gflops: float | None = None  # per sample, as its authors count
+    apart: str = ""  # why the number cannot stand beside others; empty = it can
     note: str = ""
-    source: str = ""
+    source: str = ""  # where it is printed; for ours, the adapter's folder
 
 
 def published(dataset: str | None = None) -> list[Row]:
-    """The rows of ``published.csv``.
-
-    Args:
-        dataset: only this one's; None = all.
-    """
+    """The rows of ``published.csv``, or one data set's alone."""
     with Path(__file__).with_name("published.csv").open(encoding="utf-8", newline="") as file:
         rows = [_row(line) for line in csv.DictReader(file)]
     return [row for row in rows if dataset in (None, row.dataset)]
@@ -96,20 +76,11 @@ def ours(run: Path) -> list[Row]:
 def _ours(run: Path, path: Path) -> list[Row]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        where, apart = content["provenance"], _apart(content)
+        backbone, source = _backbone(run, where["which"]), str(where.get("adapter", run))
+        row = Row(where["data"], "ours", backbone=backbone, note=_note(where), source=source)
         return [
-            Row(
-                content["provenance"]["data"],
-                "ours",
-                backbone=_backbone(run, content["provenance"]["which"]),
-                missing=missing,
-                mAP=float(numbers["mAP"]),
-                rank1=float(numbers["rank1"]),
-                rank5=float(numbers["rank5"]),
-                rank10=float(numbers["rank10"]),
-                apart=", ".join([*mark, *_apart(content)]),
-                note=_note(content["provenance"]),
-                source=str(content["provenance"].get("adapter", run)),
-            )
+            replace(row, missing=missing, apart=", ".join([*mark, *apart]), **numbers)
             for missing, mark, numbers in _measured(content)
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -131,7 +102,8 @@ def _measured(content: dict[str, Any]) -> list[tuple[str, list[str], dict[str, A
     means = {"mean": without.get("mean"), "mismatched": without.get("any_to_any", {}).get("mismatched")}
     if len(used) < len(MODALITIES):
         means = {}  # over other cases than the published ones
-    return found + [(name, [], numbers) for name, numbers in (cases | means).items() if name in CASES and numbers]
+    found += [(name, [], numbers) for name, numbers in (cases | means).items() if name in CASES and numbers]
+    return [(name, mark, {key: float(numbers[key]) for key in PRINTED}) for name, mark, numbers in found]
 
 
 def _used(content: dict[str, Any]) -> list[str]:
@@ -163,12 +135,7 @@ def _apart(content: dict[str, Any]) -> list[str]:
 
 
 def other_data(dataset: str, samples: Mapping[str, int]) -> list[str]:
-    """Splits that are not of the published size: a part or a stand-in must not pass for the data set.
-
-    Args:
-        dataset: a layout's name.
-        samples: how many were found, by split.
-    """
+    """Splits, by how many samples were found, that are not of the published size: no part passes for the data set."""
     facts = facts_of(dataset)
     known = {} if facts is None else {split: count.samples for split, count in facts.known.items()}
     return [

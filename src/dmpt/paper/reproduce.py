@@ -13,14 +13,13 @@ from dmpt.settings.config import Config
 from dmpt.settings.values import difference, dotted
 from dmpt.training.trainer import Trainer
 
-REPRODUCTION = "reproduction.json"
-UNPRINTED = ("data.root", "data.workers", "train.seed", "train.save_every", "train.tensorboard")
+_UNPRINTED = ("data.root", "data.workers", "train.seed", "train.save_every", "train.tensorboard")
 """Settings that are free: the paper prints no seed, and the others change no number."""
 
 
 def _deviations(name: str, config: Config) -> list[str]:
     """Settings that differ from the cell's, one line each."""
-    changed = difference(dotted(settings(find(name))), dotted(config), UNPRINTED)
+    changed = difference(dotted(settings(find(name))), dotted(config), _UNPRINTED)
     return [f"{key}: {printed} -> {asked}" for key, (printed, asked) in changed.items()]
 
 
@@ -61,11 +60,7 @@ def compare(name: str, config: Config, out: Path, trainer: Trainer, skip_broken:
         "paper": cell.paper,
         "difference": {key: ours[key] - printed for key, printed in cell.paper.items()},
         "deviations": changed,
-        "protocol": result["protocol"],
-        "queries": result["queries"],
-        "valid_queries": result["valid_queries"],
-        "gallery": result["gallery"],
-        "provenance": result["provenance"],
+        **{key: result[key] for key in ("protocol", "queries", "valid_queries", "gallery", "provenance")},
     }
-    write_text(out / REPRODUCTION, json.dumps(reproduction, indent=2) + "\n")
+    write_text(out / "reproduction.json", json.dumps(reproduction, indent=2) + "\n")
     return reproduction
