@@ -70,14 +70,15 @@ def download(repo: str, files: Sequence[str]) -> Path:
     )
 
 
-def native_quick_gelu(repo: str) -> bool | None:
-    """Whether the CLIP weights of a hub repository were trained with QuickGELU; None where nobody says.
+def native_quick_gelu(weights: str) -> bool | None:
+    """Whether CLIP weights of the hub, ``hub:OWNER/REPO/FILE``, were trained with QuickGELU; None where nobody says.
 
     open_clip's list of repositories knows best, then timm's notes, then open_clip's tags where all towers of a tag
     agree (timm lacks the note on some that open_clip has under another repository).
     """
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained
 
+    repo = "/".join(weights.removeprefix("hub:").split("/")[:2])
     if repo.startswith("openai/clip-"):  # in transformers' names, which open_clip does not list
         return True
     cfgs = [(tag, get_pretrained_cfg(model, tag)) for model, tag in list_pretrained()]

@@ -35,31 +35,18 @@ _RESERVED = ("pretrained", "checkpoint_path", "cache_dir", "img_size", "use_nafl
 
 @dataclass(frozen=True, eq=False)
 class TowerInfo:
-    """What is known about a tower besides its tensors.
+    """What is known about a tower besides its tensors."""
 
-    Attributes:
-        name: timm's name.
-        mean: per-channel mean the tower was trained with.
-        std: per-channel standard deviation it was trained with.
-        quick_gelu: whether its activation is QuickGELU.
-        licence: as the file says, else that of timm's weights of that name; other files have their own.
-        sha256: of the weights file; of the tensors themselves where they are random; None on the meta device.
-        unused: tensors or groups of the file that the tower does not use.
-        projection: of image features to CLIP's text space, (text width, width); None where the tower has none.
-        grid: of the file's position table, height and width; None without a file.
-        done: what was done to the file's tensors, a line each.
-    """
-
-    name: str
-    mean: tuple[float, float, float]
+    name: str  # timm's
+    mean: tuple[float, float, float]  # per channel, what it was trained with
     std: tuple[float, float, float]
-    quick_gelu: bool
-    licence: str
-    sha256: str | None = None
-    unused: tuple[str, ...] = ()
-    projection: Tensor | None = None
-    grid: Grid | None = None
-    done: tuple[str, ...] = ()
+    quick_gelu: bool  # its activation
+    licence: str  # as the file says, else that of timm's weights of that name; other files have their own
+    sha256: str | None = None  # of the weights file; of the tensors where they are random; None on the meta device
+    unused: tuple[str, ...] = ()  # tensors or groups of the file that the tower does not use
+    projection: Tensor | None = None  # of image features to CLIP's text space, (text width, width), where there is one
+    grid: Grid | None = None  # of the file's position table, height and width
+    done: tuple[str, ...] = ()  # what was done to the file's tensors, a line each
 
 
 def build_vit(
@@ -164,7 +151,7 @@ def _check_activation(config: BackboneConfig, quick: bool, path: Path, openai: b
     own = cfg.hf_hub_id if cfg else None
     native = True if openai else None
     if weights.startswith("hub:"):
-        native = native or native_quick_gelu("/".join(weights.removeprefix("hub:").split("/")[:2]))
+        native = native or native_quick_gelu(weights)
     elif own and (tag or weights == "hub"):  # a local file is taken for what the name's tag says
         native = native or native_quick_gelu(own)
     if native is None or native == quick or "_clip_" not in name:

@@ -84,17 +84,11 @@ _POOLER = re.compile(r"(.*\.)?pooler\.dense\.(weight|bias)")
 
 @dataclass(frozen=True)
 class Found:
-    """A tower in a file.
+    """A tower in a file."""
 
-    Attributes:
-        tensors: by the names that timm's filter and open_clip know; of a CLIP, without its other tower.
-        other: groups of tensors outside it.
-        done: what was done to the names, for the user; nothing where they are as they should be.
-    """
-
-    tensors: dict[str, Tensor]
-    other: tuple[str, ...] = ()
-    done: str = ""
+    tensors: dict[str, Tensor]  # by the names that timm's filter and open_clip know; of a CLIP, without its other tower
+    other: tuple[str, ...] = ()  # groups of tensors outside it
+    done: str = ""  # what was done to the names, for the user; nothing where they are as they should be
 
 
 def find_tower(tensors: Mapping[str, Tensor], kind: _Kind, path: Path) -> Found:

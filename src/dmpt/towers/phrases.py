@@ -35,40 +35,24 @@ _FORMAT, _VERSION = "dmpt-text", "1"
 
 
 class TextTargets(NamedTuple):
-    """What the fixed prompts of section 3.2 give the text loss.
+    """What the fixed prompts of section 3.2 give the text loss."""
 
-    Attributes:
-        features: of the six prompts, modality-major, person before vehicle, ``(6, d)``.
-        positive: each modality's own row for the data set's object, ``(3,)``.
-        scale: 1 / tau, the tower's own logit scale.
-    """
-
-    features: Tensor
-    positive: Tensor
-    scale: float
+    features: Tensor  # of the six prompts, modality-major, person before vehicle, (6, d)
+    positive: Tensor  # each modality's own row for the data set's object, (3,)
+    scale: float  # 1 / tau, the tower's own logit scale
 
 
 @dataclass(frozen=True, eq=False)
 class TextFile:
-    """All that a text tower says about the prompts.
+    """All that a text tower says about the prompts."""
 
-    Attributes:
-        words: frozen word embeddings of ``PHRASES`` by modality, each (tokens, d_t): 3, 5 and 5 tokens.
-        attributes: the same of ``ATTRIBUTES``: 1, 3 and 3 tokens.
-        features: of ``PROMPTS``, (6, d), as the tower projects them; L2-normalise at use.
-        logit_scale: what cosines are multiplied by, 1 / tau of Eq. 5.
-        tower: open_clip's name.
-        sha256: of the tower's weights file.
-        quick_gelu: the tower's activation.
-    """
-
-    words: dict[str, Tensor]
-    attributes: dict[str, Tensor]
-    features: Tensor
-    logit_scale: float
-    tower: str
-    sha256: str
-    quick_gelu: bool
+    words: dict[str, Tensor]  # frozen word embeddings of ``PHRASES`` by modality, each (tokens, d_t): 3, 5 and 5 tokens
+    attributes: dict[str, Tensor]  # the same of ``ATTRIBUTES``: 1, 3 and 3 tokens
+    features: Tensor  # of ``PROMPTS``, (6, d), as the tower projects them; L2-normalise at use
+    logit_scale: float  # what cosines are multiplied by, 1 / tau of Eq. 5
+    tower: str  # open_clip's name
+    sha256: str  # of the tower's weights file
+    quick_gelu: bool  # the tower's activation
 
     def targets(self, thing: str) -> TextTargets:
         """What the prompts give the text loss where the data show ``person`` or ``vehicle``."""
@@ -173,12 +157,14 @@ def text_file(config: TextConfig) -> TextFile:
             return TextFile.load(cached)
     tower = load_text_tower(config)
     tokenizer = tokenizer_of(tower)
+
+    def words(texts: dict[str, str]) -> dict[str, Tensor]:
+        return {key: tower.token_embedding(torch.tensor(tokenizer.encode(text))) for key, text in texts.items()}
+
     with torch.no_grad():
         file = TextFile(
-            words={key: tower.token_embedding(torch.tensor(tokenizer.encode(text))) for key, text in PHRASES.items()},
-            attributes={
-                key: tower.token_embedding(torch.tensor(tokenizer.encode(text))) for key, text in ATTRIBUTES.items()
-            },
+            words=words(PHRASES),
+            attributes=words(ATTRIBUTES),
             features=tower.encode_text(tokenizer(list(PROMPTS))),
             logit_scale=tower.logit_scale.exp().item(),
             tower=name,

@@ -16,20 +16,15 @@ from dmpt.base.files import write_atomically
 from dmpt.towers.torch_files import read_torch
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Every tensor of a weights file by its dotted name, wrappers included.
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Every tensor of a weights file by its dotted name, wrappers included, on the CPU in the file's precision.
 
-    Args:
-        path: safetensors, whatever torch.save wrote, or a TorchScript archive.
-
-    Returns:
-        Tensors on the CPU in the file's precision, and what else the file says about itself; ``container`` in it is
-        ``safetensors``, ``torch`` or ``torchscript``.
+    The second value is what else the file says about itself; ``container`` in it is ``safetensors``, ``torch`` or
+    ``torchscript``.
 
     Raises:
         UserError: not a weights file, cut short, or one that would run code when loaded.
     """
-    path = Path(path)
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -48,6 +43,15 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not tensors:
         raise UserError(f"{path}: holds no tensors; save the model's state dict")
     return tensors, info
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return tensors, {**(file.metadata() or {}), "container": "safetensors"}
+    except SafetensorError as error:
+        raise UserError(f"{path}: is cut short or damaged; download or copy it again") from error
 
 
 def refuse_nan(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -91,7 +95,7 @@ def check_same(
         strange: further names in the file that belong nowhere.
 
     Raises:
-        UserError: names or shapes differ; gives the first few of each kind and how many more.
+        UserError: names, shapes or kinds of numbers differ; the first few of each kind and how many more.
     """
     pairs = [(name, found[name], due) for name, due in expected.items() if name in found]
     wrong = {
@@ -111,12 +115,3 @@ def check_same(
     ]
     if said:
         raise UserError(f"{path}: weights of another architecture than {whose}: {'; '.join(said)}")
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            return tensors, {**(file.metadata() or {}), "container": "safetensors"}
-    except SafetensorError as error:
-        raise UserError(f"{path}: is cut short or damaged; download or copy it again") from error

@@ -51,16 +51,7 @@ def load_text_tower(config: TextConfig) -> Any:
 
 
 def _all_words(known: Tensor, vocabulary: str, path: Path) -> Tensor:
-    """Embeddings ``(49408, d_t)`` of all of CLIP's tokens from those of a tower that learned few; zero for the others.
-
-    Args:
-        known: (N, d_t).
-        vocabulary: CLIP's ids of these N tokens, a JSON list.
-        path: the file, for the error.
-
-    Raises:
-        UserError: the two do not fit.
-    """
+    """All of CLIP's tokens ``(49408, d_t)`` from N known ones ``(N, d_t)``, whose ids are JSON; the others are zero."""
     whole = known.new_zeros(_VOCABULARY, *known.shape[1:])
     try:
         whole[torch.tensor(json.loads(vocabulary))] = known
@@ -120,7 +111,7 @@ def weights_of(config: TextConfig, architecture: dict[str, Any]) -> Path:
             raise UserError(f"text.weights {weights}: is not on the hub; fetch {entry.get('url')} and give its path")
         return download(repo, [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
     if weights.startswith("hub:"):
-        _check_activation(tower, architecture, native_quick_gelu("/".join(weights[4:].split("/")[:2])))
+        _check_activation(tower, architecture, native_quick_gelu(weights))
     elif not local(weights).is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(tower)[:5]) or "none"
         raise UserError(f"text.weights {weights}: neither a file, hub:OWNER/REPO/FILE, nor a tag of {tower} ({tags})")
@@ -128,6 +119,7 @@ def weights_of(config: TextConfig, architecture: dict[str, Any]) -> Path:
 
 
 def _check_activation(tower: str, architecture: dict[str, Any], native: bool | None) -> None:
+    """Refuse GELU weights in a QuickGELU tower and the reverse; None: not known."""
     quick = is_quick(architecture)
     if native is None or native == quick:
         return

@@ -145,14 +145,10 @@ class _Unpickler(pickle._Unpickler):  # the one in C reserves what a damaged or 
 
 
 def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Every tensor of a file by its dotted path through dictionaries and modules.
+    """Every tensor of an archive or a pickle by its dotted path through dictionaries and modules, on the CPU.
 
-    Args:
-        path: an archive or a pickle, told apart by content.
-
-    Returns:
-        Tensors on the CPU, and what the file says beside them; ``container`` in it is ``torch`` or ``torchscript``,
-        ``classes`` the foreign classes of objects that were passed over.
+    The second value is what the file says beside them; ``container`` in it is ``torch`` or ``torchscript``, ``classes``
+    the foreign classes of objects that were passed over.
 
     Raises:
         UserError: it is damaged, claims more than it has, or would run code when loaded.
