@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmpt.extensions.distillation import both_views, distillation
+from dmpt.extensions.distillation import _distillation, both_views
 from dmpt.method.modalities import Features
 from dmpt.method.network import Output
 from runs import fit, log, settings, toy, with_
@@ -28,7 +28,7 @@ def views() -> tuple[Output, Output]:
 def test_distillation_teaches_the_subset_what_the_whole_is_similar_to() -> None:
     whole, subset = views()
     shared = subset.also["shared"]
-    loss, expected, scale = distillation(whole, subset, 4.0), 0.0, 4.0
+    loss, expected, scale = _distillation(whole, subset, 4.0), 0.0, 4.0
 
     def similarity(of: Features, i: int, j: int) -> float:
         seen = torch.ones_like(PRESENT) if of.present is None else of.present
@@ -44,7 +44,7 @@ def test_distillation_teaches_the_subset_what_the_whole_is_similar_to() -> None:
         )
         expected += float((p * (p / q).log()).sum()) / 6
     assert loss.item() == pytest.approx(expected, rel=1e-5)
-    assert distillation(whole, whole, 4.0).item() == pytest.approx(0, abs=1e-12)
+    assert _distillation(whole, whole, 4.0).item() == pytest.approx(0, abs=1e-12)
     loss.backward()
     assert whole.features.x.grad is None  # the whole is the teacher
     for taught in (subset.features.x, shared):
@@ -70,7 +70,7 @@ def test_terms_are_the_mean_of_both_views(weight: float) -> None:
     for name in ("ce", "centre"):
         assert terms.pop(name).item() == pytest.approx((one[name] + other[name]).item() / 2)
     if weight:
-        assert terms.pop("distil").item() == pytest.approx(0.5 * distillation(whole, subset, 4.0).item())
+        assert terms.pop("distil").item() == pytest.approx(0.5 * _distillation(whole, subset, 4.0).item())
     assert not terms
 
 
@@ -95,11 +95,11 @@ def test_distillation_takes_its_weight_and_scale(data: Path, tmp_path: Path, mon
     seen = list[tuple[float, float]]()
 
     def spy(whole: Output, subset: Output, scale: float) -> Tensor:
-        found = distillation(whole, subset, scale)
+        found = _distillation(whole, subset, scale)
         seen.append((scale, float(found.detach())))
         return found
 
-    monkeypatch.setattr("dmpt.extensions.distillation.distillation", spy)
+    monkeypatch.setattr("dmpt.extensions.distillation._distillation", spy)
     fit(of_both(data, metric_scale=3.0, distil=0.5), tmp_path / "run")
     assert {scale for scale, _ in seen} == {3.0}
     logged = [line["losses"]["distil"] for line in log(tmp_path / "run") if "losses" in line]

@@ -1,6 +1,7 @@
 """Forms of the metric loss against transcriptions and pytorch-metric-learning."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from by_hand import seeds, some
 from dmpt.base.errors import UserError
-from dmpt.extensions.metric_losses import metric_loss, normalised_triplet, supervised_contrastive
+from dmpt.extensions.metric_losses import metric_loss
 from dmpt.method.heads import Seen
 from dmpt.method.losses import batch_hard_triplet
 from dmpt.method.modalities import Features
@@ -23,7 +24,11 @@ from dmpt.settings.config import LossConfig
 from small import objective_of, seeded, small_config
 
 scales = st.sampled_from([1.0, 10.0, 30.0])
-FORMS = {"normalised": normalised_triplet, "contrastive": supervised_contrastive}
+FORMS = ("normalised", "contrastive")
+
+
+def loss_of(form: Any, features: Tensor, labels: Tensor, scale: float) -> Tensor:
+    return metric_loss(LossConfig(metric=form, metric_scale=scale), features, labels)
 
 
 @st.composite
@@ -50,7 +55,7 @@ def assert_same(own: Tensor, of_own: Tensor, expected: Tensor, of_expected: Tens
 def test_contrastive_is_pytorch_metric_learnings(labels: Tensor, seed: int, scale: float) -> None:
     ours, theirs = (draw(labels, seed).requires_grad_() for _ in range(2))
     oracle = SupConLoss(temperature=1 / scale, reducer=MeanReducer())
-    assert_same(supervised_contrastive(ours, labels, scale), ours, oracle(theirs, labels), theirs)
+    assert_same(loss_of("contrastive", ours, labels, scale), ours, oracle(theirs, labels), theirs)
 
 
 @some
@@ -61,7 +66,7 @@ def test_normalised_is_pytorch_metric_learnings(labels: Tensor, seed: int, scale
     oracle = TripletMarginLoss(margin=0, smooth_loss=True, distance=distance, reducer=MeanReducer())
     stretched = scale * theirs / theirs.norm(dim=1, keepdim=True)
     expected = oracle(stretched, labels, BatchHardMiner(distance=distance)(stretched, labels))
-    assert_same(normalised_triplet(ours, labels, scale), ours, expected, theirs)
+    assert_same(loss_of("normalised", ours, labels, scale), ours, expected, theirs)
 
 
 def test_contrastive_is_the_transcription() -> None:
@@ -73,7 +78,7 @@ def test_contrastive_is_the_transcription() -> None:
         weights = {j: math.exp(scale * float(unit[a] @ unit[j])) for j in range(6) if j != a}
         own = [j for j in weights if labels[j] == labels[a]]
         losses.append(-sum(math.log(weights[j] / sum(weights.values())) for j in own) / max(1, len(own)))
-    assert supervised_contrastive(features, labels, scale).item() == pytest.approx(sum(losses) / 6)
+    assert loss_of("contrastive", features, labels, scale).item() == pytest.approx(sum(losses) / 6)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -81,7 +86,7 @@ def test_contrastive_is_the_transcription() -> None:
 def test_gradients_are_finite_where_features_are_one_or_without_a_partner(form: str, labels: list[int]) -> None:
     for features in (torch.ones(4, 5), torch.randn(4, 5, generator=seeded()), torch.zeros(4, 5)):
         own = features.clone().requires_grad_()
-        FORMS[form](own, torch.tensor(labels), 10.0).backward()
+        loss_of(form, own, torch.tensor(labels), 10.0).backward()
         assert own.grad is not None
         assert own.grad.isfinite().all()
 
@@ -91,8 +96,8 @@ def test_shrinking_features_changes_nothing(form: str) -> None:
     """The way in which the unnormalised triplet loss comes to rest at log 2."""
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     features = draw(labels, 3)
-    assert FORMS[form](features * 1e-3, labels, 10.0).item() == pytest.approx(
-        FORMS[form](features, labels, 10.0).item(), rel=1e-9
+    assert loss_of(form, features * 1e-3, labels, 10.0).item() == pytest.approx(
+        loss_of(form, features, labels, 10.0).item(), rel=1e-9
     )
     assert batch_hard_triplet(features * 1e-3, labels).item() == pytest.approx(math.log(2), abs=0.01)
 
@@ -105,7 +110,7 @@ def test_the_form_reaches_the_objective(form: str) -> None:
     heads = {name: Seen(x, logits, labels) for name, x in zip(("rgb", "nir"), features, strict=False)}
     config = small_config(loss={"metric": form, "metric_scale": 4.0, "metric_weight": 2.0}, text={"loss": "off"})
     terms = objective_of(config, heads)(Output(Features(features)), labels)
-    expected = [FORMS[form](x, labels, 4.0).item() for x in features[:2]]
+    expected = [loss_of(form, x, labels, 4.0).item() for x in features[:2]]
     assert terms["metric"].item() == pytest.approx(2 * sum(expected) / 2)
     assert list(terms) == ["ce", "metric", "centre"]
 

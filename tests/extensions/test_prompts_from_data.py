@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dmpt.base.errors import UserError
-from dmpt.extensions.prompts_from_data import start_from_data
+from dmpt.extensions.prompts_from_data import _start_from_data
 from dmpt.training.trainer import Trainer
 from runs import dying, fit, same_state, settings, toy, with_
 from small import NO_TEXT, seeded, small_images, small_network
@@ -23,7 +23,7 @@ def test_prompts_start_as_patch_tokens_of_their_layer_and_modality(first: int, s
     assert own is not None
     images, present = small_images(backbone, batch=4), torch.ones(3, 4, dtype=torch.bool)
     present[1, :2] = False
-    start_from_data(own, backbone, images, present, seeded(5))
+    _start_from_data(own, backbone, images, present, seeded(5))
     x = [vit.norm_pre(vit._pos_embed(vit.patch_embed(stream))) for stream in images]
     for layer in range(3):
         patches = [tokens[there, backbone.leading :].flatten(0, 1) for tokens, there in zip(x, present, strict=True)]
@@ -35,9 +35,9 @@ def test_prompts_start_as_patch_tokens_of_their_layer_and_modality(first: int, s
                 assert len(set(nearest.indices.tolist())) == len(prompts)
         x = [vit.blocks[layer](tokens) for tokens in x]
     before = own.tokens.clone()
-    start_from_data(own, backbone, images, present, seeded(5))
+    _start_from_data(own, backbone, images, present, seeded(5))
     assert torch.equal(own.tokens, before)
-    start_from_data(own, backbone, images, present, seeded(6))
+    _start_from_data(own, backbone, images, present, seeded(6))
     assert not torch.equal(own.tokens, before)
 
 
@@ -48,7 +48,7 @@ def test_a_modality_that_no_image_shows_keeps_its_values() -> None:
     own = network.prompts.semantic
     assert own is not None
     before, present = own.tokens.clone(), torch.tensor([[True], [False], [True]])
-    start_from_data(own, network.backbone, small_images(network.backbone, batch=1), present, seeded())
+    _start_from_data(own, network.backbone, small_images(network.backbone, batch=1), present, seeded())
     assert torch.equal(own.tokens[:, 1], before[:, 1])
     assert not torch.equal(own.tokens[:, 0], before[:, 0])
     assert (own.tokens.std(dim=(2, 3)) > 0).all()
@@ -60,7 +60,7 @@ def test_too_few_patches_are_said() -> None:
     assert network.prompts.semantic is not None
     images, present = small_images(network.backbone, batch=1), torch.ones(3, 1, dtype=torch.bool)
     with pytest.raises(UserError, match=r"draws semantic\.length 7 different patches.* have 6"):
-        start_from_data(network.prompts.semantic, network.backbone, images, present, seeded())
+        _start_from_data(network.prompts.semantic, network.backbone, images, present, seeded())
 
 
 def test_a_run_starts_from_its_data_and_is_repeatable(tmp_path: Path) -> None:

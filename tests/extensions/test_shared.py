@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmpt.extensions.metric_losses import normalised_triplet
-from dmpt.extensions.shared import SETS, SharedPart, shared_part
+from dmpt.extensions.metric_losses import metric_loss
+from dmpt.extensions.shared import _SETS, SharedPart, shared_part
 from dmpt.method.heads import BNNeck, Seen
 from dmpt.method.losses import batch_hard_triplet, cross_entropy
 from dmpt.method.modalities import Features
@@ -72,7 +72,7 @@ def test_the_shared_part_has_the_forms_and_weights_of_the_heads() -> None:
     _, neck, objective = spoken(**form)
     output = said()
     ce = cross_entropy(neck(output.also["shared"]), LABELS, 0.3)
-    triplet = normalised_triplet(output.also["shared"], LABELS, 4.0)
+    triplet = metric_loss(small_config(loss=form).loss, output.also["shared"], LABELS)
     assert objective(output, LABELS)["shared"].item() == pytest.approx(1.5 * (2 * ce + 3 * triplet).item())
 
 
@@ -149,8 +149,8 @@ def test_running_statistics_are_those_of_different_identities() -> None:
         assert float(part.variance[which]) == pytest.approx(float(torch.tensor(values).var()), rel=1e-3)
     first = part.mean.clone()
     part.observe(Features(features * 0 + 1), shared, labels)  # all the same: cosine 1
-    assert float(part.mean[SETS - 1]) == pytest.approx(0.9 * float(first[SETS - 1]) + 0.1, abs=1e-5)
-    assert torch.equal(part.mean[1 : SETS - 1], first[1 : SETS - 1])
+    assert float(part.mean[_SETS - 1]) == pytest.approx(0.9 * float(first[_SETS - 1]) + 0.1, abs=1e-5)
+    assert torch.equal(part.mean[1 : _SETS - 1], first[1 : _SETS - 1])
 
 
 @pytest.mark.parametrize(("modalities", "complete"), [(("rgb", "nir", "tir"), 7), (("rgb", "nir"), 3), (("tir",), 4)])

@@ -28,7 +28,7 @@ from dmpt.extensions.readings import (
     text_literal,
     words_for_prompts,
 )
-from dmpt.extensions.shared import SharedPart, shared_part, shared_term
+from dmpt.extensions.shared import SharedPart, shared_part
 from dmpt.method.backbone import Backbone
 from dmpt.method.bind import ExternalInteraction, InteractionLayer, InternalInteraction, Linear, PromptIBind
 from dmpt.method.heads import HEADS, BNNeck, Heads, Seen
@@ -43,28 +43,16 @@ from dmpt.towers.phrases import TextFile, TextTargets, check_matches, text_file
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What training trains.
+    """What training trains."""
 
-    Attributes:
-        network: on the CPU, its tower in float32.
-        objective: the loss, with the heads that the network holds.
-        tower: what is known of the pretrained image tower.
-        text_sha256: of the text tower's weights; None without one.
-    """
-
-    network: DMPT
-    objective: Objective
-    tower: TowerInfo
-    text_sha256: str | None
+    network: DMPT  # on the CPU, its tower in float32
+    objective: Objective  # the loss, with the heads that the network holds
+    tower: TowerInfo  # what is known of the pretrained image tower
+    text_sha256: str | None  # of the text tower's weights; None without one
 
 
 def assemble(config: Config, ids: int, object_word: str) -> Model:
-    """Network and objective on the pretrained towers.
-
-    Args:
-        config: the settings.
-        ids: number of training identities.
-        object_word: ``person`` or ``vehicle``.
+    """Network and objective on the pretrained towers, for so many training identities of ``person`` or ``vehicle``.
 
     Raises:
         UserError: weights or words are missing, or do not fit.
@@ -161,11 +149,7 @@ def build_network(
 def build_objective(config: Config, network: DMPT, heads: Heads, text: TextTargets | None) -> Objective:
     """The terms of the loss that have a weight, in the order in which they are added.
 
-    Args:
-        config: weights and readings.
-        network: whose shared part and identity tokens have terms of their own.
-        heads: of the network.
-        text: for the text losses.
+    The network's shared part and identity tokens have terms of their own; ``text`` is for the text losses.
     """
     loss = config.loss
 
@@ -184,18 +168,23 @@ def build_objective(config: Config, network: DMPT, heads: Heads, text: TextTarge
         Term("centre", loss.centre, of_centres),
     ]
     if part := shared_part(network):
+        neck, observe = heads.necks["shared"], part.observe
 
-        def metric(shared: Tensor, labels: Tensor) -> Tensor:
-            return loss.metric_weight * metric_loss(loss, shared, labels)
+        def of_shared(batch: Batch) -> Tensor:
+            shared = batch.output.also["shared"]
+            seen = Seen(shared, neck(shared), batch.labels)
+            observe(batch.output.features, shared, batch.labels)
+            return loss.ce * of_logits(seen) + loss.metric_weight * of_features(seen)
 
-        neck: Any = heads.necks["shared"]
-        terms.append(Term("shared", loss.shared, shared_term(part, neck, loss.smoothing, loss.ce, metric)))
+        terms.append(Term("shared", loss.shared, of_shared))
     if text is not None:
         terms.append(Term("text", loss.text, _text_term(config, network, text)))
     return Objective(heads, [term for term in terms if term.weight])
 
 
 def _text_term(config: Config, network: DMPT, text: TextTargets) -> Callable[[Batch], Tensor]:
+    """L_con in the reading of ``text.loss``."""
+
     def of_text(batch: Batch) -> Tensor:
         z = batch.output.z
         assert z is not None
@@ -211,13 +200,14 @@ def _text_term(config: Config, network: DMPT, text: TextTargets) -> Callable[[Ba
 
 def _words(config: Config, file: TextFile | None) -> Tensor | None:
     """What modality prompts are mapped from."""
-    chosen, modality = None, config.modality
+    modality = config.modality
     if not modality.length:
         return None
-    if modality.worded:
-        assert file is not None
-        chosen = list((file.attributes if modality.source == "attribute" else file.words).values())
-    return words_for_prompts(modality.source, modality.length, modality.width, chosen)
+    if not modality.worded:
+        return words_for_prompts(modality.source, modality.length, modality.width, None)
+    assert file is not None
+    words = file.attributes if modality.source == "attribute" else file.words
+    return words_for_prompts(modality.source, modality.length, modality.width, list(words.values()))
 
 
 def _prompts(config: Config, backbone: Backbone, firsts: dict[str, int], words: Tensor | None) -> Prompts:

@@ -13,17 +13,12 @@ from dmpt.method.losses import Objective
 from dmpt.method.network import Output
 
 
-def distillation(whole: Output, subset: Output, scale: float) -> Tensor:
+def _distillation(whole: Output, subset: Output, scale: float) -> Tensor:
     """What a sample is similar to with all its modalities, taught to what is left of it.
 
     For each sample the Kullback-Leibler divergence between two softmaxes over the others of the batch: of cosines
     times ``scale`` between whole samples, which get no gradient, and between subsets, compared as retrieval compares
     them. Mean over the batch.
-
-    Args:
-        whole: output of the samples.
-        subset: of what is left of each.
-        scale: what cosines are multiplied by.
     """
     logits = [scale * similarity(view.features, view.also.get("shared"))[0] for view in (whole, subset)]
     itself = torch.eye(len(logits[0]), dtype=torch.bool, device=logits[0].device)
@@ -42,10 +37,10 @@ def both_views(
         subset: of what is left of each.
         labels: class indices ``(B,)``.
         weight: of the distillation; 0 leaves it out.
-        scale: as for ``distillation``.
+        scale: what its cosines are multiplied by.
     """
     of_whole, of_subset = objective(whole, labels), objective(subset, labels)
     terms = {name: (term + of_subset[name]) / 2 for name, term in of_whole.items()}
     if weight:
-        terms["distil"] = weight * distillation(whole, subset, scale)
+        terms["distil"] = weight * _distillation(whole, subset, scale)
     return terms

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dmpt.method.network import DMPT
 
-SEEN = ("also.shared.mean", "also.shared.variance")
+_SEEN = ("also.shared.mean", "also.shared.variance")
 
 
 class EMA:
@@ -30,7 +30,7 @@ class EMA:
 
     def _live(self) -> dict[str, Tensor]:
         own = self.network.own_state().items()
-        return {name: t for name, t in own if t.is_floating_point() and name not in SEEN}
+        return {name: t for name, t in own if t.is_floating_point() and name not in _SEEN}
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -12,14 +12,7 @@ from dmpt.method.modalities import MODALITY_COUNT, Features, PerModality
 
 
 class Exchange(InteractionLayer):
-    """An interaction layer between two layers of the tower.
-
-    Args:
-        external: as for ``InteractionLayer``.
-        internal: likewise.
-        prompts: where the P prompts of the layer before stand.
-        length: S, the semantic ones, which stand last.
-    """
+    """An interaction layer between two layers of the tower; the S semantic ones are the last of the P prompts there."""
 
     def __init__(self, external: nn.Module, internal: PerModality, prompts: slice, length: int):
         super().__init__(external, internal)

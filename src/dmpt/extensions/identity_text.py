@@ -86,13 +86,5 @@ class IdentityText(nn.Module):
 
 
 def text_identity(z: Features, text: Tensor, labels: Tensor, scale: float, reduction: Reduction = "mean") -> Tensor:
-    """L_con with one text per identity and modality, -log softmax.
-
-    Args:
-        z: projected image features ``(3, B, d)``.
-        text: ``(3, C, d)``.
-        labels: ``(B,)``.
-        scale: 1 / tau.
-        reduction: as for ``text_contrast``.
-    """
+    """L_con of image features ``(3, B, d)`` with one text per identity and modality, ``(3, C, d)``; labels ``(B,)``."""
     return text_contrast(z, text, labels.expand(z.x.shape[:2]), scale, reduction)

@@ -8,11 +8,7 @@ from dmpt.method.modalities import MODALITY_COUNT, PerModality
 
 
 class LinearProbe(nn.Module):
-    """A readout: the final norm on the class token, then a linear layer that starts as the identity.
-
-    Args:
-        width: D.
-    """
+    """A readout: the final norm on the class token, then a linear layer D to D that starts as the identity."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -8,13 +8,7 @@ from torch import Tensor, nn
 
 
 class LowRankLinear(nn.Module):
-    """``nn.Linear`` whose weight is a product of two thin ones; it starts with the same spread.
-
-    Args:
-        inputs: width in.
-        outputs: width out.
-        rank: r.
-    """
+    """``nn.Linear`` whose weight is a product of two of rank r; it starts with the same spread."""
 
     def __init__(self, inputs: int, outputs: int, rank: int):
         super().__init__()

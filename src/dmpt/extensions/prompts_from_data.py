@@ -18,26 +18,14 @@ from dmpt.method.network import DMPT
 from dmpt.method.prompts import SemanticPrompts
 from dmpt.settings.config import Config
 
-LOOKED_AT = 64
-"""Training samples from whose patches prompts are drawn."""
+_LOOKED_AT = 64  # training samples from whose patches prompts are drawn
 
 
 @torch.no_grad()
-def start_from_data(
+def _start_from_data(
     prompts: SemanticPrompts, backbone: Backbone, images: Tensor, present: Tensor, generator: torch.Generator
 ) -> None:
-    """Replace the initial values; those of a modality that no image shows stay.
-
-    Args:
-        prompts: of the last layers of the tower.
-        backbone: the pretrained tower, on the device of ``images``.
-        images: normalised, ``(3, B, 3, H, W)``.
-        present: bool ``(3, B)``, which of them exist.
-        generator: on the CPU, for the draws.
-
-    Raises:
-        UserError: the images have fewer patches than there are prompts.
-    """
+    """Draw from images ``(3, B, 3, H, W)``, where present ``(3, B)``; prompts of a modality that none shows stay."""
     layers, sets, length, _ = prompts.tokens.shape
     first = backbone.depth - layers
 
@@ -75,7 +63,7 @@ def start_prompts(network: DMPT, records: Sequence[Record], config: Config) -> N
     data, generator = config.data, torch.Generator().manual_seed(config.train.seed)
     assert network.prompts is not None
     assert network.prompts.semantic is not None
-    batch = test_set(records, data).batch(0, torch.randperm(len(records), generator=generator)[:LOOKED_AT].tolist())
+    batch = test_set(records, data).batch(0, torch.randperm(len(records), generator=generator)[:_LOOKED_AT].tolist())
     device = network.prompts.semantic.tokens.device
     images, present = batch.images.to(device), batch.present.to(device)
-    start_from_data(network.prompts.semantic, network.backbone, images, present, generator)
+    _start_from_data(network.prompts.semantic, network.backbone, images, present, generator)

@@ -22,11 +22,7 @@ from dmpt.towers.phrases import TextTargets
 def words_for_prompts(source: str, length: int, width: int, words: Sequence[Tensor] | None) -> Tensor:
     """``modality.source``: what the mapping P of modality prompts is fed, ``(3, M, d_t)``.
 
-    Args:
-        source: ``words``, ``attribute``, ``permuted``; ``learned`` and ``random`` have no words.
-        length: M.
-        width: d_t of what is drawn.
-        words: each modality's frozen word embeddings ``(tokens, d_t)``; None where the source needs none.
+    Each modality's frozen word embeddings ``(tokens, d_t)``, pooled; without words (``learned``, ``random``) a draw.
 
     Raises:
         UserError: M exceeds the number of tokens.
@@ -56,13 +52,7 @@ class NoExchange(nn.Module):
 
 
 class LearnedAbsent(ExternalInteraction):
-    """``missing.absent: learned``: trained tokens stand for the semantic prompts of a modality that a sample lacks.
-
-    Args:
-        width: D.
-        linear: makes its maps.
-        length: S.
-    """
+    """``missing.absent: learned``: S trained tokens stand for semantic prompts of a modality that a sample lacks."""
 
     def __init__(self, width: int, linear: MakeLinear, length: int):
         super().__init__(width, linear)
@@ -114,13 +104,8 @@ def behind_the_neck(heads: Heads) -> Callable[[Features], Features]:
 def text_literal(z: Features, targets: TextTargets, identities: int) -> Tensor:
     """``text.loss: literal``: Eq. 5-6 as printed, a sum of ratios without a logarithm.
 
-    The prompts are fixed, so the N texts of a modality are one and the same vector: the ratio is 1 / N, the loss
-    3 B / N, and its gradient zero. Kept to show just that.
-
-    Args:
-        z: projected image features ``(3, B, d)``.
-        targets: of each modality its own prompt counts.
-        identities: N.
+    The prompts are fixed, so the N texts of a modality are one and the same vector, its own prompt: with z
+    ``(3, B, d)`` the ratio is 1 / N, the loss 3 B / N, and its gradient zero. Kept to show just that.
     """
     text = targets.features[targets.positive].to(z.x.device)  # (3, d)
     cosine = (F.normalize(z.x, dim=-1) * F.normalize(text, dim=-1)[:, None]).sum(dim=-1)  # (3, B)

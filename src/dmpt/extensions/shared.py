@@ -11,47 +11,37 @@ complete samples, which have all modalities that the model uses: m + s (cos - m_
 changes no ranking in which all items have the same subset, and it leaves the cosine of complete samples as it is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmpt.method.heads import BNNeck
-from dmpt.method.losses import Batch, cross_entropy
 from dmpt.method.modalities import MODALITY_COUNT, Features, PerModality
 from dmpt.method.network import DMPT
 from dmpt.settings.modalities import MODALITIES
 
-SETS = 2**MODALITY_COUNT
+_SETS = 2**MODALITY_COUNT
 """A set of common modalities is a number below: bit m stands for modality m. 0 = none in common, the shared parts."""
-MOMENTUM = 0.1
-FLAT = 1e-6
-"""A smaller spread of cosines than this is rounding."""
+_MOMENTUM = 0.1
+_FLAT = 1e-6  # a smaller spread of cosines than this is rounding
 
 
 class SharedPart(nn.Module):
-    """Projections into one space, and the standardisation of similarities.
+    """Projections into one space, D to D, and the standardisation of similarities.
 
-    Args:
-        width: D, of the features and of the shared part.
-        modalities: those that a complete sample has.
-
-    Attributes:
-        mean: of the cosines of each set, ``(8,)``.
-        variance: of these, ``(8,)``; below 0 = never seen.
-        complete: the set of all modalities.
+    A complete sample has all of ``modalities``; ``complete`` is the number of that set.
     """
 
-    mean: Tensor
-    variance: Tensor
+    mean: Tensor  # of the cosines of each set, (8,)
+    variance: Tensor  # of these, (8,); below 0 = never seen
 
     def __init__(self, width: int, modalities: Sequence[str] = MODALITIES):
         super().__init__()
         self.project = PerModality(nn.Linear(width, width) for _ in range(MODALITY_COUNT))
-        self.register_buffer("mean", torch.zeros(SETS))
-        self.register_buffer("variance", torch.full((SETS,), -1.0))
+        self.register_buffer("mean", torch.zeros(_SETS))
+        self.register_buffer("variance", torch.full((_SETS,), -1.0))
         self.complete = sum(2 ** MODALITIES.index(modality) for modality in modalities)
 
     def forward(self, features: Features) -> Tensor:
@@ -60,21 +50,15 @@ class SharedPart(nn.Module):
 
     @torch.no_grad()
     def observe(self, features: Features, shared: Tensor, labels: Tensor) -> None:
-        """Take a training batch into the running statistics.
-
-        Args:
-            features: of the global batch ``(3, B, D)``, zeros where absent.
-            shared: ``(B, D)``.
-            labels: ``(B,)``.
-        """
+        """Take a global batch into the running statistics: ``(3, B, D)``, zeros where absent; ``(B, D)``; ``(B,)``."""
         cosine, common = similarity(features, shared)
         strangers = torch.ones_like(common, dtype=torch.bool).triu(1) & (labels[:, None] != labels[None, :])
-        for which in range(SETS):
+        for which in range(_SETS):
             seen = cosine[strangers & (common == which)]
             if len(seen) > 1:
                 first = self.variance[which] < 0
                 for running, new in ((self.mean, seen.mean()), (self.variance, seen.var())):
-                    running[which] = torch.where(first, new, running[which].lerp(new.to(running), MOMENTUM))
+                    running[which] = torch.where(first, new, running[which].lerp(new.to(running), _MOMENTUM))
 
     def standardisation(self) -> Tensor:
         """Scale and shift that move the cosine of each set to the scale of complete samples, ``(8, 2)`` on the CPU.
@@ -84,22 +68,18 @@ class SharedPart(nn.Module):
         mean, variance = self.mean.cpu().double(), self.variance.cpu().double()  # Apple's GPUs have no double
         spread = variance.clamp(min=0).sqrt()
         seen = (variance >= 0) & (variance[self.complete] >= 0)
-        scale = torch.where(seen & (spread > FLAT), spread[self.complete] / spread.clamp(min=FLAT), 1.0)
+        scale = torch.where(seen & (spread > _FLAT), spread[self.complete] / spread.clamp(min=_FLAT), 1.0)
         scale = torch.where(scale > 0, scale, 1.0)
         shift = torch.where(seen, mean[self.complete] - scale * mean, 0.0)
-        exact = torch.arange(SETS) == self.complete
+        exact = torch.arange(_SETS) == self.complete
         return torch.stack([scale.masked_fill(exact, 1.0), shift.masked_fill(exact, 0.0)], dim=1).float()
 
 
 def similarity(features: Features, shared: Tensor | None) -> tuple[Tensor, Tensor]:
     """How similar the samples of a batch are: the cosine over common modalities, of shared parts where none are.
 
-    Args:
-        features: ``(3, B, D)``, zeros where absent.
-        shared: ``(B, D)``; None = the mean of a sample's modality features takes its place.
-
-    Returns:
-        The cosine of each pair and the number of its set of common modalities, ``(B, B)`` both; not standardised.
+    Of features ``(3, B, D)``, zeros where absent, and shared parts ``(B, D)``, or None, where the mean of a sample's
+    features takes their place, the cosine of each pair, not standardised, and its set of common modalities, ``(B, B)``.
     """
     x, present = features.x, features.present
     if present is None:
@@ -120,25 +100,3 @@ def similarity(features: Features, shared: Tensor | None) -> tuple[Tensor, Tenso
 def shared_part(network: DMPT) -> SharedPart | None:
     """The network's shared part, if it has one."""
     return cast(SharedPart, network.also["shared"]) if "shared" in network.also else None
-
-
-def shared_term(
-    part: SharedPart, neck: BNNeck, smoothing: float, ce: float, metric: Callable[[Tensor, Tensor], Tensor]
-) -> Callable[[Batch], Tensor]:
-    """Cross-entropy and metric loss of the shared parts; their statistics are taken on the way.
-
-    Args:
-        part: the shared part.
-        neck: its classifier.
-        smoothing: of the labels.
-        ce: weight of cross-entropy.
-        metric: from features ``(B, D)`` and labels to the weighted metric loss.
-    """
-
-    def term(batch: Batch) -> Tensor:
-        shared = batch.output.also["shared"]
-        logits = neck(shared)
-        part.observe(batch.output.features, shared, batch.labels)
-        return ce * cross_entropy(logits, batch.labels, smoothing) + metric(shared, batch.labels)
-
-    return term
