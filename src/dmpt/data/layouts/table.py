@@ -15,18 +15,22 @@ from dmpt.data.layouts.folders import Notes
 from dmpt.data.records import Dataset, Record, Records, Splits
 from dmpt.settings.modalities import ALSO, MODALITIES, meant
 
-COLUMNS = (*MODALITIES, "pid", "camera", "scene", "split")
-#: Values of the column ``split``, and the splits they stand for.
-SPLITS = {"train": ("train",), "query": ("query",), "gallery": ("gallery",), "test": ("query", "gallery")}
-NAMES = ("manifest.csv", "manifest.parquet")
-#: What others call these columns.
-COLUMNS_ALSO = {
+_COLUMNS = (*MODALITIES, "pid", "camera", "scene", "split")
+# Values of the column ``split``, and the splits they stand for.
+_SPLITS = {"train": ("train",), "query": ("query",), "gallery": ("gallery",), "test": ("query", "gallery")}
+_NAMES = ("manifest.csv", "manifest.parquet")
+# What others call these columns.
+_COLUMNS_ALSO = {
     **ALSO,
     **dict.fromkeys(("id", "identity", "person_id", "vehicle_id", "label"), "pid"),
     **dict.fromkeys(("cam", "camid", "camera_id"), "camera"),
 }
 _NUMBER = re.compile(r"(\d{1,18})(?:\.0+)?", re.ASCII)  # 12.0 is how pandas writes whole numbers beside empty cells
-Row = tuple[int, dict[str, str]]
+_Row = tuple[int, dict[str, str]]
+
+
+class _BadRowError(Exception):
+    """What is wrong with a row, as it is said behind its number."""
 
 
 def read_manifest(root: Path, notes: Notes) -> Splits:
@@ -46,40 +50,35 @@ def read_manifest(root: Path, notes: Notes) -> Splits:
     Raises:
         UserError: there is no table, it cannot be read, or its columns are not these.
     """
-    path, problems = _table(root), notes.problems
+    path = _table(root)
     header, rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path, notes)
     _check_header(path, header)
     splits: dict[str, list[Record]] = {"train": [], "query": [], "gallery": [], "unsplit": []}
     seen: dict[tuple[str, str, Path], int] = {}
     for number, cells in rows:
-        where = f"{path}, row {number}"
         notes.seen.update(_file(path.parent, cells[modality]) for modality in MODALITIES if cells.get(modality))
-        given = cells.get("split", "")
-        if "split" in header and given not in SPLITS:
-            shown = f"{given!r} is unknown" if given else "is empty"
-            problems.append(f"{where}, column split: {shown}; write {', '.join(SPLITS)}")
-            continue
-        targets = SPLITS[given] if "split" in header else ("unsplit",)
-        record = _record(where, path.parent, cells, problems)
-        if record is None:
-            continue
-        uses = [(split, modality, file) for modality, file in record.paths.items() for split in targets]
-        again = next((use for use in uses if use in seen), None)
-        if again is not None:
-            problems.append(f"{where}, column {again[1]}: {again[2]} is in row {seen[again]} already; remove one row")
+        try:
+            targets = _targets(cells) if "split" in header else ("unsplit",)
+            record = _record(path.parent, cells)
+            uses = [(split, modality, file) for modality, file in record.paths.items() for split in targets]
+            for use in uses:
+                if use in seen:
+                    raise _BadRowError(f", column {use[1]}: {use[2]} is in row {seen[use]} already; remove one row")
+        except _BadRowError as error:
+            notes.problems.append(f"{path}, row {number}{error}")
             continue
         seen |= dict.fromkeys(uses, number)
         for split in targets:
             splits[split].append(record)
-    if not any(splits.values()) and not problems:
+    if not any(splits.values()) and not notes.problems:
         raise UserError(f"{path} has no rows; write one for each sample")
     notes.folder = Path(os.path.normpath(path.parent))
     # A table may lie in anything, a project or a home: only where its rows lead is counted.
     depth = len(notes.folder.parts)
     below = [file.parts[depth:] for file in notes.seen if file.parts[:depth] == notes.folder.parts]
     notes.entered = frozenset(parts[0] for parts in below if len(parts) > 1)
-    query, gallery = tuple(splits["query"]), tuple(splits["gallery"])
-    return Splits(tuple(splits["train"]), query, query if query == gallery else gallery, tuple(splits["unsplit"]))
+    train, query, gallery, unsplit = map(tuple, splits.values())
+    return Splits(train, query, query if query == gallery else gallery, unsplit)
 
 
 def write_manifest(path: str | Path, dataset: Dataset) -> None:
@@ -97,7 +96,7 @@ def write_manifest(path: str | Path, dataset: Dataset) -> None:
     same = dataset.query == dataset.gallery
     parts |= {"test": dataset.gallery} if same else {"query": dataset.query, "gallery": dataset.gallery}
     rows = [_cells(path, record) | {"split": split} for split, records in parts.items() for record in records]
-    columns = [name for name in COLUMNS if any(row.get(name) not in (None, "") for row in rows)]
+    columns = [name for name in _COLUMNS if any(row.get(name) not in (None, "") for row in rows)]
     if path.suffix.lower() == ".parquet":
         arrow, parquet = _pyarrow()
         table = arrow.table({name: [row.get(name) for row in rows] for name in columns})
@@ -129,15 +128,15 @@ def _table(root: Path) -> Path:
         return root
     if not root.is_dir():
         raise UserError(f"there is no {root}; set data.root to a manifest (.csv, .parquet) or to its folder")
-    found = [root / name for name in NAMES if (root / name).is_file()]
-    if len(found) != 1:
-        if not found:
-            raise UserError(f"{root} holds neither {' nor '.join(NAMES)}; write one (docs/data.md), or give the file")
-        raise UserError(f"{root} holds both {' and '.join(NAMES)}; set data.root to one of them")
+    found = [root / name for name in _NAMES if (root / name).is_file()]
+    if not found:
+        raise UserError(f"{root} holds neither {' nor '.join(_NAMES)}; write one (docs/data.md), or give the file")
+    if len(found) > 1:
+        raise UserError(f"{root} holds both {' and '.join(_NAMES)}; set data.root to one of them")
     return found[0]
 
 
-def _csv_rows(path: Path, notes: Notes) -> tuple[list[str], Iterator[Row]]:
+def _csv_rows(path: Path, notes: Notes) -> tuple[list[str], Iterator[_Row]]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # Excel begins its UTF-8 with a mark
     except UnicodeDecodeError as error:
@@ -146,7 +145,7 @@ def _csv_rows(path: Path, notes: Notes) -> tuple[list[str], Iterator[Row]]:
         raise UserError(f"cannot read {path}: {error.strerror}; check data.root and its rights") from error
     first = next((line for line in text.splitlines() if line.strip()), None)
     if first is None:
-        raise UserError(f"{path} is empty; its first row must name the columns: {', '.join(COLUMNS)}")
+        raise UserError(f"{path} is empty; its first row must name the columns: {', '.join(_COLUMNS)}")
     if "," not in first and (";" in first or "\t" in first):
         raise UserError(f"{path} has no commas between its columns; save it with commas, not semicolons or tabs")
     lines: list[list[str]] = []  # the rows of a spreadsheet: empty ones count, line breaks within a cell do not
@@ -157,7 +156,7 @@ def _csv_rows(path: Path, notes: Notes) -> tuple[list[str], Iterator[Row]]:
         raise UserError(f"{path}, row {len(lines) + 1}: no CSV ({error}); correct the quotes of this row") from error
     at, header = next(((row, line) for row, line in enumerate(lines, 1) if any(line)), (0, []))
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[_Row]:
         for number, line in enumerate(lines[at:], at + 1):
             if not any(line):
                 continue
@@ -172,7 +171,7 @@ def _csv_rows(path: Path, notes: Notes) -> tuple[list[str], Iterator[Row]]:
     return header, rows()
 
 
-def _parquet_rows(path: Path) -> tuple[list[str], Iterator[Row]]:
+def _parquet_rows(path: Path) -> tuple[list[str], Iterator[_Row]]:
     arrow, parquet = _pyarrow()
     try:
         table = parquet.read_table(path)
@@ -180,7 +179,7 @@ def _parquet_rows(path: Path) -> tuple[list[str], Iterator[Row]]:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is no readable Parquet file ({reason}); write it again") from error
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[_Row]:
         try:
             found = table.to_pylist()
         except (ValueError, arrow.ArrowException) as error:  # text that is none, times that Python has no type for
@@ -213,9 +212,9 @@ def _check_header(path: Path, header: list[str]) -> None:
     for name in header:
         if header.count(name) > 1:
             raise UserError(f"{path}: the column {name!r} is there twice; rename or remove one")
-        if name not in COLUMNS:
-            near = meant(name, COLUMNS, COLUMNS_ALSO)
-            hint = f"did you mean {near}?" if near else f"rename it to one of {', '.join(COLUMNS)}, or remove it"
+        if name not in _COLUMNS:
+            near = meant(name, _COLUMNS, _COLUMNS_ALSO)
+            hint = f"did you mean {near}?" if near else f"rename it to one of {', '.join(_COLUMNS)}, or remove it"
             raise UserError(f"{path}: the column {name!r} is unknown; {hint}")
     missing = [name for name in ("pid", "camera") if name not in header]
     if not set(header) & set(MODALITIES):
@@ -233,45 +232,45 @@ def _file(folder: Path, cell: str) -> Path:
     return Path(os.path.normpath(folder / cell))
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or holds a zero byte
-        return False
+def _targets(cells: Mapping[str, str]) -> tuple[str, ...]:
+    """The splits that a row belongs to."""
+    given = cells.get("split", "")
+    if given not in _SPLITS:
+        shown = f"{given!r} is unknown" if given else "is empty"
+        raise _BadRowError(f", column split: {shown}; write {', '.join(_SPLITS)}")
+    return _SPLITS[given]
 
 
-def _record(where: str, folder: Path, cells: Mapping[str, str], problems: list[str]) -> Record | None:
-    """The record of a row, or None and a problem."""
-    numbers: dict[str, int | None] = {}
-    for name in ("pid", "camera", "scene"):
-        cell = cells.get(name, "")
-        match = _NUMBER.fullmatch(cell)
-        if match is None and (cell or name != "scene"):
-            shown = f"{cell!r} is no whole number of 0 or more, of at most 18 digits" if cell else "is empty"
-            problems.append(f"{where}, column {name}: {shown}; write a number, or remove the row")
-            return None
-        numbers[name] = int(match[1]) if match else None
-    paths: dict[str, Path] = {}
-    for modality in MODALITIES:
-        if cell := cells.get(modality, ""):
-            path = _file(folder, cell)
-            if not Path(cell).is_absolute() and not _plain(path).is_relative_to(_plain(folder)):
-                problems.append(
-                    f"{where}, column {modality}: {cell} leaves the manifest's folder; move the file, or give its "
-                    "absolute path"
-                )
-                return None
-            if not _is_file(path):
-                problems.append(
-                    f"{where}, column {modality}: there is no file {cell}; restore it, correct the cell, or empty it "
-                    "if this modality is missing"
-                )
-                return None
-            paths[modality] = path
+def _record(folder: Path, cells: Mapping[str, str]) -> Record:
+    pid, camera = (_number(name, cells.get(name, "")) for name in ("pid", "camera"))
+    scene = _number("scene", cells["scene"]) if cells.get("scene") else None
+    paths = {modality: _image(folder, modality, cells[modality]) for modality in MODALITIES if cells.get(modality)}
     if not paths:
-        problems.append(f"{where}: no image in any of {', '.join(MODALITIES)}; give one, or remove the row")
-        return None
-    pid, camera = numbers["pid"], numbers["camera"]
-    assert pid is not None
-    assert camera is not None
-    return Record(paths, pid=pid, camera=camera, scene=numbers["scene"])
+        raise _BadRowError(f": no image in any of {', '.join(MODALITIES)}; give one, or remove the row")
+    return Record(paths, pid, camera, scene)
+
+
+def _number(name: str, cell: str) -> int:
+    match = _NUMBER.fullmatch(cell)
+    if match is None:
+        shown = f"{cell!r} is no whole number of 0 or more, of at most 18 digits" if cell else "is empty"
+        raise _BadRowError(f", column {name}: {shown}; write a number, or remove the row")
+    return int(match[1])
+
+
+def _image(folder: Path, modality: str, cell: str) -> Path:
+    path = _file(folder, cell)
+    if not Path(cell).is_absolute() and not _plain(path).is_relative_to(_plain(folder)):
+        raise _BadRowError(
+            f", column {modality}: {cell} leaves the manifest's folder; move the file, or give its absolute path"
+        )
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a zero byte
+        there = False
+    if not there:
+        raise _BadRowError(
+            f", column {modality}: there is no file {cell}; restore it, correct the cell, or empty it if this modality "
+            "is missing"
+        )
+    return path
