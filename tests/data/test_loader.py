@@ -255,7 +255,7 @@ for more in (20, 6, 3):
 
 def test_workers_that_are_spawned_change_nothing(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """As elsewhere than on Linux."""
-    monkeypatch.setattr(loader, "METHOD", "spawn")
+    monkeypatch.setattr(loader, "_METHOD", "spawn")
     assert same(list(test_batches(in_order(toy), 5, workers=1)), list(test_batches(in_order(toy), 5, workers=0)))
 
 
@@ -305,7 +305,7 @@ def test_leaving_early_ends_the_workers(toy: Dataset) -> None:
 class Stoppable(TestTransform):
     """Paints ones where Ctrl-C or another wish to end would end this process."""
 
-    def __call__(self, images: Any, epoch: int, index: int, out: Any = None) -> Any:
+    def __call__(self, images: Any, out: Any = None) -> Any:
         for values in out.values():
             values.fill_(float(any(signal.getsignal(number) is not signal.SIG_IGN for number in SIGNALS)))
 

@@ -1,6 +1,7 @@
 """Augmentation: what is drawn, for which modalities, from what."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -28,6 +29,11 @@ def train(data: DataConfig, seed: int = 0) -> TrainTransform:
     return TrainTransform(data, HALF, HALF, seed)
 
 
+def at(transform: TrainTransform) -> partial[dict[str, Tensor]]:
+    """As it is for one sample in one epoch."""
+    return partial(transform, epoch=0, index=4)
+
+
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[modality], b[modality]) for modality in a)
 
@@ -47,8 +53,8 @@ def test_normalisation_is_per_channel_and_exact() -> None:
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
     image = sample()["rgb"]
     expected = (image / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-    for transform in (TestTransform((64, 32), mean, std), TrainTransform(PLAIN, mean, std, 0)):
-        torch.testing.assert_close(transform({"rgb": image}, 0, 0)["rgb"], expected)
+    for transform in (TestTransform((64, 32), mean, std), at(TrainTransform(PLAIN, mean, std, 0))):
+        torch.testing.assert_close(transform({"rgb": image})["rgb"], expected)
 
 
 def test_input_is_left_alone() -> None:
@@ -64,8 +70,8 @@ def test_resize_is_bicubic_and_antialiased_in_both() -> None:
     expected = torch.nn.functional.interpolate(
         image[None].float(), (64, 32), mode="bicubic", antialias=True, align_corners=False
     )[0].clamp(0, 255)
-    for transform in (TestTransform((64, 32), HALF, HALF), train(PLAIN)):
-        out = (transform({"rgb": image}, 0, 0)["rgb"] + 1) * 127.5
+    for transform in (TestTransform((64, 32), HALF, HALF), at(train(PLAIN))):
+        out = (transform({"rgb": image})["rgb"] + 1) * 127.5
         assert (out - expected).abs().max() <= 1.01  # one grey level of rounding
 
 
@@ -203,9 +209,9 @@ def test_draws_and_results_are_torchvisions(augmentation: str, pad: int, size: t
 
 def test_results_are_written_where_asked() -> None:
     images = sample()
-    for transform in (train(DATA), TestTransform((64, 32), HALF, HALF)):
+    for transform in (at(train(DATA)), TestTransform((64, 32), HALF, HALF)):
         batch = torch.zeros(3, 2, 3, 64, 32)
         out = dict(zip(MODALITIES, batch[:, 1], strict=True))
-        assert equal(transform(images, 1, 4, out), transform(images, 1, 4))
-        assert equal(out, transform(images, 1, 4))
+        assert equal(transform(images, out=out), transform(images))
+        assert equal(out, transform(images))
         assert not batch[:, 0].any()

@@ -8,7 +8,7 @@ from contextlib import closing
 from functools import partial
 from mmap import mmap
 from multiprocessing import get_context
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,32 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmpt.base.processes import IN_HAND, ahead
-from dmpt.data.images import Pixels, read_record
+from dmpt.data.images import read_record
 from dmpt.data.missing import drop
 from dmpt.data.records import Record
-from dmpt.data.transforms import TestTransform
+from dmpt.data.transforms import TestTransform, TrainTransform
 from dmpt.settings.config import DataConfig
 from dmpt.settings.modalities import MODALITIES
 
-Key = tuple[int, Sequence[int]]
-
-METHOD = "fork" if sys.platform == "linux" else "spawn"
-"""How workers are started: forked they begin at once; elsewhere than on Linux that is not safe, or not possible."""
-
-
-class Transform(Protocol):
-    """What happens to a decoded sample.
-
-    Attributes:
-        size: height and width of the result.
-    """
-
-    size: tuple[int, int]
-
-    def __call__(
-        self, images: dict[str, Pixels], epoch: int, index: int, out: dict[str, Tensor] | None = None, /
-    ) -> object:
-        """Fill ``out``, which has a zero float32 ``(3, *size)`` for each modality in ``images``."""
+_Key = tuple[int, Sequence[int]]  # epoch and indices
+# How workers are started: forked they begin at once; elsewhere than on Linux that is not safe, or not possible.
+_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 
 class Batch(NamedTuple):
@@ -69,7 +53,7 @@ class SampleDataset:
         transform: from decoded images to the network's input.
         value_range: as for ``read_image``.
         labels: class of each record; None for a test set.
-        dropout: probability of leaving out each modality of a sample (``subset.drop``).
+        dropout: probability of leaving out each modality of a sample (``missing.drop``).
         seed: of the dropout.
         whole: read the whole sample all the same, and say in ``subset`` what dropout leaves.
     """
@@ -77,7 +61,7 @@ class SampleDataset:
     def __init__(
         self,
         records: Sequence[Record],
-        transform: Transform,
+        transform: TrainTransform | TestTransform,
         value_range: tuple[float, float],
         labels: Sequence[int] | None = None,
         dropout: float = 0.0,
@@ -110,7 +94,11 @@ class SampleDataset:
             left = drop(record, self.dropout, self.seed, epoch, index)
             decoded = read_record(record if self.whole else left, self.value_range)
             rows = {modality: MODALITIES.index(modality) for modality in decoded}
-            self.transform(decoded, epoch, index, {modality: images[row, number] for modality, row in rows.items()})
+            places = {modality: images[row, number] for modality, row in rows.items()}
+            if isinstance(self.transform, TrainTransform):
+                self.transform(decoded, epoch, index, places)
+            else:
+                self.transform(decoded, places)
             present[list(rows.values()), number] = True
             subset[[rows[modality] for modality in left.paths], number] = True
         return Batch(
@@ -122,12 +110,7 @@ class SampleDataset:
 
 
 def test_set(records: Sequence[Record], data: DataConfig) -> SampleDataset:
-    """Records as they are tested, not augmented.
-
-    Args:
-        records: samples.
-        data: with mean and std set.
-    """
+    """Records as they are tested, not augmented; ``data`` has mean and std set."""
     assert data.mean is not None
     assert data.std is not None
     return SampleDataset(records, TestTransform(data.size, data.mean, data.std), data.black_and_white)
@@ -145,7 +128,7 @@ def _zeros(*shape: int) -> Tensor:
 def train_batches(
     dataset: SampleDataset, batches: Sequence[Sequence[int]], epoch: int, *, start: int = 0, workers: int
 ) -> Iterator[Batch]:
-    """Batches of one epoch.
+    """Batches of one epoch; a file that does not decode is a UserError.
 
     Args:
         dataset: the training set.
@@ -153,24 +136,12 @@ def train_batches(
         epoch: which epoch, for the augmentation.
         start: first batch to give; a resumed run passes the number of steps it has done in this epoch.
         workers: loader processes; 0 loads in this one.
-
-    Raises:
-        UserError: a file does not decode.
     """
     return _load(dataset, [(epoch, indices) for indices in batches[start:]], workers)
 
 
 def test_batches(dataset: SampleDataset, batch_size: int, *, workers: int) -> Iterator[Batch]:
-    """All records once and in order; the last batch may be smaller.
-
-    Args:
-        dataset: the query or gallery set.
-        batch_size: samples per batch.
-        workers: loader processes; 0 loads in this one.
-
-    Raises:
-        UserError: a file does not decode.
-    """
+    """All records once and in order, the last batch maybe smaller; otherwise as ``train_batches``."""
     indices = range(len(dataset))
     return _load(dataset, [(0, indices[i : i + batch_size]) for i in indices[::batch_size]], workers)
 
@@ -178,7 +149,7 @@ def test_batches(dataset: SampleDataset, batch_size: int, *, workers: int) -> It
 test_batches.__test__ = False  # type: ignore[attr-defined]
 
 
-def _load(dataset: SampleDataset, keys: Sequence[Key], workers: int) -> Generator[Batch, None, None]:
+def _load(dataset: SampleDataset, keys: Sequence[_Key], workers: int) -> Generator[Batch, None, None]:
     workers = min(workers, len(keys))
     batches = _by_workers(dataset, keys, workers) if workers else (dataset.batch(*key) for key in keys)
     if torch.cuda.is_available():
@@ -186,44 +157,38 @@ def _load(dataset: SampleDataset, keys: Sequence[Key], workers: int) -> Generato
     return _kept(batches) if workers else batches
 
 
-def _by_workers(dataset: SampleDataset, keys: Sequence[Key], workers: int) -> Generator[Batch, None, None]:
+def _by_workers(dataset: SampleDataset, keys: Sequence[_Key], workers: int) -> Generator[Batch, None, None]:
     """Batches whose images are overwritten when the next one is asked for."""
     slots = workers * IN_HAND
     shared = _Shared(dataset, slots, max(len(indices) for _, indices in keys))
     parts = [(number % slots, key) for number, key in enumerate(keys)]
     one_thread = partial(torch.set_num_threads, 1)
-    with closing(ahead(shared, parts, workers, method=METHOD, window=slots, begin=one_thread)) as results:
+    with closing(ahead(shared, parts, workers, method=_METHOD, window=slots, begin=one_thread)) as results:
         for (slot, (_, indices)), rest in zip(parts, results, strict=True):
             yield Batch(shared.images(slot, len(indices)), *map(torch.from_numpy, rest))
 
 
 class _Shared:
-    """Memory that workers write batches to and this process reads them from.
+    """Memory for so many batches (slots) of at most so many samples: workers write to it, this process reads.
 
     It is no file, so that neither the size of /dev/shm nor the number of open files limits it.
-
-    Args:
-        dataset: what decodes.
-        slots: batches that it holds.
-        samples: the most in a batch.
     """
 
     def __init__(self, dataset: SampleDataset, slots: int, samples: int) -> None:
         self.dataset, self.slots = dataset, slots
         size = slots * 4 * math.prod(self._shape(samples))
         # Who is forked inherits it; who is spawned is handed an array of multiprocessing's, which is a file somewhere.
-        self.memory: Any = mmap(-1, size) if METHOD == "fork" else get_context(METHOD).RawArray("b", size)
+        self.memory: Any = mmap(-1, size) if _METHOD == "fork" else get_context(_METHOD).RawArray("b", size)
 
     def _shape(self, samples: int) -> tuple[int, ...]:
         return len(MODALITIES), samples, 3, *self.dataset.transform.size
 
     def images(self, slot: int, samples: int) -> Tensor:
-        """Those of the batch in a slot."""
         values = np.frombuffer(self.memory, np.float32).reshape(self.slots, -1)[slot]
         shape = self._shape(samples)
         return torch.from_numpy(values[: math.prod(shape)].reshape(shape))
 
-    def __call__(self, part: tuple[int, Key]) -> list[NDArray[Any]]:
+    def __call__(self, part: tuple[int, _Key]) -> list[NDArray[Any]]:
         """Put a batch into its slot; returns the rest of it, which is small."""
         slot, (epoch, indices) = part
         batch = self.dataset.batch(epoch, indices, self.images(slot, len(indices)))
