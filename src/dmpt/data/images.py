@@ -14,9 +14,9 @@ from dmpt.base.errors import UserError
 from dmpt.data.metadata import exif_orientation, strip
 from dmpt.data.records import Record
 
-#: A file that claims more pixels is refused before any is decoded: a photo of 48 megapixels passes, a bomb does not.
-MAX_PIXELS = 2**26
-T = TypeVar("T")
+# A file that claims more pixels is refused before any is decoded: a photo of 48 megapixels passes, a bomb does not.
+_MAX_PIXELS = 2**26
+_T = TypeVar("_T")
 Pixels = npt.NDArray[np.uint8]
 """``(3, H, W)``, contiguous."""
 # Named, because Pillow would otherwise hand a PostScript file to an external program whatever its suffix says.
@@ -45,27 +45,18 @@ def read_image(path: Path, value_range: tuple[float, float]) -> Pixels:
     - Of several frames the first is read.
 
     Args:
-        path: an image of one of the usual formats; contents decide, not the suffix.
+        path: as for ``decode``.
         value_range: values that become 0 and 255 in images of more than 8 bits; the same for a whole data set.
-
-    Returns:
-        uint8 ``(3, H, W)``, contiguous.
-
-    Raises:
-        UserError: as ``decode``.
     """
-    return decode(path, lambda image: to_uint8(image, value_range))
+    return decode(path, lambda image: _to_uint8(image, value_range))
 
 
-def decode(path: Path, convert: Callable[[Image.Image], T]) -> T:
+def decode(path: Path, convert: Callable[[Image.Image], _T]) -> _T:
     """Open one image, turn it as its camera says, and convert it.
 
     Args:
         path: an image of one of the usual formats; contents decide, not the suffix.
-        convert: from the rotated picture with its own values to what is wanted.
-
-    Returns:
-        What ``convert`` gave.
+        convert: from the rotated picture with its own values to what is wanted, which is returned.
 
     Raises:
         UserError: the file is missing, unreadable, empty, damaged, too large or no image.
@@ -86,10 +77,10 @@ def decode(path: Path, convert: Callable[[Image.Image], T]) -> T:
         raise UserError(f"{path} {_diagnose(data, error)}") from error
 
 
-def _decode(data: bytes, orientation: int | None, convert: Callable[[Image.Image], T]) -> T:
+def _decode(data: bytes, orientation: int | None, convert: Callable[[Image.Image], _T]) -> _T:
     # From memory: given a path, Pillow maps uncompressed TIFFs and garbles those whose rotation swaps the sides.
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
+        if image.width * image.height > _MAX_PIXELS:
             raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
         image.load()  # what a PNG says after its pixels too
         turn = _TURNS.get(orientation or _orientation(image))
@@ -113,12 +104,7 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
 
 
-def to_uint8(image: Image.Image, value_range: tuple[float, float]) -> Pixels:
-    """Three 8-bit channels, as ``read_image`` describes.
-
-    Returns:
-        uint8 ``(3, H, W)``, contiguous.
-    """
+def _to_uint8(image: Image.Image, value_range: tuple[float, float]) -> Pixels:
     if not is_deep(image):
         return eight_bits(image)
     low, high = value_range
@@ -128,7 +114,7 @@ def to_uint8(image: Image.Image, value_range: tuple[float, float]) -> Pixels:
 
 
 def eight_bits(image: Image.Image) -> Pixels:
-    """``to_uint8`` of what is not deep: no value range has a part in it."""
+    """Three 8-bit channels of what is not deep, as ``read_image`` describes: no value range has a part in it."""
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image.convert("RGBA"))
@@ -140,15 +126,7 @@ def eight_bits(image: Image.Image) -> Pixels:
 
 
 def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Bicubic and antialiased, without torch; within one grey level of what training and testing see.
-
-    Args:
-        pixels: uint8 ``(3, H, W)``.
-        size: height and width.
-
-    Returns:
-        uint8 ``(3, *size)``, contiguous.
-    """
+    """To height and width, bicubic and antialiased, without torch; within one grey level of what the network sees."""
     picture = Image.fromarray(pixels.transpose(1, 2, 0)).resize(size[::-1], Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
@@ -163,7 +141,7 @@ def _diagnose(data: bytes, error: Exception) -> str:
     if head.startswith((b"<!doctype html", b"<html")):
         return "is a web page (HTML), not an image; the download failed, repeat it"
     if isinstance(error, Image.DecompressionBombError):
-        return f"is too large ({error}, at most {MAX_PIXELS} are read); make it smaller"
+        return f"is too large ({error}, at most {_MAX_PIXELS} are read); make it smaller"
     if isinstance(error, MemoryError):
         return "does not fit into memory; use fewer workers, or make it smaller"
     if isinstance(error, UnidentifiedImageError):
@@ -172,17 +150,10 @@ def _diagnose(data: bytes, error: Exception) -> str:
 
 
 def read_record(record: Record, value_range: tuple[float, float]) -> dict[str, Pixels]:
-    """Decode the images of a sample; a file that several modalities share is decoded once and cut.
-
-    Args:
-        record: what to decode.
-        value_range: as for ``read_image``.
-
-    Returns:
-        uint8 ``(3, H, W)`` of each modality that the record has, contiguous.
+    """Decode each modality that a sample has, as ``read_image`` does; a file that they share is decoded once and cut.
 
     Raises:
-        UserError: as ``read_image``, or a shared file is not as wide as its columns.
+        UserError: as ``decode``, or a shared file is not as wide as its columns.
     """
     if not record.columns:
         return {modality: read_image(path, value_range) for modality, path in record.paths.items()}
@@ -191,16 +162,7 @@ def read_record(record: Record, value_range: tuple[float, float]) -> dict[str, P
 
 
 def cut(path: Path, pixels: npt.NDArray[Any], columns: Mapping[str, tuple[int, int]]) -> dict[str, npt.NDArray[Any]]:
-    """The modalities that lie side by side in a picture, as views of it.
-
-    Args:
-        path: its file.
-        pixels: ``(..., H, W)``.
-        columns: as in ``Record``.
-
-    Raises:
-        UserError: it is not as wide as its columns.
-    """
+    """The modalities that lie side by side in a file's pixels ``(..., H, W)``, as views; a UserError if not."""
     height, width = pixels.shape[-2:]
     wanted = max(right for _, right in columns.values())
     if width != wanted:

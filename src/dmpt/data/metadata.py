@@ -21,13 +21,10 @@ _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
 def exif_orientation(exif: bytes) -> int | None:
-    """Which way up the pixels are; nothing else is read, so that nothing else can be wrong.
+    """Which way up the pixels are, None where the block does not say; what else is in it is not read and may be wrong.
 
     Args:
         exif: the EXIF block, with or without its name before it; whole or not.
-
-    Returns:
-        The value of the tag, None where the block has none or ends before it.
     """
     block = re.sub(b"^(Exif\0\0)+", b"", exif)
     order = {b"II": "<", b"MM": ">"}.get(block[:2])

@@ -32,16 +32,9 @@ def incomplete(records: Sequence[Record]) -> list[Record]:
 
 
 def drop(record: Record, probability: float, seed: int, epoch: int, index: int) -> Record:
-    """Modality dropout: leave each modality out with some probability, but never the last one.
+    """Modality dropout: leave each modality out with a probability in [0, 1]; when all would go, a random one stays.
 
-    A pure function of seed, epoch and index, like the augmentation. When all would go, a random one stays.
-
-    Args:
-        record: a sample, which may lack modalities already.
-        probability: of each modality, in [0, 1]; 0 gives the record back.
-        seed: of all draws.
-        epoch: current epoch.
-        index: the sample's index in the training set.
+    A pure function of seed, epoch and index, like the augmentation. The sample may lack modalities already.
     """
     if not probability:
         return record

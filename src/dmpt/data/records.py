@@ -31,27 +31,23 @@ class Record:
     columns: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
-    def name(self) -> str:
-        """File name of the first modality's image."""
-        return self.file.name
-
-    @property
     def file(self) -> Path:
         """The first modality's image."""
         return next(iter(self.paths.values()))
+
+    @property
+    def name(self) -> str:
+        """Its file name."""
+        return self.file.name
 
 
 Records = tuple[Record, ...]
 
 
 class Splits(NamedTuple):
-    """What a reader gives.
+    """What a reader gives; query and gallery are the same object where every test record is both.
 
-    Attributes:
-        train: records to learn from.
-        query: records to search with.
-        gallery: records to search in; the same object as ``query`` where every test record is both.
-        unsplit: records of own data that nobody has split.
+    Records of own data that nobody has split are in ``unsplit``.
     """
 
     train: Records = ()
@@ -124,6 +120,11 @@ class Dataset:
     query: Records
     gallery: Records
     files: Files = field(default=Files(), compare=False)
+
+    @property
+    def splits(self) -> dict[str, Records]:
+        """The three, by name."""
+        return {"train": self.train, "query": self.query, "gallery": self.gallery}
 
 
 def pid_to_label(records: Iterable[Record]) -> dict[int, int]:

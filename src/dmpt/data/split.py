@@ -40,15 +40,10 @@ def hold_out(
 
 
 def split_by_identity(records: Records, share: float, seed: int) -> tuple[Records, Records]:
-    """Training and test records of data that nobody has split.
+    """Training and test records of data that nobody has split; ``share`` of the identities, in (0, 1), are tested.
 
     Every identity draws its own lot from the seed, so that it stays on its side when others are added or removed. Hence
     the share is met on average, not exactly; where all would fall to one side, the last to do so goes to the other.
-
-    Args:
-        records: at least two identities.
-        share: of the identities that are tested, above 0 and below 1.
-        seed: of the lots.
 
     Raises:
         UserError: there is but one identity.

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from dmpt.base.errors import UserError
 from dmpt.data.check.appearance import check_appearance, check_copies
-from dmpt.data.check.findings import KINDS, Finding, Report
+from dmpt.data.check.findings import Finding, Report, by_kind
 from dmpt.data.check.labels import check_counts, check_files, check_labels, count
 from dmpt.data.check.looks import Looks, files_of, look_at
 from dmpt.data.check.pictures import Picture
 from dmpt.data.check.value_range import measured_on, settled
 from dmpt.data.layouts import list_dataset
-from dmpt.data.records import Record, Splits
+from dmpt.data.records import Record
 from dmpt.settings.config import DataConfig, Range
 
 
@@ -25,34 +25,29 @@ def check(layout: str, root: str | Path, settings: DataConfig | None = None, wor
         settings: their ``protocol``, ``value_range``, ``test_share`` and ``split_seed`` are used; None = the defaults.
         workers: decoding threads; None takes one for each core. The findings do not depend on it.
 
-    Returns:
-        The findings.
-
     Raises:
         UserError: an unknown layout, or no data set in this folder.
     """
     settings = settings or DataConfig()
     dataset, problems = list_dataset(layout, root, settings)
-    splits = {"train": dataset.train, "query": dataset.query, "gallery": dataset.gallery}
-    looks = look_at(dataset, chain(*splits.values()), workers)
+    looks = look_at(dataset, chain(*dataset.splits.values()), workers)
     value_range = settled(settings.value_range, dataset.train, looks)
     findings = [
         *(Finding("files", problem) for problem in problems),
-        *check_files(layout, dataset),
+        *check_files(dataset),
         *(Finding("unreadable", problem, (path,)) for path, problem in looks.unreadable()),
         *check_labels(dataset),
-        *_check_pictures(splits, looks, value_range, dataset.protocol),
-        *check_counts(layout, Splits(**splits)),
+        *_check_pictures(dataset.splits, looks, value_range, dataset.protocol),
+        *check_counts(dataset),
     ]
-    order = list(KINDS)
     return Report(
         layout=layout,
         root=str(root),
         protocol=dataset.protocol,
         value_range=value_range,
-        counts={split: count(records) for split, records in splits.items()},
+        counts={split: count(records) for split, records in dataset.splits.items()},
         files=dataset.files,
-        findings=tuple(sorted(findings, key=lambda finding: order.index(finding.kind))),  # stable: then by record
+        findings=tuple(chain(*by_kind(findings).values())),
     )
 
 
@@ -61,17 +56,13 @@ def errors_of_training(
 ) -> list[Finding]:
     """What ``check`` would call an error about the pictures that are trained on.
 
-    Args:
-        splits: ``train``, ``query`` and ``gallery``, with the modalities in use.
-        looks: at all of their pictures.
-        value_range: of pictures of more than 8 bits.
-        protocol: which gallery items a query ignores.
+    The splits are ``train``, ``query`` and ``gallery``, with the modalities in use, at all of which was looked.
     """
     trained_on = {path for record in splits["train"] for path in record.paths.values()}
     return [
         finding
         for finding in _check_pictures(splits, looks, value_range, protocol)
-        if KINDS[finding.kind].level == "error" and not trained_on.isdisjoint(finding.paths)
+        if finding.level == "error" and not trained_on.isdisjoint(finding.paths)
     ]
 
 
@@ -87,18 +78,10 @@ def _check_pictures(
 
 
 def keep_readable(records: Sequence[Record], looks: Looks, skip: bool) -> tuple[Sequence[Record], list[str]]:
-    """The records all of whose images can be read.
-
-    Args:
-        records: samples.
-        looks: at their pictures.
-        skip: leave out samples with an unreadable image instead of refusing them.
-
-    Returns:
-        The readable samples (``records`` itself when all are), and for each of the others what was wrong.
+    """The records all of whose images can be read (``records`` itself when all are), and what is wrong with the others.
 
     Raises:
-        UserError: a file does not decode and ``skip`` is off.
+        UserError: a file does not decode, and ``skip`` does not say to leave such samples out; or none is left.
     """
     broken = [looks.broken(record) for record in records]
     problems = [*chain(*broken)]

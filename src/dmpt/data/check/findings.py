@@ -1,9 +1,7 @@
 """What `dmpt check` finds: kinds of findings, and how they are told."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,13 +11,8 @@ from dmpt.data.records import Files
 from dmpt.settings.config import SIXTEEN_BITS, Range
 
 
-class Kind(NamedTuple):
-    """What is wrong in general.
-
-    Attributes:
-        level: an error makes the numbers wrong or stops the training; a warning is for a person to judge.
-        title: in plain words.
-    """
+class _Kind(NamedTuple):
+    """What is wrong in general. An error makes numbers wrong or stops training; a warning is for a person to judge."""
 
     level: Literal["error", "warning"]
     title: str
@@ -27,29 +20,29 @@ class Kind(NamedTuple):
 
 #: In the order in which they are told.
 KINDS = {
-    "files": Kind("error", "files or rows that are missing, misnamed or wrong"),
-    "not_understood": Kind("error", "folders with images that are passed over"),
-    "unreadable": Kind("error", "images that cannot be read"),
-    "empty": Kind("warning", "splits without images"),
-    "both_splits": Kind("error", "identities in both train and test"),
-    "duplicate": Kind("error", "pictures of train that are in test too"),
-    "conflict": Kind("error", "one picture under two labels"),
-    "leak": Kind("error", "queries that find themselves in the gallery"),
-    "no_match": Kind("error", "queries without a valid match in the gallery"),
-    "exchanged": Kind("error", "modalities that look exchanged"),
-    "identical": Kind("error", "the same picture in two modalities"),
-    "colour": Kind("error", "colour pictures among the infrared"),
-    "sizes": Kind("error", "modalities of different shape: not the same view"),
-    "flat": Kind("error", "16-bit images whose contrast the value range takes away"),
-    "clipped": Kind("warning", "16-bit images that the value range clips"),
-    "resolution": Kind("warning", "modalities of different resolution"),
-    "pseudo_colour": Kind("warning", "infrared in colour throughout"),
-    "grey_rgb": Kind("warning", "bright RGB pictures without colour"),
-    "blank": Kind("warning", "pictures of one single value"),
-    "incomplete": Kind("warning", "samples that lack a modality"),
-    "one_camera": Kind("warning", "training identities seen by one camera only (under same_scene: in one scene)"),
-    "unlisted": Kind("warning", "folders with images that no row names"),
-    "counts": Kind("warning", "counts other than the published ones"),
+    "files": _Kind("error", "files or rows that are missing, misnamed or wrong"),
+    "not_understood": _Kind("error", "folders with images that are passed over"),
+    "unreadable": _Kind("error", "images that cannot be read"),
+    "empty": _Kind("warning", "splits without images"),
+    "both_splits": _Kind("error", "identities in both train and test"),
+    "duplicate": _Kind("error", "pictures of train that are in test too"),
+    "conflict": _Kind("error", "one picture under two labels"),
+    "leak": _Kind("error", "queries that find themselves in the gallery"),
+    "no_match": _Kind("error", "queries without a valid match in the gallery"),
+    "exchanged": _Kind("error", "modalities that look exchanged"),
+    "identical": _Kind("error", "the same picture in two modalities"),
+    "colour": _Kind("error", "colour pictures among the infrared"),
+    "sizes": _Kind("error", "modalities of different shape: not the same view"),
+    "flat": _Kind("error", "16-bit images whose contrast the value range takes away"),
+    "clipped": _Kind("warning", "16-bit images that the value range clips"),
+    "resolution": _Kind("warning", "modalities of different resolution"),
+    "pseudo_colour": _Kind("warning", "infrared in colour throughout"),
+    "grey_rgb": _Kind("warning", "bright RGB pictures without colour"),
+    "blank": _Kind("warning", "pictures of one single value"),
+    "incomplete": _Kind("warning", "samples that lack a modality"),
+    "one_camera": _Kind("warning", "training identities seen by one camera only (under same_scene: in one scene)"),
+    "unlisted": _Kind("warning", "folders with images that no row names"),
+    "counts": _Kind("warning", "counts other than the published ones"),
 }
 
 
@@ -67,15 +60,24 @@ class Finding:
     message: str
     paths: tuple[Path, ...] = ()
 
+    @property
+    def level(self) -> str:
+        """``error`` or ``warning``."""
+        return KINDS[self.kind].level
+
+
+def by_kind(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
+    """Those of each kind that is there, in the order of ``KINDS``."""
+    listed = list(findings)
+    return {kind: found for kind in KINDS if (found := [finding for finding in listed if finding.kind == kind])}
+
 
 def in_short(findings: Iterable[Finding]) -> list[str]:
-    """A line for each kind, in their order: how many there are, and the first."""
-    found = sorted(findings, key=lambda finding: list(KINDS).index(finding.kind))
-    lines = []
-    for kind, group in groupby(found, key=lambda finding: finding.kind):
-        first, *more = group
-        lines.append(f"{KINDS[kind].title}: {1 + len(more)}, the first: {first.message} (dmpt check lists them)")
-    return lines
+    """A line for each kind: how many there are, and the first."""
+    return [
+        f"{KINDS[kind].title}: {len(found)}, the first: {found[0].message} (dmpt check lists them)"
+        for kind, found in by_kind(findings).items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Report:
     @property
     def errors(self) -> int:
         """Number of errors."""
-        return sum(KINDS[finding.kind].level == "error" for finding in self.findings)
+        return sum(finding.level == "error" for finding in self.findings)
 
     @property
     def warnings(self) -> int:
@@ -112,7 +114,6 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, in types that JSON knows."""
-        found = Counter(finding.kind for finding in self.findings)
         return {
             "layout": self.layout,
             "root": self.root,
@@ -122,11 +123,11 @@ class Report:
             "files": {"folder": str(self.files.folder), **self.files.counts},
             "errors": self.errors,
             "warnings": self.warnings,
-            "kinds": {kind: found[kind] for kind in KINDS if found[kind]},
+            "kinds": {kind: len(found) for kind, found in by_kind(self.findings).items()},
             "findings": [
                 {
                     "kind": finding.kind,
-                    "level": KINDS[finding.kind].level,
+                    "level": finding.level,
                     "message": finding.message,
                     "paths": [str(path) for path in finding.paths],
                 }
@@ -135,22 +136,15 @@ class Report:
         }
 
     def lines(self, first: int = 5) -> Iterator[str]:
-        """The report for a person: counts, then each kind with its first few findings.
-
-        Args:
-            first: findings shown of each kind.
-        """
+        """The report for a person: counts, then each kind with its ``first`` findings."""
         deep = f", value range {shown(self.value_range)}" if self.value_range != SIXTEEN_BITS else ""
         yield f"{self.layout} in {self.root}, protocol {self.protocol}{deep}"
         for split, counts in self.counts.items():
             yield f"  {split:<8}" + ", ".join(f"{count} {what}" for what, count in counts.items())
         counted = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in self.files.counts.items())
         yield f"  files   {counted}, in {self.files.folder}"
-        for kind, (level, title) in KINDS.items():
-            found = [finding for finding in self.findings if finding.kind == kind]
-            if not found:
-                continue
-            yield f"{level}: {title} ({len(found)})"
+        for kind, found in by_kind(self.findings).items():
+            yield f"{KINDS[kind].level}: {KINDS[kind].title} ({len(found)})"
             yield from (f"  {one_line(finding.message)}" for finding in found[:first])
             if len(found) > first:
                 yield f"  and {len(found) - first} more; --json lists all"

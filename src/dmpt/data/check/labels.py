@@ -7,7 +7,7 @@ from dmpt.base.errors import UserError
 from dmpt.data.check.findings import Finding
 from dmpt.data.layouts import DATASETS, shared_pids
 from dmpt.data.missing import incomplete
-from dmpt.data.records import Dataset, Record, Splits, labels_of
+from dmpt.data.records import Dataset, Record, labels_of
 from dmpt.data.split import view_of
 from dmpt.retrieval.metrics import has_match
 from dmpt.settings.modalities import MODALITIES
@@ -25,36 +25,28 @@ def count(records: Sequence[Record]) -> dict[str, int]:
     }
 
 
-def check_files(layout: str, dataset: Dataset) -> Iterator[Finding]:
+def check_files(dataset: Dataset) -> Iterator[Finding]:
     """Images in the data set's folder that nobody reads."""
-    kind = "not_understood" if DATASETS[layout].whole else "unlisted"
+    kind = "not_understood" if DATASETS[dataset.name].whole else "unlisted"
     for part in dataset.files.passed_over:
         yield Finding(kind, part.message, part.examples)
 
 
-def check_counts(layout: str, splits: Splits) -> Iterator[Finding]:
+def check_counts(dataset: Dataset) -> Iterator[Finding]:
     """Compare with what was published: warnings, since own data may come in the layout of a benchmark."""
-    facts = DATASETS[layout]
-    found = {
-        "train": splits.train,
-        "query": splits.query,
-        "gallery": splits.gallery,
-        "total": (*splits.train, *splits.gallery),
-    }
-    for split, known in facts.known.items():
+    found = dataset.splits | {"total": (*dataset.train, *dataset.gallery)}
+    for split, known in DATASETS[dataset.name].known.items():
         here = count(found[split])
         wanted = {what: number for what, number in vars(known).items() if number is not None}
         wrong = [f"{here.get(what, 0)} {what} (published: {n})" for what, n in wanted.items() if here.get(what, 0) != n]
         if wrong:
-            yield Finding(
-                "counts",
-                f"{split} has {', '.join(wrong)}; fetch it again, unless these are other data in this layout",
-            )
+            advice = "fetch it again, unless these are other data in this layout"
+            yield Finding("counts", f"{split} has {', '.join(wrong)}; {advice}")
 
 
 def check_labels(dataset: Dataset) -> Iterator[Finding]:
     """Splits that are empty or share identities, queries without a match, incomplete samples, ids of one camera."""
-    for split, records in {"train": dataset.train, "query": dataset.query, "gallery": dataset.gallery}.items():
+    for split, records in dataset.splits.items():
         if not records:
             yield Finding("empty", f"{split} has no usable image; add some, unless it is never needed")
     train, test = _by_pid(dataset.train), _by_pid((*dataset.query, *dataset.gallery))
@@ -82,7 +74,7 @@ def check_labels(dataset: Dataset) -> Iterator[Finding]:
 
 def _incomplete(dataset: Dataset) -> Iterator[Finding]:
     """Once per data set: some may be meant to be so, and names that do not pair look the same."""
-    records = list({record.file: record for record in chain(dataset.train, dataset.query, dataset.gallery)}.values())
+    records = list({record.file: record for record in chain(*dataset.splits.values())}.values())
     if lacking := incomplete(records):
         used = {modality for record in records for modality in record.paths}
         absent = " and ".join(m for m in MODALITIES if m in used and m not in lacking[0].paths)

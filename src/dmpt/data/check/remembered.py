@@ -113,7 +113,7 @@ def _place(dataset: Dataset) -> Path | None:
 
     The name depends on the folder that all its files lie in, and on whatever may see something else in the same file.
     """
-    records = chain(dataset.train, dataset.query, dataset.gallery)
+    records = chain(*dataset.splits.values())
     folders = {str(path.parent.absolute()) for record in records for path in record.paths.values()}
     try:
         whole = os.path.commonpath(folders)

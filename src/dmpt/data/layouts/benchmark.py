@@ -64,7 +64,7 @@ class Benchmark:
         alone = [home for home in self._homes(root, tests) if len(subfolders(home)) == len(tests)]
         if len(alone) == 1:
             return alone[0], ""
-        raise UserError(f"{none} ({contents(root)}); set data.root to one that does, or correct data.layout")
+        raise UserError(f"{none} ({contents(root)}); set data.root to the folder that does, or correct data.layout")
 
     def _homes(self, root: Path, wanted: Sequence[str], depth: int = 2) -> list[Path]:
         """The folders that hold all that is wanted; the highest level that has one wins."""
