@@ -41,7 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
     "text literal, z after": {"text": {"loss": "literal", "z": "after"}},
     "text z after": {"text": {"z": "after"}},
     "trained projection": {"backbone": {"projection": "trained", "projection_dim": TEXT_WIDTH}, "heads": "paper"},
-    "LoRA beside prompts": {"backbone": {"tune": "lora", "lora_rank": 3}},
+    "LoRA beside prompts": {"backbone": {"tune": "lora"}, "lora": {"rank": 3}},
     "linear probe": {
         "backbone": {"tune": "linear"},
         "semantic": {"length": 0},

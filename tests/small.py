@@ -15,12 +15,13 @@ from dmpt.method.heads import Heads, Seen
 from dmpt.method.losses import Objective
 from dmpt.method.modalities import PerModality
 from dmpt.method.network import DMPT
-from dmpt.settings.config import BackboneConfig, Config
+from dmpt.settings.config import BackboneConfig, Config, LoraConfig
 from dmpt.settings.rules import check
 from dmpt.settings.values import from_dict
 from dmpt.towers.image import TowerInfo, build_vit
 from dmpt.towers.phrases import TextTargets
 
+PLAIN = LoraConfig()
 BARE: dict[str, Any] = {"semantic": {"length": 0}, "modality": {"length": 0}, "bind": {"depth": 0}}
 """The tower without prompts and interaction."""
 NO_TEXT: dict[str, Any] = {"text": {"loss": "off"}}
@@ -42,27 +43,25 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 @functools.cache
-def _tower(kind: str, depth: int, tune: Any, norm: Any, lora_rank: int) -> tuple[Backbone, TowerInfo]:
+def _tower(kind: str, depth: int, tune: Any, norm: Any, lora: LoraConfig) -> tuple[Backbone, TowerInfo]:
     architecture, overrides = KINDS[kind]
     shape = {"embed_dim": 32, "depth": depth, "num_heads": 4, **overrides}
     patch = 14 if "patch14" in architecture else 16
-    config = BackboneConfig(
-        name=architecture, weights="random", norm=norm, overrides=shape, tune=tune, lora_rank=lora_rank
-    )
+    config = BackboneConfig(name=architecture, weights="random", norm=norm, overrides=shape, tune=tune)
     torch.manual_seed(0)
     vit, info = build_vit(config, (3 * patch, 2 * patch))
     with torch.no_grad():  # at timm's initial values LayerScale hides the blocks and attention is uniform
         for name, value in vit.named_parameters():
             spread = 0.5 if name.endswith("gamma") else 0.2 if value.ndim > 1 else 0.1
             value.add_(torch.randn_like(value) * spread)
-    return build_backbone(config, vit), info
+    return build_backbone(Config(backbone=config, lora=lora), vit), info
 
 
 def small_backbone(
-    kind: str = "clip", depth: int = 2, tune: str = "frozen", norm: str = "tower", lora_rank: int = 8
+    kind: str = "clip", depth: int = 2, tune: str = "frozen", norm: str = "tower", lora: LoraConfig = PLAIN
 ) -> Backbone:
     """A tower of width 32 with 4 heads, 6 patches and random weights."""
-    return copy.deepcopy(_tower(kind, depth, tune, norm, lora_rank)[0])
+    return copy.deepcopy(_tower(kind, depth, tune, norm, lora)[0])
 
 
 def small_words(seed: int = 0) -> list[Tensor]:
@@ -99,7 +98,7 @@ def small_model(kind: str = "clip", depth: int = 2, ids: int = 4, **settings: An
     projection = {"projection": "tower" if kind == "clip" else "trained", "projection_dim": TEXT_WIDTH}
     config = small_config(**settings | {"backbone": projection | settings.get("backbone", {})})
     own, modality, words = config.backbone, config.modality, None
-    backbone, tower = copy.deepcopy(_tower(kind, depth, own.tune, own.norm, own.lora_rank))
+    backbone, tower = copy.deepcopy(_tower(kind, depth, own.tune, own.norm, config.lora))
     torch.manual_seed(0)  # after the tower, which draws too where it is made
     if modality.length:
         worded = small_words() if modality.worded else None

@@ -106,9 +106,8 @@ def test_what_is_switched_off_does_not_exist(kind: str, settings: dict[str, Any]
 
 @pytest.mark.parametrize("tune", ["frozen", "linear", "lora", "full"])
 def test_the_tower_is_tuned_as_asked(tune: Any) -> None:
-    backbone = build_backbone(BackboneConfig(tune=tune, lora_rank=3), small_backbone().vit)
+    backbone = build_backbone(Config(backbone=BackboneConfig(tune=tune)), small_backbone().vit)
     assert backbone.frozen is (tune != "full")
-    assert backbone.wrapped is (tune == "lora")
     trained = {name for name, p in backbone.named_parameters() if p.requires_grad}
     assert len(trained) == {"frozen": 0, "linear": 0, "lora": 8, "full": len(dict(backbone.named_parameters()))}[tune]
 
@@ -148,7 +147,7 @@ def test_trained_parameters_of_the_papers_setting(heads: Any, trained: int) -> N
     config = replace(small_config(heads=heads), semantic=small_config(semantic={"length": 32}).semantic)
     vit, info = build_vit(BackboneConfig(), (256, 128), load=False)
     with torch.device("meta"):
-        network, _ = build_network(config, build_backbone(config.backbone, vit), info, 171, torch.empty(3, 1, 512))
+        network, _ = build_network(config, build_backbone(config, vit), info, 171, torch.empty(3, 1, 512))
 
     def count(module: nn.Module | None) -> int:
         assert module is not None
@@ -509,7 +508,7 @@ def test_a_layer_that_does_not_exist_is_refused(kind: str) -> None:
         ({"feature": "cls+bind", "bind": {"external": False}}, "feature cls.bind takes semantic prompts after"),
         ({"neck": "after", "missing": {"dropout": 0.3}}, "neck is after, but the shared part"),
         ({"backbone": {"tune": "linear"}}, "backbone.tune linear .* bind.depth is 1; set it to 0"),
-        ({"backbone": {"lora_rank": 0}}, "backbone.lora_rank is 0; it must be at least 1"),
+        ({"lora": {"rank": -1}}, "lora.rank is -1; it must be at least 0"),
         ({"bind": {"rank": 0}}, "bind.rank is 0; it must be at least 1"),
         ({"bind": {"layers": (1, 0)}}, r"bind.layers is \[1, 0\]; name layers once and in order"),
         (
@@ -567,5 +566,8 @@ def test_every_map_of_the_interaction_has_a_bias() -> None:
 
 
 def test_the_setting_checkpoint_reaches_the_tower() -> None:
-    built = [build_backbone(BackboneConfig(checkpoint=on), small_network().backbone.vit) for on in (False, True)]
+    built = [
+        build_backbone(Config(backbone=BackboneConfig(checkpoint=on)), small_network().backbone.vit)
+        for on in (False, True)
+    ]
     assert [backbone.checkpoint for backbone in built] == [False, True]

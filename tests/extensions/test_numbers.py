@@ -42,7 +42,7 @@ def test_numbers_are_those_of_the_fixture(key: str) -> None:
     chosen = None
     if config.modality.length:
         chosen = words_for_prompts(config.modality.source, config.modality.length, config.modality.width, words())
-    network, heads = build_network(config, build_backbone(config.backbone, vit), tower, IDS, chosen)
+    network, heads = build_network(config, build_backbone(config, vit), tower, IDS, chosen)
     network.double()
     fill((n, t) for n, t in network.state_dict().items() if not n.endswith("modality.words"))
     text = TextTargets(drawn("text", 6, TEXT_WIDTH), torch.tensor([0, 2, 4]), 7.0)

@@ -366,7 +366,7 @@ def merged(backbone: Backbone, name: str, modality: int | None = None) -> Backbo
     return plain
 
 
-maps = pytest.mark.parametrize("name", MAPS)
+maps = pytest.mark.parametrize("name", ["qkv", "proj", "fc1", "fc2"])  # gated MLPs: tests/extensions/test_lora.py
 
 
 @maps
@@ -406,7 +406,6 @@ def test_only_the_update_of_a_frozen_tower_is_trained(name: str) -> None:
     trained = {own for own, p in backbone.named_parameters() if p.requires_grad}
     places = [f"vit.blocks.{layer}.{MAPS[name]}.{name}" for layer in range(2)]
     assert trained == {f"{place}.{part}" for place in places for part in ("down", "up")}
-    assert backbone.wrapped is not small_backbone().wrapped is False
     backbone.keep_in(torch.bfloat16)
     kept = {own: p.dtype for own, p in backbone.named_parameters() if own in trained}
     assert set(kept.values()) == {torch.float64}

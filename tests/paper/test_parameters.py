@@ -111,9 +111,9 @@ def test_counts_of_the_bind() -> None:
 
 
 def test_parameters_are_counted_apart_from_the_tower() -> None:
-    lora = with_(_lora_instead(Config()), backbone={"lora_rank": 8})
+    lora = with_(_lora_instead(Config()), lora={"rank": 8})
     components = by_name(lora)
-    assert components["LoRA on queries and values", True] == 12 * 4 * 768 * 8
+    assert components["low-rank updates, shared", True] == 12 * 4 * 768 * 8
     assert components["backbone, one copy for three streams", False] == 86_140_416 - 393_216
     assert count_parameters(lora, 171)["towers"] == count_parameters(Config(), 171)["towers"]
     probe = with_(lora, backbone={"tune": "linear"})

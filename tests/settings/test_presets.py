@@ -45,7 +45,7 @@ def test_the_rank_of_lora_that_trains_as_many(capsys: pytest.CaptureFixture[str]
     asked = params(capsys, "rgbnt201")
     assert asked["equal_lora_rank"] == 457  # as in studies/comparison.yaml
     main(["params", "--config", "rgbnt201", "--ids", "171"])
-    assert capsys.readouterr().out.endswith("backbone.lora_rank 457\n")
+    assert capsys.readouterr().out.endswith("lora.rank 457\n")
     bare = ["--semantic.length", "0", "--modality.length", "0", "--bind.depth", "0", "--text.loss", "off"]
     lora = ["--backbone.tune", "lora", "--backbone.lora_rank", "457", "--ids", "171", "--json"]
     main(["params", "--config", "rgbnt201", *bare, *lora])

@@ -1112,10 +1112,10 @@ def test_lora_of_equal_count_has_the_rank_that_comes_next_on_any_data(on: str, i
     (row,) = (row for row in comparison.rows if row.name == "LoRA of equal count")
     base = find_data(on).settings | {"heads": "concat+modality"}
     config = settings_of(comparison, row, on, base)
-    assert config.backbone.lora_rank == expected
+    assert config.lora.rank == expected
     wanted = count_parameters(config_of(base), ids)["trained"]
-    ranks = [replace(config.backbone, lora_rank=config.backbone.lora_rank + off) for off in (-1, 0, 1)]
-    fewer, own, more = (count_parameters(replace(config, backbone=each), ids)["trained"] for each in ranks)
+    ranks = [replace(config.lora, rank=config.lora.rank + off) for off in (-1, 0, 1)]
+    fewer, own, more = (count_parameters(replace(config, lora=each), ids)["trained"] for each in ranks)
     assert abs(own - wanted) <= min(wanted - fewer, more - wanted)
 
 
@@ -1132,7 +1132,7 @@ def test_no_equal_rank_where_the_number_of_identities_would_change_it(
 ) -> None:
     rows = [{"name": "a", "change": {**change, "backbone.lora_rank": "equal"}}]
     study = find(str(write_study(tmp_path / "s.yaml", reference="a", rows=rows)))
-    with pytest.raises(UserError, match=f"s.yaml, row a: backbone.lora_rank equal{said}"):
+    with pytest.raises(UserError, match=f"s.yaml, row a: lora.rank equal{said}"):
         settings_of(study, study.rows[0], "toy", bases()["synthetic"] | base)
 
 

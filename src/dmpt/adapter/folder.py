@@ -19,6 +19,7 @@ from dmpt import __version__
 from dmpt.base.errors import UserError
 from dmpt.base.files import write_text
 from dmpt.extensions.assemble import build_backbone, build_network
+from dmpt.extensions.lora import merge_lora
 from dmpt.method.network import DMPT
 from dmpt.settings.config import Config
 from dmpt.settings.places import PLACES, is_place, placed, without_places
@@ -144,23 +145,27 @@ def _places_of_run(folder: Path) -> dict[str, str]:
     return {setting: value for setting, value in known.items() if isinstance(value, str)}
 
 
-def load(folder: Path, weights: str | None = None, dtype: torch.dtype | None = None) -> tuple[DMPT, Card]:
+def load(
+    folder: Path, weights: str | None = None, dtype: torch.dtype | None = None, merge: bool = True
+) -> tuple[DMPT, Card]:
     """The network of an adapter, in evaluation mode, on the CPU.
 
     Args:
         folder: holds ``adapter.safetensors`` and ``config.json``.
         weights: where the backbone's weights are on this machine, instead of where training found them.
         dtype: compute precision of the frozen backbone; None = float32.
+        merge: put low-rank updates into the tower's weights, which then costs what a plain one costs; else they stay
+            beside them, for a tower that others use too.
 
     Raises:
         UserError: a file is missing or damaged, or the backbone is not the one that the adapter was trained on.
     """
     card = load_card(folder)
-    return network_of(folder, card, weights, dtype)[0], card
+    return network_of(folder, card, weights, dtype, merge)[0], card
 
 
 def network_of(
-    folder: Path, card: Card, weights: str | None = None, dtype: torch.dtype | None = None
+    folder: Path, card: Card, weights: str | None = None, dtype: torch.dtype | None = None, merge: bool = True
 ) -> tuple[DMPT, int]:
     """``load`` where the card has been read; the network, and the step at which it was saved.
 
@@ -187,9 +192,11 @@ def network_of(
     tensors, step = load_tensors(folder)
     words = tensors.get("prompts.modality.words")
     with torch.random.fork_rng(devices=[]):  # initial values are drawn, and replaced by the file's
-        network, _ = build_network(card.config, build_backbone(backbone_config, vit), info, card.ids, words)
+        network, _ = build_network(card.config, build_backbone(card.config, vit), info, card.ids, words)
     network.load_own_state(tensors, str(folder / TENSORS))
     network.eval()
+    if merge:
+        merge_lora(network.backbone)
     if dtype is not None:
         network.backbone.keep_in(dtype)
     return network, step

@@ -1,7 +1,6 @@
 """Features and labels of the test set."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -81,9 +80,9 @@ def extract(
     network.eval()
     device = next(network.parameters()).device
     cast = partial(torch.autocast, device.type, precision, enabled=precision != torch.float32)
-    # In the tower's precision, without autocast: norms in it, where training has them in float32, so the last digits
-    # differ. Maps wrapped around the tower's stay in float32, and only autocast lets a tower in bf16 meet them.
-    with torch.inference_mode(), cast() if network.backbone.wrapped else nullcontext():
+    with torch.inference_mode():
+        # In the tower's precision, without autocast: norms in it, where training has them in float32, so the last
+        # digits differ.
         baked = network.bake()
     batches = test_batches(test_set(records, data), batch_size, workers=data.workers)
     part = shared_part(network)

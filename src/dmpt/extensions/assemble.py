@@ -6,7 +6,7 @@ Parts are made in a fixed order, since each draws its initial values: kept resul
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ from dmpt.method.losses import Batch, Objective, Term, centre, cross_entropy, ov
 from dmpt.method.modalities import MODALITY_COUNT, PerModality
 from dmpt.method.network import DMPT
 from dmpt.method.prompts import ModalityPrompts, Prompts, SemanticPrompts
-from dmpt.settings.config import BackboneConfig, Config
+from dmpt.settings.config import Config
 from dmpt.towers.image import TowerInfo, build_vit
 from dmpt.towers.phrases import TextFile, TextTargets, check_matches, text_file
 
@@ -59,7 +59,7 @@ def assemble(config: Config, ids: int, object_word: str) -> Model:
     """
     torch.manual_seed(config.train.seed)
     vit, tower = build_vit(config.backbone, config.data.size, keep_random_state=False)
-    backbone = build_backbone(config.backbone, vit)
+    backbone = build_backbone(config, vit)
     with_text = config.text.loss != "off"
     file = text_file(config.text) if config.modality.worded or with_text else None
     # A ready file says nothing of the tower that ``identity`` trains through.
@@ -76,11 +76,15 @@ def assemble(config: Config, ids: int, object_word: str) -> Model:
     return Model(network, build_objective(config, network, heads, text), tower, None if said is None else said.sha256)
 
 
-def build_backbone(config: BackboneConfig, vit: Any) -> Backbone:
-    """The tower as it is tuned."""
-    backbone = Backbone(vit, config.tune != "full", config.checkpoint)
-    if config.tune == "lora":
-        add_lora(backbone, config.lora_rank)
+def build_backbone(config: Config, vit: Any) -> Backbone:
+    """The tower as it is tuned.
+
+    Raises:
+        UserError: low-rank updates begin behind its last layer.
+    """
+    backbone = Backbone(vit, config.backbone.tune != "full", config.backbone.checkpoint)
+    if config.backbone.tune == "lora":
+        add_lora(backbone, config.lora, _layer("lora", config.lora.first_layer, backbone.depth))
     return backbone
 
 
@@ -245,14 +249,8 @@ def _first_layers(config: Config, layers: int) -> dict[str, int] | None:
     if not (config.semantic.length or config.modality.length):
         return None
     semantic, modality = config.semantic.first_layer, config.modality.first_layer
-    semantic = layers // 2 if semantic == "middle" else semantic
-    firsts = {"semantic": semantic, "modality": semantic if modality is None else modality}
-    for kind, first in firsts.items():
-        if first >= layers:
-            raise UserError(
-                f"{kind}.first_layer is {first}, but the tower has {layers} layers, counted from 0; "
-                f"set it to at most {layers - 1}"
-            )
+    semantic = _layer("semantic", semantic, layers)
+    firsts = {"semantic": semantic, "modality": _layer("modality", semantic if modality is None else modality, layers)}
     bound = list(config.bind.layers)
     if any(layer < semantic for layer in bound):
         raise UserError(f"bind.layers is {bound}, but prompts begin at layer {semantic}; name layers from there on")
@@ -262,6 +260,21 @@ def _first_layers(config: Config, layers: int) -> dict[str, int] | None:
             f"bind.depth stands behind the last; name layers up to {layers - 2}"
         )
     return firsts
+
+
+def _layer(section: str, first: int | Literal["middle"], layers: int) -> int:
+    """A section's ``first_layer`` as a number.
+
+    Raises:
+        UserError: it lies behind the last layer.
+    """
+    found = layers // 2 if first == "middle" else first
+    if found >= layers:
+        raise UserError(
+            f"{section}.first_layer is {found}, but the tower has {layers} layers, counted from 0; "
+            f"set it to at most {layers - 1}"
+        )
+    return found
 
 
 def _projection(config: Config, backbone: Backbone, tower: TowerInfo) -> nn.Linear:

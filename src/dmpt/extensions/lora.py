@@ -1,57 +1,194 @@
-"""``backbone.tune: lora``: low-rank updates of queries and values, what prompts are measured against.
+"""``backbone.tune: lora``: low-rank updates of the frozen tower's linear maps, shared and one per modality.
 
-LoRA (Hu et al. 2022) on the pair of maps of its paper's experiments: W x + B A x with A (r, D), B (D, r), alpha = r, so
-that the update is not rescaled. B starts at zero: before the first step it is the frozen tower.
+LoRA (Hu et al. 2022): a map W becomes W + s B A with A ``(r, inputs)`` and B ``(outputs, r)``. Any of a block's maps
+may: queries and values alone (as in its paper's experiments), attention, MLP, or all four. The paper of DMPT decouples,
+in prompts, what belongs to a modality from what does not. Here the same is done in weights: modality m has
+W + s (B A + B_m A_m). A starts as ``nn.Linear`` does, uniform in ±1 / √inputs, and B at zero: before the first step it
+is the frozen tower.
+
+Merge in forward, low rank in backward. W + s B A is made anew at each use, which costs r / n of the product with n
+tokens; only the input is kept for backward, which makes it again and never computes a gradient of W.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmpt.method.backbone import Backbone
+from dmpt.method.modalities import MODALITY_COUNT
+from dmpt.settings.config import LoraConfig
+from dmpt.towers.maps import Grouped, wrap
+
+ATTENTION, MLP = ("qkv", "proj"), ("fc1", "fc1_g", "fc1_x", "fc2")
+WHERE = {"qv": ("qkv",), "attention": ATTENTION, "mlp": MLP, "all": ATTENTION + MLP}
+"""Which maps of a block are updated (``lora.where``); ``qv``: of the first the rows of queries and of values alone."""
+
+
+class _Product(torch.autograd.Function):
+    """x (W + B A)ᵀ + b for each of G groups: x ``(G, n, inputs)``, A ``(G, r, inputs)``, B ``(G, outputs, r)``.
+
+    W and b are frozen. All are of one dtype.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
+        y = x.new_empty(*x.shape[:2], len(weight))
+        for group, own in enumerate(x):
+            merged = torch.addmm(weight, up[group], down[group]).t()
+            if bias is None:
+                torch.mm(own, merged, out=y[group])
+            else:
+                torch.addmm(bias, own, merged, out=y[group])
+        return y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _, down, up = inputs
+        ctx.save_for_backward(x, weight, down, up)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor]:
+        x, weight, down, up = ctx.saved_tensors
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            merged = [torch.addmm(weight, b, a) for b, a in zip(up, down, strict=True)]
+            of_x = _stacked(x, [partial(torch.mm, g, w) for g, w in zip(gradient, merged, strict=True)])
+        of_up = gradient.mT @ (x @ down.mT)
+        of_down = (gradient @ up).mT @ x
+        return of_x, None, None, of_down, of_up
+
+
+def _stacked(like: Tensor, products: Sequence[Callable[..., Tensor]]) -> Tensor:
+    """The products side by side, written in place unless they are themselves differentiated."""
+    if torch.is_grad_enabled():
+        return torch.stack([product() for product in products])
+    out = torch.empty_like(like, memory_format=torch.contiguous_format)
+    for group, product in enumerate(products):
+        product(out=out[group])
+    return out
 
 
 class LowRankUpdate(nn.Module):
-    """B A of one linear map.
+    """B A of some rows of a map.
 
     Args:
-        width: D, in and out.
+        inputs: of the map.
+        outputs: how many rows it updates.
         rank: r.
     """
 
-    def __init__(self, width: int, rank: int):
+    def __init__(self, inputs: int, outputs: int, rank: int):
         super().__init__()
-        self.down = nn.Linear(width, rank, bias=False)  # A
-        self.up = nn.Linear(rank, width, bias=False)  # B
+        self.down = nn.Linear(inputs, rank, bias=False)  # A
+        self.up = nn.Linear(rank, outputs, bias=False)  # B
         nn.init.zeros_(self.up.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., D)`` to ``(..., D)``."""
-        out: Tensor = self.up(self.down(x))
-        return out
 
-
-class LoRA(nn.Module):
-    """A frozen linear map to queries, keys and values, with trained updates of queries and values.
+class LoRA(Grouped):
+    """A frozen linear map with trained updates.
 
     Args:
-        frozen: ``(..., D)`` to ``(..., 3 D)``.
-        rank: r.
+        frozen: ``(..., inputs)`` to ``(..., outputs)``.
+        rank: of the update that the modalities share; 0 = none.
+        rank_per_modality: of each modality's own; 0 = none.
+        scale: s.
+        rows: which of the outputs are updated, by name, each part with an update of its own; None = all as one.
     """
 
-    def __init__(self, frozen: nn.Linear, rank: int):
+    def __init__(
+        self,
+        frozen: nn.Linear,
+        rank: int,
+        rank_per_modality: int = 0,
+        scale: float = 1.0,
+        rows: dict[str, slice] | None = None,
+    ):
         super().__init__()
-        self.frozen = frozen
-        self.query = LowRankUpdate(frozen.in_features, rank)
-        self.value = LowRankUpdate(frozen.in_features, rank)
+        self.frozen, self.scale = frozen, scale
+        self.rows = rows or {"whole": slice(0, frozen.out_features)}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Queries, keys and values side by side, ``(..., 3 D)``."""
-        q, k, v = self.frozen(x).chunk(3, dim=-1)
-        return torch.cat([q + self.query(x), k, v + self.value(x)], dim=-1)
+        def updates(rank: int) -> dict[str, nn.Module]:
+            parts = {name: part.stop - part.start for name, part in self.rows.items()} if rank else {}
+            return {name: LowRankUpdate(frozen.in_features, count, rank) for name, count in parts.items()}
+
+        for name, update in updates(rank).items():
+            self.add_module(name, update)
+        groups = MODALITY_COUNT if rank_per_modality else 0
+        self.own = nn.ModuleList(nn.ModuleDict(updates(rank_per_modality)) for _ in range(groups))
+
+    def forward(self, x: Tensor, modalities: Sequence[int]) -> Tensor:
+        """``(n, N, inputs)`` to ``(n, N, outputs)``, in the frozen weight's precision, or autocast's."""
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.frozen.weight.dtype
+        weight, bias = self.frozen.weight.to(dtype), self.frozen.bias
+        groups = [self._factors(m) for m in (modalities if len(self.own) else (0,))]
+        down, up = (torch.stack(parts).to(dtype) for parts in zip(*groups, strict=True))
+        grouped = x.to(dtype).reshape(len(groups), -1, x.shape[-1])
+        y: Tensor = _Product.apply(grouped, weight, None if bias is None else bias.to(dtype), down, up)
+        return y.view(*x.shape[:-1], -1)
+
+    def _factors(self, modality: int) -> tuple[Tensor, Tensor]:
+        """A ``(r, inputs)`` and s B ``(outputs, r)`` of all the updates of a modality, side by side."""
+        downs, ups = [], []
+        own: Any = self.own[modality] if len(self.own) else {}
+        shared = {name: getattr(self, name) for name in self.rows if hasattr(self, name)}
+        updates: Any = [*shared.items(), *own.items()]
+        for name, update in updates:
+            rows = self.rows[name]
+            downs.append(update.down.weight)
+            ups.append(F.pad(update.up.weight, (0, 0, rows.start, self.frozen.out_features - rows.stop)))
+        return torch.cat(downs), self.scale * torch.cat(ups, dim=1)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Module:
+        """The same map without products of its own: one plain map, or one of each modality."""
+        weight = self.frozen.weight
+        made = [
+            torch.addmm(weight, up.to(weight.dtype), down.to(weight.dtype))
+            for down, up in map(self._factors, range(len(self.own) or 1))
+        ]
+        if len(self.own):
+            return MapPerModality(torch.stack(made), self.frozen.bias)
+        plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        plain.weight = nn.Parameter(made[0], requires_grad=False)
+        plain.bias = self.frozen.bias
+        return plain
 
 
-def add_lora(backbone: Backbone, rank: int) -> None:
-    """Wrap every block's map to queries, keys and values."""
-    backbone.wrap("qkv", partial(LoRA, rank=rank))
+class MapPerModality(Grouped):
+    """A frozen map for each modality: weight ``(3, outputs, inputs)``."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight, requires_grad=False), bias
+
+    def forward(self, x: Tensor, modalities: Sequence[int]) -> Tensor:
+        """``(n, N, inputs)`` to ``(n, N, outputs)``."""
+        parts = x.chunk(len(modalities))
+        return torch.cat([F.linear(part, self.weight[m], self.bias) for part, m in zip(parts, modalities, strict=True)])
+
+
+def add_lora(backbone: Backbone, config: LoraConfig, first_layer: int) -> None:
+    """Wrap the maps of every block from a layer on.
+
+    Args:
+        backbone: frozen.
+        config: which maps, ranks, scale.
+        first_layer: counted from 0.
+    """
+    width = backbone.width
+    rows = {"query": slice(0, width), "value": slice(2 * width, 3 * width)} if config.where == "qv" else None
+    by = partial(LoRA, rank=config.rank, rank_per_modality=config.rank_per_modality, scale=config.scale, rows=rows)
+    for name in WHERE[config.where]:
+        backbone.wrap(name, by, first_layer)
+
+
+def merge_lora(backbone: Backbone) -> None:
+    """Put each updated map's merged form in its place: for inference alone."""
+    for block in backbone.vit.blocks:
+        for name in WHERE["all"]:
+            wrap([block], name, lambda own: own.merged() if isinstance(own, LoRA) else own)

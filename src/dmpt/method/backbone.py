@@ -21,13 +21,12 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dmpt.method.attention import attend
 from dmpt.method.modalities import MODALITY_COUNT
-from dmpt.towers.maps import apply_map, wrap
+from dmpt.towers.maps import apply_map, apply_mlp, wrap
 
 Prefix = tuple[Tensor, Tensor]
 """Keys and values of one layer's prompts, each ``(G, h, P, D / h)``."""
@@ -55,7 +54,7 @@ class Backbone(nn.Module):
         self, vit: Any, frozen: bool = True, checkpoint: bool = False, rotate: Callable[[Tensor], Tensor] | None = None
     ):
         super().__init__()
-        self.vit, self.frozen, self.checkpoint, self.rotate, self.wrapped = vit, frozen, checkpoint, rotate, False
+        self.vit, self.frozen, self.checkpoint, self.rotate = vit, frozen, checkpoint, rotate
         self.requires_grad_(not frozen)
         self.train(False)
         self.depth = len(vit.blocks)  # L
@@ -81,7 +80,6 @@ class Backbone(nn.Module):
 
     def wrap(self, name: str, by: Callable[[nn.Linear], nn.Module], first_layer: int = 0) -> None:
         """Put ``by(own)`` in the place of a linear map of every block from a layer on (``towers.maps.wrap``)."""
-        self.wrapped = True
         wrap(self.vit.blocks[first_layer:], name, by)
 
     def forward(
@@ -198,13 +196,7 @@ class Backbone(nn.Module):
         block = self.vit.blocks[layer]
         y = block.attn.norm(y.transpose(1, 2).flatten(2))
         x = x + block.ls1(apply_map(block.attn.proj, y, modalities))
-        y, mlp = block.norm2(x), block.mlp
-        if type(mlp) is Mlp:
-            y = mlp.norm(mlp.drop1(mlp.act(apply_map(mlp.fc1, y, modalities))))
-            y = mlp.drop2(apply_map(mlp.fc2, y, modalities))
-        else:  # gated
-            y = mlp(y)
-        out: Tensor = x + block.ls2(y)
+        out: Tensor = x + block.ls2(apply_mlp(block.mlp, block.norm2(x), modalities))
         return out
 
     def _insert(self, x: Tensor, prompts: Tensor, dim: int = 1) -> Tensor:

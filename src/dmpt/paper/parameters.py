@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from dmpt.extensions.assemble import build_backbone, build_network
 from dmpt.method.modalities import MODALITY_COUNT
-from dmpt.settings.config import BindConfig, Config, SemanticConfig, TextConfig
+from dmpt.settings.config import BindConfig, Config, LoraConfig, SemanticConfig, TextConfig
 from dmpt.settings.rules import check
 from dmpt.towers.image import build_vit
 from dmpt.towers.phrases import text_file
 from dmpt.towers.text import architecture_of
 
 _COMPONENTS = {
-    r"backbone\..*\.qkv\.(query|value)\.": "LoRA on queries and values",
+    r"backbone\..*\.own\.\d\.(query|value|whole)\.": "low-rank updates of each modality",
+    r"backbone\..*\.(query|value|whole)\.": "low-rank updates, shared",
     r"backbone\.": "backbone, one copy for three streams",
     r"projection\.": "image projection",
     r"prompts\.semantic\.": "semantic prompts S",
@@ -59,7 +60,7 @@ def count_parameters(config: Config, ids: int) -> dict[str, Any]:
     tower = sum(p.numel() for p in vit.parameters()) + (0 if info.projection is None else info.projection.numel())
     with torch.device("meta"):
         words = torch.empty(MODALITY_COUNT, config.modality.length, width)
-        network, _ = build_network(config, build_backbone(config.backbone, vit), info, ids, words)
+        network, _ = build_network(config, build_backbone(config, vit), info, ids, words)
         if config.text.loss == "identity":
             tokens = torch.empty(MODALITY_COUNT, ids, config.text.tokens, text_width)
             network.register_parameter("identity_text", nn.Parameter(tokens))
@@ -95,6 +96,7 @@ def _lora_instead(config: Config) -> Config:
     return replace(
         config,
         backbone=replace(config.backbone, tune="lora"),
+        lora=LoraConfig(),
         semantic=SemanticConfig(length=0),
         modality=replace(config.modality, length=0),
         bind=BindConfig(depth=0),
@@ -115,7 +117,7 @@ def equal_lora_rank(config: Config, ids: int, instead: Config | None = None) -> 
         UserError: settings contradict each other.
     """
     lora = instead or _lora_instead(config)
-    ranks = (replace(lora, backbone=replace(lora.backbone, lora_rank=rank)) for rank in (1, 2))
+    ranks = (replace(lora, lora=replace(lora.lora, rank=rank)) for rank in (1, 2))
     wanted, one, two = (int(count_parameters(each, ids)["trained"]) for each in (config, *ranks))
     return max(1, 1 + round((wanted - one) / (two - one)))
 

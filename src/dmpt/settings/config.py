@@ -78,8 +78,7 @@ class BackboneConfig:
         projection_dim: width of a trained projection; the tower's own has its own width.
         antialias: when position embeddings are resampled to another grid.
         tune: ``frozen`` (the paper), or a comparator: ``linear`` probe, a layer per modality on the frozen tower's
-            feature; ``lora``, low-rank updates of every block's queries and values; ``full`` fine-tuning.
-        lora_rank: r of LoRA.
+            feature; ``full`` fine-tuning; or ours: ``lora``, low-rank updates of its maps (``lora.where``).
         checkpoint: compute a block's activations again in backward instead of keeping them: less memory, more time.
         overrides: changes to the named architecture, as timm's keyword arguments, e.g. ``{embed_dim: 192, depth: 8}``.
     """
@@ -93,9 +92,28 @@ class BackboneConfig:
     projection_dim: int = 512
     antialias: bool = True
     tune: Literal["frozen", "linear", "lora", "full"] = "frozen"
-    lora_rank: int = 8
     checkpoint: bool = False
     overrides: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank updates of the frozen tower, where ``backbone.tune`` is ``lora``; not in the paper.
+
+    Attributes:
+        where: which maps of a block are updated: queries and values ``qv``, of ``attention``, ``mlp``, or ``all``.
+        rank: of the update that the modalities share; 0 = none.
+        rank_per_modality: of each modality's own update; 0 = none.
+        first_layer: the layers below, counted from 0, stay as they are and run without autograd.
+            ``middle``: half the tower's layers, rounded down.
+        scale: factor of every update.
+    """
+
+    where: Literal["qv", "attention", "mlp", "all"] = "qv"
+    rank: int = 8
+    rank_per_modality: int = 0
+    first_layer: int | Literal["middle"] = 0
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -297,6 +315,7 @@ class Config:
     Attributes:
         data: images and augmentation.
         backbone: the pretrained transformer.
+        lora: low-rank updates of it.
         semantic: semantic prompts.
         modality: modality prompts.
         bind: PromptIBind.
@@ -316,6 +335,7 @@ class Config:
 
     data: DataConfig = field(default_factory=DataConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     semantic: SemanticConfig = field(default_factory=SemanticConfig)
     modality: ModalityConfig = field(default_factory=ModalityConfig)
     bind: BindConfig = field(default_factory=BindConfig)

@@ -40,7 +40,9 @@ def check(config: Config) -> None:
         "semantic.length": (semantic.length, 0),
         "modality.length": (modality.length, 0),
         "modality.width": (modality.width, 1),
-        "backbone.lora_rank": (config.backbone.lora_rank, 1),
+        "lora.rank": (config.lora.rank, 0),
+        "lora.rank_per_modality": (config.lora.rank_per_modality, 0),
+        "lora.first_layer": (0 if config.lora.first_layer == "middle" else config.lora.first_layer, 0),
         "semantic.first_layer": (0 if semantic.first_layer == "middle" else semantic.first_layer, 0),
         "modality.first_layer": (modality.first_layer or 0, 0),
         "bind.depth": (bind.depth, 0),
@@ -135,6 +137,11 @@ def check(config: Config) -> None:
         config.backbone.tune != "linear" or not bind.depth,
         f"backbone.tune linear probes the tower's own feature, but bind.depth is {bind.depth}; set it to 0",
     )
+    require(
+        config.backbone.tune != "lora" or config.lora.rank + config.lora.rank_per_modality > 0,
+        "backbone.tune is lora, but lora.rank and lora.rank_per_modality are 0; set one of them",
+    )
+    require(0 < config.lora.scale < math.inf, f"lora.scale is {config.lora.scale}; it must be above 0")
     require(
         config.neck == "before" or not config.missing.with_shared,
         "neck is after, but the shared part is standardised on features before batch norm; "

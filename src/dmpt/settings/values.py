@@ -10,7 +10,7 @@ from dmpt.settings.config import Config
 from dmpt.settings.places import named
 
 Section = TypeVar("Section")
-RENAMED = {"loss.triplet": "loss.metric_weight", "train.average": "train.ema"}
+RENAMED = {"loss.triplet": "loss.metric_weight", "train.average": "train.ema", "backbone.lora_rank": "lora.rank"}
 """Settings of older files, and what they are called now."""
 
 
@@ -25,19 +25,26 @@ def renamed(content: Mapping[str, Any], say: Callable[[str], object] | None = No
         UserError: a setting stands there by both names.
     """
     found = {key: dict(value) if isinstance(value, Mapping) else value for key, value in content.items()}
-    for old, new in RENAMED.items():
-        section, _, name = old.partition(".")
+
+    def places(setting: str) -> list[tuple[dict[str, Any], str]]:
+        """Where it stands, dotted or nested."""
+        section, _, name = setting.partition(".")
         inside = found[section] if isinstance(found.get(section), dict) else {}
-        places = ((found, old, new), (inside, name, new.partition(".")[2]))
-        if not any(one in place for place, one, _ in places):
-            continue
-        if sum(key in place for place, *names in places for key in names) > 1:
+        return [(place, key) for place, key in ((found, setting), (inside, name)) if key in place]
+
+    for old, new in RENAMED.items():
+        here = places(old)
+        if len(here) + len(places(new)) > 1 and here:
             raise UserError(f"{old} is now called {new}, and both are given; remove {old}")
-        for place, one, other in places:
-            if one in place:
-                place[other] = place.pop(one)
-        if say is not None:
-            say(f"{old} is now called {new}; the old name still works")
+        for place, key in here:
+            section, _, name = new.partition(".")
+            value = place.pop(key)
+            if place is found:
+                found[new] = value
+            else:
+                found.setdefault(section, {})[name] = value
+            if say is not None:
+                say(f"{old} is now called {new}; the old name still works")
     return found
 
 

@@ -28,7 +28,7 @@ MOST = 1000
 """Training seeds, at most."""
 RUNS = ("train.seed", "train.select")
 """Settings that a study gives its runs."""
-RANK, EQUAL = "backbone.lora_rank", "equal"
+RANK, EQUAL = "lora.rank", "equal"
 """What a row may write instead of a rank: the one that trains as many parameters as the base, on any data."""
 GRID = 3
 """Learning rates that a row may try: the same number for every row that tries any."""

@@ -24,7 +24,7 @@ SAME = (
 """Settings by which the same tensors give other features."""
 SHAPES = (
     *SAME,
-    *("backbone.tune", "backbone.lora_rank", "backbone.projection", "backbone.projection_dim", "text.loss", "heads"),
+    *("backbone.tune", "lora.", "backbone.projection", "backbone.projection_dim", "text.loss", "heads"),
     *("semantic.length", "semantic.first_layer", "semantic.share", "modality.", "bind.", "missing."),
 )
 """How settings begin by which a network has other tensors."""

@@ -44,4 +44,4 @@ def run(arguments: Namespace) -> None:
     print(f"in memory  {result['in_memory']:>13,}")
     print(f"paper's ratio: trained / (three towers {result['towers']:,} + trained) = {result['paper_ratio']:.2f} %")
     if "equal_lora_rank" in result:
-        print(f"LoRA instead that trains as many or nearly: backbone.lora_rank {result['equal_lora_rank']}")
+        print(f"LoRA instead that trains as many or nearly: lora.rank {result['equal_lora_rank']}")
