@@ -19,34 +19,36 @@ NOTE = "note: {} is now called {}; the old name still works"
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_an_old_name_is_taken_nested_and_dotted(old: str, new: str) -> None:
     said: list[str] = []
-    section, _, key = old.partition(".")
-    assert new in dotted(Config())
+    (section, _, key), (today, _, name) = old.partition("."), new.partition(".")
+    value = 3 if isinstance(dotted(Config())[new], int) else 0.5
     assert old not in dotted(Config())
-    assert renamed({section: {key: 0.5}}, said.append) == {section: {new.partition(".")[2]: 0.5}}
-    assert renamed({old: 0.5, "train.lr": 1.0}, said.append) == {new: 0.5, "train.lr": 1.0}
+    moved = renamed({section: {key: value}}, said.append)
+    assert {place: own for place, own in moved.items() if own} == {today: {name: value}}
+    assert renamed({old: value, "train.lr": 1.0}, said.append) == {new: value, "train.lr": 1.0}
     assert [f"note: {line}" for line in said] == [NOTE.format(old, new)] * 2
-    assert dotted(from_dict({section: {key: 0.5}}))[new] == 0.5
+    assert dotted(from_dict({section: {key: value}}))[new] == value
     for both in (
-        {section: {key: 0.5, new.partition(".")[2]: 0.5}},
-        {old: 0.5, new: 0.5},
-        {section: {key: 0.5}, new: 0.5},
-        {section: {new.partition(".")[2]: 0.5}, old: 0.5},
+        {section: {key: value}, today: {name: value}} if section != today else {section: {key: value, name: value}},
+        {old: value, new: value},
+        {section: {key: value}, new: value},
+        {today: {name: value}, old: value},
     ):
         with pytest.raises(UserError, match=rf"{old} is now called {new}, and both are given; remove {old}"):
             renamed(both)
 
 
 def test_files_and_flags_by_the_old_name_say_so_once(tmp_path: Path) -> None:
-    (tmp_path / "old.yaml").write_text("loss: {triplet: 0.25}\ntrain: {average: 0.5}\n")
+    (tmp_path / "old.yaml").write_text("loss: {triplet: 0.25}\ntrain: {average: 0.5}\nbackbone: {lora_rank: 3}\n")
     for arguments in (
         ["--config", str(tmp_path / "old.yaml")],
-        ["--loss.triplet=0.25", "--train.average", "0.5"],
-        ["--loss.triplet", "0.25", "--train.average=0.5"],
+        ["--loss.triplet=0.25", "--train.average", "0.5", "--backbone.lora_rank", "3"],
+        ["--loss.triplet", "0.25", "--train.average=0.5", "--backbone.lora_rank=3"],
     ):
         shown = dmpt("train", *arguments, "--out", "x", "--print_config")
         assert shown.returncode == 0, shown.stderr
         assert "metric_weight: 0.25" in shown.stdout
         assert "ema: 0.5" in shown.stdout
+        assert "rank: 3" in shown.stdout
         for old, new in RENAMED.items():
             assert shown.stderr.count(NOTE.format(old, new)) == 1, shown.stderr
 
