@@ -124,6 +124,6 @@ def test_parameters_are_counted_apart_from_the_tower() -> None:
 def test_lora_of_equal_count_is_the_nearest(config: Config) -> None:
     rank = equal_lora_rank(config, 171)
     wanted = count_parameters(config, 171)["trained"]
-    ranks = (with_(_lora_instead(config), backbone={"lora_rank": rank + d}) for d in (-1, 0, 1))
+    ranks = (with_(_lora_instead(config), lora={"rank": rank + d}) for d in (-1, 0, 1))
     off = [abs(count_parameters(lora, 171)["trained"] - wanted) for lora in ranks]
     assert off[1] == min(off)
