@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dmpt.embed.extract import PRECISIONS
 from dmpt.extensions.assemble import build_network, build_objective
+from dmpt.extensions.lora import add_lora
 from dmpt.extensions.readings import words_for_prompts
 from dmpt.method.backbone import Backbone
 from dmpt.method.heads import Heads
@@ -37,6 +38,7 @@ IDS = 171
 """Training identities of RGBNT201: how wide the classifiers are."""
 Precision = Literal["fp32", "bf16", "fp16"]
 ON_CPU: tuple[Precision, ...] = ("fp32", "bf16")
+Tune = Literal["frozen", "lora", "full"]
 Path = Literal["ours", "timm fused", "timm unfused"]
 PATHS: tuple[Path, ...] = ("ours", "timm fused", "timm unfused")
 
@@ -79,8 +81,8 @@ class Case:
             prompts=form,
         )
 
-    def plain(self, tune: Literal["frozen", "full"]) -> Config:
-        """The tower without prompts or interaction, frozen or fine-tuned as a whole."""
+    def plain(self, tune: Tune) -> Config:
+        """The tower without prompts or interaction, tuned as asked."""
         return plain(self.dmpt(), tune)
 
     def images(self) -> Tensor:
@@ -98,8 +100,8 @@ def autocast(device: str, precision: Precision) -> AbstractContextManager[None]:
     return torch.autocast(device, PRECISIONS[precision], enabled=precision != "fp32")
 
 
-def plain(config: Config, tune: Literal["frozen", "full"]) -> Config:
-    """The same heads and losses on a tower without prompts or interaction, frozen or fine-tuned as a whole."""
+def plain(config: Config, tune: Tune) -> Config:
+    """The same heads and losses on a tower without prompts or interaction, tuned as asked."""
     return replace(
         config,
         backbone=replace(config.backbone, tune=tune),
@@ -135,6 +137,9 @@ def tower(config: Config, build: Callable[..., tuple[Any, TowerInfo]] = build_vi
     vit, info = build(config.backbone, config.data.size)
     backbone = Tower(vit, config.backbone.tune != "full")
     backbone.info = info
+    if config.backbone.tune == "lora":
+        first = backbone.depth // 2 if config.lora.first_layer == "middle" else config.lora.first_layer
+        add_lora(backbone, config.lora, first)
     backbone.keep_in(PRECISIONS[config.train.precision])
     return backbone
 

@@ -26,6 +26,7 @@ def goals(out: str) -> dict[str, str]:
         ["prompt_forms.py", "--quick"],
         ["train_memory.py", "--quick"],
         ["first_layer.py", "--quick"],
+        ["low_rank.py", "--quick"],
         ["loading.py", "--quick"],
         ["evaluate.py", "--queries", "60", "--gallery", "300", "--width", "16", "--repeats", "1"],
     ],
