@@ -1,9 +1,13 @@
 """The Markdown pages: what they link to and what they name is there."""
 
 import re
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
+
+from dmpt.settings.config import Config
+from dmpt.settings.values import RENAMED
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -13,6 +17,12 @@ PAGES = [
 ]
 SOURCES = [path for top in ("src", "tests", "tools", "benchmarks") for path in (ROOT / top).rglob("*.py")]
 FOLDERS = "src|tests|tools|benchmarks|configs|studies|docs"
+
+
+SECTIONS = {field.name: getattr(Config(), field.name) for field in fields(Config)}
+SETTINGS = {
+    f"{name}.{field.name}" for name, section in SECTIONS.items() if is_dataclass(section) for field in fields(section)
+}
 
 
 def text_of(page: Path) -> str:
@@ -60,12 +70,21 @@ def unknown_names(text: str) -> list[str]:
     return unknown
 
 
+def unknown_settings(text: str) -> list[str]:
+    """As in ``--data.root`` or ```data.root``."""
+    sections = "|".join(name.split(".")[0] for name in SETTINGS)
+    named = re.findall(rf"(?:`|--)((?:{sections})\.[a-z_]+)(?![\w/.(])", text)
+    files = (".py", ".yaml", ".csv", ".html", ".safetensors")
+    return [name for name in named if name not in SETTINGS | set(RENAMED) and not name.endswith(files)]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_names_is_there(page: Path) -> None:
     text = text_of(page)
     assert dead_links(page) == []
     assert unknown_files(text) == []
     assert unknown_names(text) == []
+    assert unknown_settings(text) == []
 
 
 def test_what_is_not_there_is_noticed(tmp_path: Path) -> None:
@@ -77,6 +96,7 @@ def test_what_is_not_there_is_noticed(tmp_path: Path) -> None:
         "configs/nobody.yaml",
     ]
     assert unknown_names("`heads.py` `Heads`, `Haeds` and `bind.py` `PromptIBind.forward`") == ["heads.py Haeds"]
+    assert unknown_settings("`data.root`, --train.ems 0.9, `loss.triplet`, `loss.py`") == ["train.ems"]
 
 
 def test_pages_stay_short() -> None:
