@@ -35,8 +35,8 @@ LayerPrompts = Tensor | Prefix | None
 Form = Literal["prefix", "token"]
 Behind = Mapping[int, Callable[[Tensor], Tensor]]
 """By layer: from the tokens that leave it, ``(n, N + P, D)``, to those that enter the next, ``(n, N, D)``."""
-NOTHING: Behind = {}
-ALL = tuple(range(MODALITY_COUNT))
+_NOTHING: Behind = {}
+_ALL = tuple(range(MODALITY_COUNT))
 
 
 class Backbone(nn.Module):
@@ -88,8 +88,8 @@ class Backbone(nn.Module):
         prompts: Sequence[LayerPrompts] | None = None,
         form: Form = "prefix",
         keep_prompts: bool = False,
-        behind: Behind = NOTHING,
-        modalities: tuple[int, ...] = ALL,
+        behind: Behind = _NOTHING,
+        modalities: tuple[int, ...] = _ALL,
         watch: Callable[[int, Tensor], object] | None = None,
     ) -> Tensor:
         """Tokens before the final norm (Eq. 10).
@@ -138,7 +138,7 @@ class Backbone(nn.Module):
         prompts: LayerPrompts = None,
         form: Form = "prefix",
         keep_prompts: bool = False,
-        modalities: tuple[int, ...] = ALL,
+        modalities: tuple[int, ...] = _ALL,
     ) -> Tensor:
         """Block V^l, ``(n, N, D)`` to ``(n, N, D)``, or to ``(n, N + P, D)`` where its prompts are kept (Eq. 7-10)."""
         assert not (keep_prompts and isinstance(prompts, tuple)), "prompts that are kept are needed in full"
@@ -157,7 +157,7 @@ class Backbone(nn.Module):
             x = torch.cat([x[:, : self.leading], x[:, self.leading + prompts.shape[1] :]], dim=1)
         return x
 
-    def prefix(self, layer: int, prompts: Tensor, modalities: tuple[int, ...] = ALL) -> Prefix:
+    def prefix(self, layer: int, prompts: Tensor, modalities: tuple[int, ...] = _ALL) -> Prefix:
         """Keys and values of a layer's prompts ``(G, P, D)``."""
         block = self.vit.blocks[layer]
         attn, y = block.attn, block.norm1(prompts.to(block.norm1.weight.dtype))
@@ -170,7 +170,7 @@ class Backbone(nn.Module):
         return attn.k_norm(k), v
 
     def in_full(
-        self, layer: int, x: Tensor, prompts: Tensor, modalities: tuple[int, ...] = ALL
+        self, layer: int, x: Tensor, prompts: Tensor, modalities: tuple[int, ...] = _ALL
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Tokens with their prompts ``(n, N + P, D)``, and queries, keys and values of all ``(n, h, N + P, D / h)``."""
         own = prompts.to(self.vit.blocks[layer].norm1.weight.dtype)
@@ -179,7 +179,7 @@ class Backbone(nn.Module):
         return self._insert(x, prompts), q, k, v
 
     def _project(
-        self, layer: int, x: Tensor, modalities: tuple[int, ...] = ALL, patches: bool = True
+        self, layer: int, x: Tensor, modalities: tuple[int, ...] = _ALL, patches: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of tokens ``(n, N, D)``, each ``(n, h, N, D / h)``."""
         block, h = self.vit.blocks[layer], self.attention_heads
@@ -191,7 +191,7 @@ class Backbone(nn.Module):
             q, k = (torch.cat([t[:, :, :-count], self.rotate(t[:, :, -count:])], dim=2) for t in (q, k))
         return q, k, v
 
-    def finish(self, layer: int, x: Tensor, y: Tensor, modalities: tuple[int, ...] = ALL) -> Tensor:
+    def finish(self, layer: int, x: Tensor, y: Tensor, modalities: tuple[int, ...] = _ALL) -> Tensor:
         """The rest of a block, after its attention has given ``y``, ``(n, h, N, D / h)``."""
         block = self.vit.blocks[layer]
         y = block.attn.norm(y.transpose(1, 2).flatten(2))

@@ -46,14 +46,10 @@ class Seen(NamedTuple):
 
 
 class Heads(nn.Module):
-    """One BNNeck per feature that the setting ``heads`` names.
+    """One BNNeck per feature that the setting ``heads``, a key of ``HEADS``, names, for ``ids`` identities.
 
-    Args:
-        setting: a key of ``HEADS``.
-        width: D of one modality's feature.
-        projected: width of one modality's projection; only ``paper`` uses it.
-        ids: number of training identities.
-        modalities: those in use; a complete sample has all of them.
+    ``width`` is D of one modality's feature, ``projected`` that of its projection, which only ``paper`` uses.
+    A complete sample has all of ``modalities``.
     """
 
     def __init__(

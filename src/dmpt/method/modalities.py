@@ -22,15 +22,10 @@ class PerModality(nn.ModuleList):
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Something of each modality, for B samples.
+    """Something of each modality, for B samples."""
 
-    Attributes:
-        x: ``(3, B, ...)``, finite where absent.
-        present: bool ``(3, B)``, which modalities a sample has, at least one; None = all of them.
-    """
-
-    x: Tensor
-    present: Tensor | None = None
+    x: Tensor  # (3, B, ...), finite where absent
+    present: Tensor | None = None  # bool (3, B), which modalities a sample has, at least one; None = all of them
 
     def mean(self) -> Tensor:
         """The mean over the modalities that each sample has, ``(B, ...)``."""

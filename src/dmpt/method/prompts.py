@@ -17,18 +17,11 @@ from dmpt.method.modalities import MODALITY_COUNT
 
 
 class SemanticPrompts(nn.Module):
-    """S learned prompts per layer and modality, or per layer when shared.
-
-    Args:
-        layers: with prompts, L in the paper.
-        length: S.
-        width: D.
-        patch: patch size in pixels; with D it sets the range of VPT's uniform initialisation (Jia et al. 2022).
-        share: one set for the three modalities.
-    """
+    """S learned prompts of width D for each of L layers and each modality, or per layer when shared."""
 
     def __init__(self, layers: int, length: int, width: int, patch: int, share: bool = False):
         super().__init__()
+        # VPT's uniform initialisation (Jia et al. 2022), whose range the patch size in pixels and D set.
         bound = math.sqrt(6 / (3 * patch * patch + width))
         shape = (layers, 1 if share else MODALITY_COUNT, length, width)
         self.tokens = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
@@ -39,15 +32,9 @@ class SemanticPrompts(nn.Module):
 
 
 class ModalityPrompts(nn.Module):
-    """The mapping network P on each modality's words.
+    """The mapping network P on each modality's words: one linear map to width D for each of L layers."""
 
-    Args:
-        words: ``(3, M, d_t)``, the words of each modality pooled to M vectors.
-        layers: with prompts, L in the paper; one linear each.
-        width: D.
-    """
-
-    words: Tensor
+    words: Tensor  # of each modality, pooled to M vectors, (3, M, d_t)
 
     def __init__(self, words: Tensor, layers: int, width: int):
         super().__init__()
