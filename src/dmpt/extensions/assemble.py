@@ -101,7 +101,8 @@ def build_network(
         words: input of the modality prompts' mapping ``(3, M, d_t)``; None where M = 0.
 
     Raises:
-        UserError: a setting needs an image projection and the tower has none, or prompts begin behind its last layer.
+        UserError: a setting needs an image projection and the tower has none, prompts begin behind its last layer, or
+            an exchange stands where there are none.
     """
     width, semantic, modality = backbone.width, config.semantic.length, config.modality.length
     firsts = _first_layers(config, backbone.depth)
@@ -241,11 +242,7 @@ def _interaction(config: Config, width: int, attention_heads: int, absent: int) 
 
 
 def _first_layers(config: Config, layers: int) -> dict[str, int] | None:
-    """The layers at which semantic and modality prompts begin; None without prompts.
-
-    Raises:
-        UserError: prompts begin behind the last layer, or an exchange stands where there are none.
-    """
+    """The layers at which semantic and modality prompts begin; None without prompts."""
     if not (config.semantic.length or config.modality.length):
         return None
     semantic, modality = config.semantic.first_layer, config.modality.first_layer

@@ -28,28 +28,22 @@ class IdentityText(nn.Module):
         identities: N of Eq. 5.
         thing: the object word.
 
-    Attributes:
-        tokens: (3, N, tokens, d_t), drawn from N(0, 0.02²).
-
     Raises:
         UserError: as ``load_text_tower``; more tokens than the tower's context takes.
     """
+
+    _fixed: Tensor  # embeddings of the prompts, (3, L, d_t)
 
     def __init__(self, config: TextConfig, identities: int, thing: str) -> None:
         super().__init__()
         tower = load_text_tower(config)
         self._frozen = (tower,)
         tokenizer = tokenizer_of(tower)
-        placeholders = "X " * config.tokens
-        prompts = [
-            [
-                tokenizer.sot_token_id,
-                *tokenizer.encode(f"a {spectrum} photo of a {placeholders}{thing}."),
-                tokenizer.eot_token_id,
-            ]
-            for spectrum in SPECTRA
-        ]
-        self._start = [1 + len(tokenizer.encode(f"a {spectrum} photo of a")) for spectrum in SPECTRA]
+        first, last = tokenizer.sot_token_id, tokenizer.eot_token_id
+        openings = [f"a {spectrum} photo of a" for spectrum in SPECTRA]
+        words = [tokenizer.encode(f"{opening} {'X ' * config.tokens}{thing}.") for opening in openings]
+        prompts = [[first, *ids, last] for ids in words]
+        self._start = [1 + len(tokenizer.encode(opening)) for opening in openings]
         self._end = [len(prompt) - 1 for prompt in prompts]
         # What follows the end changes nothing under a causal mask, so the context is cut to the longest prompt.
         length = max(map(len, prompts))
@@ -57,10 +51,9 @@ class IdentityText(nn.Module):
             room = config.tokens - (length - tower.context_length)
             raise UserError(f"text.tokens {config.tokens}: the tower's context takes at most {room}; lower it")
         ids = torch.tensor([prompt + [0] * (length - len(prompt)) for prompt in prompts])
-        self._fixed: Tensor
-        self.register_buffer("_fixed", tower.token_embedding(ids), persistent=False)  # (3, L, d_t)
-        width = tower.token_embedding.embedding_dim
-        self.tokens = nn.Parameter(torch.randn(len(SPECTRA), identities, config.tokens, width) * 0.02)
+        self.register_buffer("_fixed", tower.token_embedding(ids), persistent=False)
+        shape = len(SPECTRA), identities, config.tokens, tower.token_embedding.embedding_dim
+        self.tokens = nn.Parameter(torch.randn(shape) * 0.02)  # of each modality and identity
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         self._frozen[0]._apply(fn)

@@ -52,10 +52,7 @@ def _start_from_data(
 def start_prompts(network: DMPT, records: Sequence[Record], config: Config) -> None:
     """Semantic prompts from some training images, not augmented; the same in every process.
 
-    Args:
-        network: on its device.
-        records: training samples.
-        config: its ``data`` with mean and std set.
+    The network is on its device, and the settings' ``data`` have mean and std.
 
     Raises:
         UserError: a file does not decode, or the images have too few patches.

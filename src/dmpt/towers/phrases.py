@@ -114,16 +114,10 @@ class TextFile:
 def check_matches(
     file: TextFile, info: TowerInfo, projection: Literal["tower", "trained"], projection_dim: int
 ) -> None:
-    """Refuse text features that do not live where image features are projected to.
-
-    Args:
-        file: the text features.
-        info: the image tower.
-        projection: the image tower's own, into its CLIP's space, or one that is trained.
-        projection_dim: width of projected image features.
+    """Refuse text features that do not live where image features are projected to, ``projection_dim`` wide.
 
     Raises:
-        UserError: widths differ, or image and text tower cannot be of one CLIP.
+        UserError: widths differ, or image and text tower cannot be of one CLIP where the projection is the tower's own.
     """
     width = file.features.shape[1]
     if width != projection_dim:
