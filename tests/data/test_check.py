@@ -375,7 +375,7 @@ def test_every_file_is_decoded_once(root: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_everything_at_once_whatever_the_number_of_workers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dmpt.data.check.looks.CHUNK", 3)
+    monkeypatch.setattr("dmpt.data.check.looks._CHUNK", 3)
     for damage in (misname_and_lose, blank, bright_grey, one_camera_in_train, copy_to_another_identity):
         damage(root)
     Image.new("RGB", (9, 9)).save(root / "train_3/TI/000002_cam1_0_00.jpg")

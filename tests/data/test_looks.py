@@ -263,7 +263,7 @@ def test_what_was_seen_before_ctrl_c_is_remembered(
             raise KeyboardInterrupt
         return decode(path, convert)
 
-    monkeypatch.setattr(looking, "CHUNK", 1)
+    monkeypatch.setattr(looking, "_CHUNK", 1)
     dataset = listed(data)
     records = [*dataset.train, *dataset.query]
     with monkeypatch.context() as patch:
@@ -298,13 +298,13 @@ def test_memory_is_bounded_and_what_was_not_used_for_longest_goes(
     for number in range(5):
         (cache / f"x{number}.json").write_text("x" * 1000)
         age(cache / f"x{number}.json", 3600 * (number + 1))
-    monkeypatch.setattr(remembered, "MAX_FILES", 4)
+    monkeypatch.setattr(remembered, "_MAX_FILES", 4)
     look(data)
     own, *others = sorted(path.name for path in cache.iterdir())
     assert others == ["x0.json", "x1.json", "x2.json"]
     age(cache / own, 9 * 3600)
     look(data)  # nothing new, but it is in use
-    monkeypatch.setattr(remembered, "MAX_BYTES", 1500)
+    monkeypatch.setattr(remembered, "_MAX_BYTES", 1500)
     rewrite(data / "test/TI/000003_cam1_0_00.jpg")
     age(data)
     look(data)

@@ -19,7 +19,7 @@ from dmpt.adapter.folder import load_card
 from dmpt.base.errors import UserError
 from dmpt.cli import main
 from dmpt.data.check import check
-from dmpt.data.check.pictures import PERCENT, Deep
+from dmpt.data.check.pictures import _PERCENT, Deep
 from dmpt.data.check.value_range import measure_range
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.settings.config import Config, DataConfig
@@ -280,7 +280,7 @@ def test_of_eight_bits_there_is_nothing_to_measure(data: Path, tmp_path: Path) -
 
 
 def deep(*values: float) -> Deep:
-    return Deep(tuple(np.percentile(values, PERCENT).tolist()), rich=True)
+    return Deep(tuple(np.percentile(values, _PERCENT).tolist()), rich=True)
 
 
 def test_the_measured_range_heeds_neither_hot_pixels_nor_odd_frames() -> None:

@@ -26,7 +26,7 @@ def check_copies(placed: Sequence[tuple[str, Record, Mapping[str, Picture]]], pr
         placed: every record of train, query and gallery, in this order, with its split and pictures.
         protocol: which gallery items a query ignores.
     """
-    first: dict[tuple[str, bytes], int] = {}
+    first: dict[tuple[str, str], int] = {}
     pairs: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
     for index, (_, _, pictures) in enumerate(placed):
         for modality, picture in pictures.items():

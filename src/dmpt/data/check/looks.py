@@ -21,8 +21,10 @@ from dmpt.data.check.remembered import File, Remembered, Stamp, stamp_of
 from dmpt.data.images import cut, decode, eight_bits, is_deep
 from dmpt.data.records import Dataset, Record
 
-#: Files that a thread looks at before it says so, and seconds after which what was seen is saved.
-CHUNK, SAVE_EVERY = 8, 60.0
+# Files that a thread looks at before it says so, and seconds after which what was seen is saved.
+_CHUNK, _SAVE_EVERY = 8, 60.0
+_Seen = Mapping[str, Picture] | str
+_Found = tuple[File, Stamp | None, _Seen]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Looks:
             is wrong with the file, in one line.
     """
 
-    seen: Mapping[File, Mapping[str, Picture] | str]
+    seen: Mapping[File, _Seen]
 
     def pictures(self, record: Record) -> dict[str, Picture]:
         """Of the modalities that could be read."""
@@ -70,7 +72,7 @@ def look_at(dataset: Dataset, records: Iterable[Record], workers: int | None = N
     """
     files = list(dict.fromkeys(chain.from_iterable(map(files_of, records))))
     remembered = Remembered(dataset)
-    seen: dict[File, Mapping[str, Picture] | str] = {f: known for f in files if (known := remembered.get(f))}
+    seen: dict[File, _Seen] = {f: known for f in files if (known := remembered.get(f))}
     new = [file for file in files if file not in seen]
     saved = time.monotonic()
     try:
@@ -79,7 +81,7 @@ def look_at(dataset: Dataset, records: Iterable[Record], workers: int | None = N
                 seen[file] = found
                 if not isinstance(found, str) and stamp is not None:
                     remembered.put(file, stamp, found)
-                if time.monotonic() - saved > SAVE_EVERY:
+                if time.monotonic() - saved > _SAVE_EVERY:
                     remembered.save()
                     saved = time.monotonic()
     finally:
@@ -93,24 +95,17 @@ def files_of(record: Record) -> tuple[File, ...]:
     return tuple(File(path, columns) for path in record.paths.values())
 
 
-Found = tuple[File, Stamp | None, Mapping[str, Picture] | str]
-
-
-def _look(files: Sequence[File], workers: int) -> Generator[Found, None, None]:
+def _look(files: Sequence[File], workers: int) -> Generator[_Found, None, None]:
     """In threads, since decoding lets others work; and a process of its own would run a user's whole script again."""
-    chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
+    chunks = [files[i : i + _CHUNK] for i in range(0, len(files), _CHUNK)]
     pool = ThreadPoolExecutor(workers)
     try:
-        yield from chain.from_iterable(pool.map(_look_at, chunks))
+        yield from chain.from_iterable(pool.map(lambda chunk: [_look_at(file) for file in chunk], chunks))
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C what has not begun is left
 
 
-def _look_at(files: Sequence[File]) -> list[Found]:
-    return [_look_at_one(file) for file in files]
-
-
-def _look_at_one(file: File) -> Found:
+def _look_at(file: File) -> _Found:
     stamp = stamp_of(file.path)  # before it is read: a file that changes meanwhile is not the one that was seen
     try:
         deep, values = decode(file.path, _values)

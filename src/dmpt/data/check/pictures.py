@@ -5,15 +5,15 @@ Nothing here depends on a setting: what a value range makes of more than 8 bits 
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dmpt.data.images import Pixels
 
-#: Pixels on the short side that the statistics look at: every k-th pixel is enough for them.
-SAMPLES = 64
+# Pixels on the short side that the statistics look at: every k-th pixel is enough for them.
+_SAMPLES = 64
 
 # Colours are compared along red - green and yellow - blue, in grey levels of 0..255; a picture counts by its 90th
 # percentile, so that a coloured logo, cross-hair or scale bar on less than a tenth of a thermal picture does not count.
@@ -23,30 +23,29 @@ SAMPLES = 64
 # it has to exceed a share of the picture's own brightness, and some levels. Measured on 600 street pictures, darkened
 # to a median brightest decile of 34 of 255: 56 % pass both as RGB; as grey JPEGs, and as grey pictures in a violet
 # tint at JPEG quality 60, none does.
-COLOUR_LEVELS = 4.0
-COLOUR_SHARE = 0.15
+_COLOUR_LEVELS = 4.0
+_COLOUR_SHARE = 0.15
 # Grey stored as colour keeps red, green and blue within the rounding of JPEG's colour conversion.
-GREY_LEVELS = 2.0
+_GREY_LEVELS = 2.0
 # Below this brightest decile, a quarter of the scale, a night picture may have lost its colours. In brighter pictures
 # of the 600 above colours differed by 7 % of the brightness or more, which is 4 levels here.
-BRIGHT = 64.0
+_BRIGHT = 64.0
 # A black frame is 0 or 1 everywhere in JPEG.
 BLANK_LEVELS = 2.0
 # People clip the hottest and coldest half per cent or so on purpose; ten times that is no outlier any more.
 CLIPPED_SHARE = 0.05
 # Fewer than 8 of 256 levels are a poster of what the camera saw; needs at least twice as many values to begin with.
 FLAT_LEVELS = 8.0
-#: At which percentiles the values of a picture of more than 8 bits are remembered; densest where a range may cut.
-PERCENT = (0.0, 0.5, 1.0, 2.0, *(float(at) for at in range(5, 100, 5)), 98.0, 99.0, 99.5, 100.0)
-Floats = npt.NDArray[np.floating]
+# At which percentiles the values of a picture of more than 8 bits are remembered; densest where a range may cut.
+_PERCENT = (0.0, 0.5, 1.0, 2.0, *(float(at) for at in range(5, 100, 5)), 98.0, 99.0, 99.5, 100.0)
+_Floats = npt.NDArray[np.floating]
 
 
-@dataclass(frozen=True, slots=True)
-class Deep:
+class Deep(NamedTuple):
     """The values of a picture of more than 8 bits.
 
     Attributes:
-        percentiles: its own values at each of ``PERCENT``.
+        percentiles: its own values at each of ``_PERCENT``.
         rich: they are enough different ones for a poster to be a loss.
     """
 
@@ -56,17 +55,17 @@ class Deep:
     @property
     def low(self) -> float:
         """0.5th percentile; hot and dead pixels are fewer."""
-        return self.percentiles[PERCENT.index(0.5)]
+        return self.percentiles[_PERCENT.index(0.5)]
 
     @property
     def high(self) -> float:
         """99.5th percentile."""
-        return self.percentiles[PERCENT.index(99.5)]
+        return self.percentiles[_PERCENT.index(99.5)]
 
     def outside(self, value_range: tuple[float, float]) -> float:
         """Share of the pixels that a value range makes black or white, 0..1, to about one per cent."""
         low, high = value_range
-        values, percent = np.array(self.percentiles), np.array(PERCENT)
+        values, percent = np.array(self.percentiles), np.array(_PERCENT)
         within = np.interp(high, values, percent) + np.interp(-low, -values[::-1], 100 - percent[::-1]) - 100
         return float(1 - within / 100)
 
@@ -81,13 +80,12 @@ class Deep:
         return (self.high - self.low) * 255 / (high - low)
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One modality of one record; some hundred bytes, whatever its size.
+class Picture(NamedTuple):
+    """One modality of one record; some hundred bytes, whatever its size in pixels.
 
     Attributes:
-        width: pixels.
-        height: pixels.
+        width: in pixels.
+        height: in pixels.
         digest: hash of size and decoded pixels. Equal pictures are equal whatever format, metadata or number of
             channels they are stored with.
         blank: all pixels are alike.
@@ -99,7 +97,7 @@ class Picture:
 
     width: int
     height: int
-    digest: bytes
+    digest: str
     blank: bool
     coloured: bool
     grey: bool
@@ -108,11 +106,7 @@ class Picture:
 
 
 def measure(pixels: Pixels) -> Picture:
-    """Statistics of one picture.
-
-    Args:
-        pixels: uint8 ``(3, H, W)``.
-    """
+    """Statistics of one picture, uint8 ``(3, H, W)``."""
     _, height, width = pixels.shape
     one = bool((pixels[1:] == pixels[0]).all())  # of three equal channels one says it all
     step = _step(height, width)
@@ -125,20 +119,17 @@ def measure(pixels: Pixels) -> Picture:
         height=height,
         digest=_digest(pixels[:1] if one else pixels),
         blank=bool(white - darkest <= BLANK_LEVELS),
-        coloured=bool(beyond_tint >= max(COLOUR_LEVELS, COLOUR_SHARE * brightest)),
-        grey=colour <= GREY_LEVELS,
-        bright=bool(brightest >= BRIGHT),
+        coloured=bool(beyond_tint >= max(_COLOUR_LEVELS, _COLOUR_SHARE * brightest)),
+        grey=colour <= _GREY_LEVELS,
+        bright=bool(brightest >= _BRIGHT),
         deep=None,
     )
 
 
 def measure_deep(values: npt.NDArray[np.float64]) -> Picture:
-    """The same of a picture of more than 8 bits, by its own values.
+    """The same of a picture of more than 8 bits, by its own values ``(H, W)``; what is not finite counts for nothing.
 
     It is blank where these are alike, and bright at any rate: it has no colours that light could show.
-
-    Args:
-        values: ``(H, W)``; those that are not finite count for nothing.
     """
     height, width = values.shape
     step = _step(height, width)
@@ -146,7 +137,7 @@ def measure_deep(values: npt.NDArray[np.float64]) -> Picture:
     sample = sample[np.isfinite(sample)]
     deep = None
     if sample.size:
-        percentiles = tuple(_percentiles(sample, PERCENT).tolist())
+        percentiles = tuple(_percentiles(sample, _PERCENT).tolist())
         deep = Deep(percentiles, rich=len(np.unique(sample)) >= 2 * FLAT_LEVELS)
     return Picture(
         width=width,
@@ -161,17 +152,17 @@ def measure_deep(values: npt.NDArray[np.float64]) -> Picture:
 
 
 def _step(height: int, width: int) -> int:
-    return max(1, min(height, width) // SAMPLES)
+    return max(1, min(height, width) // _SAMPLES)
 
 
-def _digest(pixels: npt.NDArray[np.generic]) -> bytes:
+def _digest(pixels: npt.NDArray[np.generic]) -> str:
     """Of ``(channels, H, W)``; SHA-256 is what processors are fastest at."""
     digest = hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    return digest.digest()[:16]
+    return digest.hexdigest()[:32]
 
 
-def _percentiles(values: Floats, percent: Sequence[float]) -> Floats:
+def _percentiles(values: _Floats, percent: Sequence[float]) -> _Floats:
     """Each the value nearest to it in order: several times as fast as ``np.percentile``, which puts them in between."""
     nearest = np.rint(np.array(percent) / 100 * (values.size - 1)).astype(np.intp)
     return np.sort(values, axis=None)[nearest]

@@ -26,10 +26,10 @@ from dmpt.data.check import pictures
 from dmpt.data.check.pictures import Deep, Picture
 from dmpt.data.records import Dataset
 
-#: A file that changed less than so many nanoseconds ago may change again without looking younger.
-YOUNG = 2 * 10**9
-#: All that is remembered of all data sets takes at most so many bytes and files; what was not used for longest goes.
-MAX_BYTES, MAX_FILES = 2**28, 256
+# A file that changed less than so many nanoseconds ago may change again without looking younger.
+_YOUNG = 2 * 10**9
+# All that is remembered of all data sets takes at most so many bytes and files; what was not used for longest goes.
+_MAX_BYTES, _MAX_FILES = 2**28, 256
 
 
 class File(NamedTuple):
@@ -44,18 +44,11 @@ class File(NamedTuple):
     columns: tuple[tuple[str, int, int], ...] = ()
 
 
-class Stamp(NamedTuple):
-    """By which a file is known to be the same."""
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-
-Pictures = Mapping[str, Picture]
-Key = tuple[str, tuple[tuple[str, int, int], ...]]
-"""A file by its whole path, as text: quicker by far than paths."""
-Known = dict[Key, tuple[Stamp, Pictures]]
+Stamp = tuple[int, int, int]
+"""By which a file is known to be the same: its size, and when its content and its entry changed, in nanoseconds."""
+_Pictures = Mapping[str, Picture]
+_Key = tuple[str, tuple[tuple[str, int, int], ...]]  # a File by its whole path, as text: quicker by far than paths
+_Known = dict[_Key, tuple[Stamp, _Pictures]]
 
 
 def stamp_of(path: Path) -> Stamp | None:
@@ -64,28 +57,24 @@ def stamp_of(path: Path) -> Stamp | None:
         found = path.stat()
     except OSError:
         return None
-    old = time.time_ns() - found.st_mtime_ns > YOUNG
-    return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns) if old else None
+    old = time.time_ns() - found.st_mtime_ns > _YOUNG
+    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns) if old else None
 
 
 class Remembered:
-    """The pictures of a data set as they were seen before.
-
-    Args:
-        dataset: all of it, of whose files any may be asked for.
-    """
+    """The pictures of a data set as they were seen before."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._place = _place(dataset)
         self._known = _read(self._place)
-        self._new: Known = {}
+        self._new: _Known = {}
 
-    def get(self, file: File) -> Pictures | None:
+    def get(self, file: File) -> _Pictures | None:
         """What was seen in a file that is the same today."""
         known = self._known.get(_key(file))
         return known[1] if known and known[0] == stamp_of(file.path) else None
 
-    def put(self, file: File, stamp: Stamp, seen: Pictures) -> None:
+    def put(self, file: File, stamp: Stamp, seen: _Pictures) -> None:
         """Remember what was seen in a file that had this stamp before it was read."""
         self._new[_key(file)] = stamp, seen
 
@@ -97,14 +86,14 @@ class Remembered:
         if self._place is None or not self._new:
             return
         whole = {key: known for key, known in _read(self._place).items() if Path(key[0]).exists()} | self._new
-        text = json.dumps([_row(key, *known) for key, known in whole.items()], separators=(",", ":"))
+        text = json.dumps([[*key, *known] for key, known in whole.items()], separators=(",", ":"))
         with suppress(UserError, OSError):
             write_text(self._place, f"{_hash(text)}\n{text}")
             _sweep(self._place.parent)
         self._new = {}
 
 
-def _key(file: File) -> Key:
+def _key(file: File) -> _Key:
     return str(file.path.absolute()), file.columns
 
 
@@ -132,7 +121,7 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _read(place: Path | None) -> Known:
+def _read(place: Path | None) -> _Known:
     """What is remembered there; nothing where it is damaged."""
     if place is None:
         return {}
@@ -147,27 +136,16 @@ def _read(place: Path | None) -> Known:
     return dict(map(_of_row, json.loads(text)))
 
 
-def _row(key: Key, stamp: Stamp, seen: Pictures) -> list[Any]:
-    """In types that JSON knows."""
-    told = [
-        [name, one.width, one.height, one.digest.hex(), one.blank, one.coloured, one.grey, one.bright]
-        + ([one.deep.rich, *one.deep.percentiles] if one.deep else [])
-        for name, one in seen.items()
-    ]
-    return [*key, stamp, told]
+def _of_row(row: list[Any]) -> tuple[_Key, tuple[Stamp, _Pictures]]:
+    """What JSON has made lists of."""
+    path, columns, (size, changed, entry), pictures = row
+    seen = {modality: _picture(*told) for modality, told in pictures.items()}
+    return (path, tuple((name, left, right) for name, left, right in columns)), ((size, changed, entry), seen)
 
 
-def _of_row(row: list[Any]) -> tuple[Key, tuple[Stamp, Pictures]]:
-    path, columns, stamp, told = row
-    seen = {
-        name: Picture(width, height, bytes.fromhex(digest), blank, coloured, grey, bright, _deep(own))
-        for name, width, height, digest, blank, coloured, grey, bright, *own in told
-    }
-    return (path, tuple((name, left, right) for name, left, right in columns)), (Stamp(*stamp), seen)
-
-
-def _deep(own: list[Any]) -> Deep | None:
-    return Deep(tuple(own[1:]), own[0]) if own else None
+def _picture(*told: Any) -> Picture:
+    *plain, deep = told
+    return Picture._make([*plain, deep and Deep(tuple(deep[0]), deep[1])])
 
 
 def _sweep(folder: Path) -> None:
@@ -176,5 +154,5 @@ def _sweep(folder: Path) -> None:
     size = 0
     for number, (stat, path) in enumerate(found):
         size += stat.st_size
-        if number and (number >= MAX_FILES or size > MAX_BYTES):
+        if number and (number >= _MAX_FILES or size > _MAX_BYTES):
             path.unlink(missing_ok=True)

@@ -9,8 +9,8 @@ from dmpt.data.check.pictures import Deep
 from dmpt.data.records import Record
 from dmpt.settings.config import SIXTEEN_BITS, Range
 
-#: The share of the pictures that may be darker than the range, and the share that may be brighter.
-ODD = 0.02
+# The share of the pictures that may be darker than the range, and the share that may be brighter.
+_ODD = 0.02
 
 
 def shown(value_range: Range) -> str:
@@ -38,16 +38,13 @@ def measure_range(pictures: Iterable[Deep]) -> Range | None:
     highest 2 % of the latter are set aside, one each at least where there are more than two pictures. The extremes of
     the others are the range, rounded outwards by at most a hundredth of its width.
 
-    Args:
-        pictures: any number of them.
-
     Returns:
         The values that become black and white; None where there is no picture, or all are of one value.
     """
     deep = list(pictures)
     if not deep:
         return None
-    aside = max(1, int(ODD * len(deep))) if len(deep) > 2 else 0
+    aside = max(1, int(_ODD * len(deep))) if len(deep) > 2 else 0
     low = sorted(picture.low for picture in deep)[aside]
     high = sorted(picture.high for picture in deep)[-1 - aside]
     if low >= high:

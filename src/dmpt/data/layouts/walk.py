@@ -40,7 +40,7 @@ def count(notes: Notes, taken: AbstractSet[Path], junk: AbstractSet[Path], advic
     """
     ignored, left_out = 0, 0
     unknown: list[Path] = []
-    closed: list[OSError] = []
+    closed: list[PassedOver] = []
     for path in _walk(notes.folder, notes.entered, closed):
         if path in taken:
             continue
@@ -50,11 +50,14 @@ def count(notes: Notes, taken: AbstractSet[Path], junk: AbstractSet[Path], advic
             left_out += 1
         else:
             unknown.append(path)
-    passed_over = [*_by_folder(notes, _others(unknown, taken), advice), *map(_closed, closed)]
-    return Files(notes.folder, len(taken), left_out, ignored, tuple(passed_over))
+    if unknown:  # but no second name (a link, another spelling) of a file that is taken
+        files = {_identity(path) for path in taken}
+        unknown = [path for path in unknown if _identity(path) not in files]
+    passed_over = (*_by_folder(notes, unknown, advice), *closed)
+    return Files(notes.folder, len(taken), left_out, ignored, passed_over)
 
 
-def _walk(top: Path, entered: frozenset[str] | None, closed: list[OSError]) -> Iterator[Path]:
+def _walk(top: Path, entered: frozenset[str] | None, closed: list[PassedOver]) -> Iterator[Path]:
     """Every file below, and every folder of clutter, into which nobody goes.
 
     Links to folders are followed, after all else and into no folder twice, so that a loop ends.
@@ -72,7 +75,8 @@ def _walk(top: Path, entered: frozenset[str] | None, closed: list[OSError]) -> I
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
-            closed.append(error)
+            what = f"cannot be listed ({error.strerror}), so nothing in it is counted; see its rights"
+            closed.append(PassedOver(f"{folder} {what}", 0, (folder,)))
             continue
         for entry in entries:
             kind, path = _kind(entry), Path(entry.path)
@@ -116,12 +120,6 @@ def _is_image(path: Path) -> bool:
     )
 
 
-def _others(paths: list[Path], taken: AbstractSet[Path]) -> list[Path]:
-    """Those that are no second name (a link, another spelling) of a file that is taken."""
-    files = {_identity(path) for path in taken} if paths else set()
-    return [path for path in paths if _identity(path) not in files]
-
-
 def _by_folder(notes: Notes, paths: list[Path], advice: str) -> Iterator[PassedOver]:
     """Told by the deepest folder that is read in part, and not file by file."""
     holding = {path.parent for path in notes.seen}
@@ -141,10 +139,3 @@ def _by_folder(notes: Notes, paths: list[Path], advice: str) -> Iterator[PassedO
         what = "have no suffix that is read; save them as .png or .jpg, or take them away" if by_suffix else advice
         message = f"{folder}: {len(found)} images ({shown}) {what}"
         yield PassedOver(message, len(found), tuple(folder / path for path in examples))
-
-
-def _closed(error: OSError) -> PassedOver:
-    folder = Path(str(error.filename))
-    return PassedOver(
-        f"{folder} cannot be listed ({error.strerror}), so nothing in it is counted; see its rights", 0, (folder,)
-    )
