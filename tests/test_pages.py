@@ -60,9 +60,15 @@ def unknown_files(text: str) -> list[str]:
 
 
 def unknown_names(text: str) -> list[str]:
-    """What stands behind a file, as in ```heads.py` `Heads``, and is not defined in it."""
+    """What stands behind a file, as in ```heads.py` `Heads``, and is not defined in it.
+
+    The ways of ``docs/architecture.md`` write ``-> Heads (method/heads.py)`` or ``-> method/heads.py Heads``.
+    """
     unknown = []
-    for file, names in re.findall(r"`([\w/]+\.py)`:?((?: `[A-Za-z_][\w.]*`,?)+)", text):
+    named = re.findall(r"`([\w/]+\.py)`:?((?: `[A-Za-z_][\w.]*`,?)+)", text)
+    named += [(file, name) for name, file in re.findall(r"^ +(?:-> )?([\w.]+) \(([\w/]+\.py)\)", text, re.MULTILINE)]
+    named += re.findall(r"-> ([\w/]+\.py) ([A-Za-z_]\w*)(?=,|  )", text)
+    for file, names in named:
         sources = "\n".join(path.read_text() for path in SOURCES if path.as_posix().endswith(f"/{file}"))
         for name in re.findall(r"[A-Za-z_]\w*", names):
             if not re.search(rf"(?:def|class) {name}\b|^\s*{name}\b.*=|\b{name}: ", sources, re.MULTILINE):
@@ -96,6 +102,8 @@ def test_what_is_not_there_is_noticed(tmp_path: Path) -> None:
         "configs/nobody.yaml",
     ]
     assert unknown_names("`heads.py` `Heads`, `Haeds` and `bind.py` `PromptIBind.forward`") == ["heads.py Haeds"]
+    ways = "    -> Haeds (method/heads.py)\n    -> method/heads.py heads    what\n    -> Heads (method/heads.py)\n"
+    assert unknown_names(ways) == ["method/heads.py Haeds", "method/heads.py heads"]
     assert unknown_settings("`data.root`, --train.ems 0.9, `loss.triplet`, `loss.py`") == ["train.ems"]
 
 
