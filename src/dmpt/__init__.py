@@ -2,6 +2,41 @@
 
 Paper: M. Lin et al., "DMPT: Decoupled Modality-aware Prompt Tuning for Multi-modal Object Re-identification",
 WACV 2025 (arXiv 2504.10985). docs/method.md puts its equations beside the code.
+
+What is here is the public face (docs/api.md). Each name is imported when it is first asked for, so that ``import dmpt``
+alone is quick and does without torch.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dmpt.base.errors import UserError
+    from dmpt.data.records import Record
+    from dmpt.evaluation.evaluate import evaluate
+    from dmpt.settings.config import Config
+    from dmpt.settings.shipped import read_config
+    from dmpt.training.trainer import train
+
 __version__ = "0.1.0"
+__all__ = ["Config", "Record", "UserError", "__version__", "evaluate", "read_config", "train"]
+
+_HOMES = {
+    "Config": "dmpt.settings.config",
+    "Record": "dmpt.data.records",
+    "UserError": "dmpt.base.errors",
+    "evaluate": "dmpt.evaluation.evaluate",
+    "read_config": "dmpt.settings.shipped",
+    "train": "dmpt.training.trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dmpt' has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -49,7 +49,11 @@ stderr = _Stderr()
 
 # Names and paths may have brackets; a log has no edge to wrap at.
 console = Console(
-    file=cast(TextIO, stderr), highlight=False, markup=False, width=None if stderr.isatty() else 1_000_000
+    file=cast(TextIO, stderr),
+    highlight=False,
+    markup=False,
+    emoji=False,
+    width=None if stderr.isatty() else 1_000_000,
 )
 
 

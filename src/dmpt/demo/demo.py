@@ -4,22 +4,26 @@ A small synthetic world, a tiny CLIP that comes with the package, and three rows
 features, semantic prompts alone, full DMPT. Then a page that shows what came of it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dmpt.base.terminal import console, print_table
-from dmpt.base.yaml import load
 from dmpt.demo.own_files import clear, remember
 from dmpt.demo.page import Row, demo_page
 from dmpt.evaluation.evaluate import evaluate
-from dmpt.settings.config import BindConfig, Config, ModalityConfig, SemanticConfig
-from dmpt.settings.shipped import folder
-from dmpt.settings.values import from_dict
+from dmpt.settings.config import Config
+from dmpt.settings.shipped import folder, read_config
 from dmpt.synthetic.cached import CAMERAS, world
 from dmpt.training.trainer import Trainer
 
-ROWS = ("frozen", "semantic prompts", "DMPT")
-"""What is compared: the first trains nothing, the second is the paper's S alone, the third all of it."""
+_ALONE = {"modality.length": 0, "bind.depth": 0, "text.loss": "off"}
+ROWS: dict[str, dict[str, Any]] = {
+    "frozen": {**_ALONE, "semantic.length": 0, "train.epochs": 0},
+    "semantic prompts": _ALONE,
+    "DMPT": {},
+}
+"""What is compared, by what its settings change: nothing trained; the paper's S alone; all of it."""
 PAGE = "report.html"
 NEXT = (
     "dmpt train --config rgbnt201 --data.root DIR --out runs/rgbnt201",
@@ -65,20 +69,8 @@ def configure(root: Path, row: str, epochs: int, seed: int = 0) -> Config:
         epochs: of training.
         seed: of training.
     """
-    tiny = from_dict(load((folder() / "tiny.yaml").read_text(encoding="utf-8")))
-    full = replace(
-        tiny,
-        data=replace(tiny.data, root=str(root), workers=0),
-        train=replace(tiny.train, epochs=epochs, seed=seed),
-    )
-    if row == "DMPT":
-        return full
-    alone = replace(
-        full, modality=ModalityConfig(length=0), bind=BindConfig(depth=0), text=replace(full.text, loss="off")
-    )
-    if row == "semantic prompts":
-        return alone
-    return replace(alone, semantic=SemanticConfig(length=0), train=replace(full.train, epochs=0))
+    own = {"data.root": str(root), "data.workers": 0, "train.epochs": epochs, "train.seed": seed}
+    return read_config(folder() / "tiny.yaml", own | ROWS[row])
 
 
 def demo(out: Path, quick: bool = False, seed: int = 0) -> None:

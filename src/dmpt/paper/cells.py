@@ -9,8 +9,7 @@ from typing import Any
 from dmpt.base.errors import UserError
 from dmpt.base.yaml import load
 from dmpt.settings.config import Config
-from dmpt.settings.shipped import folder, settings_file
-from dmpt.settings.values import flatten, from_dict, nest
+from dmpt.settings.shipped import folder, read_config, settings_file
 
 PRINTED = ("mAP", "rank1", "rank5", "rank10")
 """The measures of the paper's tables."""
@@ -66,4 +65,4 @@ def settings(cell: Cell) -> Config:
     path = settings_file(cell.config)
     if path is None:
         raise UserError(f"{folder() / cell.config}.yaml does not exist; install dmpt again, or restore the file")
-    return from_dict(nest(flatten(load(path.read_text(encoding="utf-8"))) | cell.change))
+    return read_config(path, cell.change)

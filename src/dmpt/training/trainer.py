@@ -16,6 +16,7 @@ import torch
 
 from dmpt.adapter.folder import save_card, save_tensors
 from dmpt.base.errors import Diverged, UserError, one_line
+from dmpt.base.files import expanded
 from dmpt.base.stopping import Stopped, interrupts
 from dmpt.base.terminal import bar, console
 from dmpt.data.loader import Batch
@@ -132,6 +133,12 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         self._holding = True
         return going_on
+
+    @property
+    def adapter(self) -> Path:
+        """The folder of the adapter that training selects."""
+        best = self.data.evaluated is not None and self.config.train.epochs > 0
+        return self.out / ("best" if best else "last")
 
     def close(self) -> None:
         """Let others train in the folder; ``fit`` does so at its end."""
@@ -307,3 +314,34 @@ class Trainer:
         with self._as_saved():
             save_tensors(self.out / which, self.network, progress.step)
         save_card(self.out / which, replace(self.card, metrics=metrics, history=tuple(progress.history)))
+
+
+def train(config: Config, out: str | Path, *, resume: bool = False, skip_broken: bool = False) -> Path:
+    """Train, as ``dmpt train`` does: from several processes where torchrun started them.
+
+    Args:
+        config: the settings.
+        out: run folder to write.
+        resume: go on with the run in ``out``; ``config`` may give other epochs.
+        skip_broken: leave out samples with unreadable images, counted and listed.
+
+    Returns:
+        The folder of the adapter that training selected (``train.select``).
+
+    Raises:
+        UserError: settings, data, weights or the folder are not as they must be, or training diverged.
+        KeyboardInterrupt: the user stopped the run; its state is saved, and ``resume`` goes on.
+    """
+    trainer = Trainer(config, expanded(out), resume, skip_broken, replan=True)
+    fit(trainer)
+    return trainer.adapter
+
+
+def fit(trainer: Trainer) -> None:
+    """Train; when the user stops it, say how to go on."""
+    try:
+        trainer.fit()
+    except Stopped:
+        step = trainer.progress.step
+        console.print(f"stopped after step {step}, saved; go on with the same command and --resume", soft_wrap=True)
+        raise

@@ -1,16 +1,11 @@
 """``dmpt train``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from dmpt.base.stopping import Stopped
-from dmpt.base.terminal import stderr
+from dmpt.base.terminal import console
 from dmpt.verbs.parser import Parser, add_settings, config_of
-
-if TYPE_CHECKING:
-    from dmpt.training.trainer import Trainer
 
 
 def add(parser: Parser) -> None:
@@ -23,22 +18,8 @@ def add(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Run the verb ``train``."""
-    from dmpt.training.trainer import Trainer
+    from dmpt.training.trainer import train
 
     out = arguments.out
-    trainer = Trainer(config_of(arguments), out, arguments.resume, arguments.skip_broken, replan=True)
-    fit(trainer)
-    if trainer.main:
-        stderr.write(f"done: {out}; next: dmpt evaluate {out}\n")
-
-
-def fit(trainer: "Trainer") -> None:
-    """Train; when the user stops it, say how to go on."""
-    try:
-        trainer.fit()
-    except Stopped:
-        if trainer.main:
-            stderr.write(
-                f"stopped after step {trainer.progress.step}, saved; go on with the same command and --resume\n"
-            )
-        raise
+    train(config_of(arguments), out, resume=arguments.resume, skip_broken=arguments.skip_broken)
+    console.print(f"done: {out}; next: dmpt evaluate {out}", soft_wrap=True)  # in the main process alone
