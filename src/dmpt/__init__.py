@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from dmpt.base.errors import UserError
     from dmpt.data.records import Record
     from dmpt.evaluation.evaluate import evaluate
+    from dmpt.evaluation.opened import Conditions
     from dmpt.settings.config import Config
     from dmpt.settings.shipped import read_config
     from dmpt.training.trainer import train
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Record", "UserError", "__version__", "evaluate", "read_config", "train"]
+__all__ = ["Conditions", "Config", "Record", "UserError", "__version__", "evaluate", "read_config", "train"]
 
 _HOMES = {
+    "Conditions": "dmpt.evaluation.opened",
     "Config": "dmpt.settings.config",
     "Record": "dmpt.data.records",
     "UserError": "dmpt.base.errors",

@@ -10,7 +10,7 @@ from typing import Any
 
 from dmpt.adapter import folder as adapter
 from dmpt.base.environment import environment
-from dmpt.base.files import write_text
+from dmpt.base.files import expanded, write_text
 from dmpt.data.records import Record, fingerprint, short
 from dmpt.embed.extract import Pair, Seen, look
 from dmpt.evaluation import missing
@@ -121,7 +121,7 @@ class Evaluation:
 
 
 def evaluate(
-    run: Path, conditions: Conditions = USUAL, *, without: str | None = None, reranked: bool = False
+    run: str | Path, conditions: Conditions = USUAL, *, without: str | None = None, reranked: bool = False
 ) -> Evaluation:
     """Evaluate an adapter on its data set's test split.
 
@@ -134,6 +134,7 @@ def evaluate(
     Raises:
         UserError: something is missing or does not fit.
     """
+    run = expanded(run)
     opened = open_adapter(run, conditions)
     protocol = opened.dataset.protocol
     cases = [] if without is None else missing.parse(without, opened.data.modalities)  # refused before an image is read
