@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dmpt.evaluation.opened import Conditions
     from dmpt.settings.config import Config
     from dmpt.settings.shipped import read_config
-    from dmpt.training.trainer import train
+    from dmpt.training.train import train
 
 __version__ = "0.1.0"
 __all__ = ["Conditions", "Config", "Record", "UserError", "__version__", "evaluate", "read_config", "train"]
@@ -29,7 +29,7 @@ _HOMES = {
     "UserError": "dmpt.base.errors",
     "evaluate": "dmpt.evaluation.evaluate",
     "read_config": "dmpt.settings.shipped",
-    "train": "dmpt.training.trainer",
+    "train": "dmpt.training.train",
 }
 
 

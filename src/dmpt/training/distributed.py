@@ -140,6 +140,13 @@ def gather(output: Output, present: Tensor, accelerator: Accelerator) -> Output:
     return Output(own, features(output.projected), features(output.z), also)
 
 
+def anyone(flag: bool, accelerator: Accelerator) -> bool:
+    """Whether any process says so, which then holds for all."""
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum") > 0)
+
+
 def average_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
     """Average over the processes; where a process has none, since its share lacks a modality, it counts as zero.
 

@@ -34,8 +34,7 @@ HARMLESS = (
     "train.tensorboard",
 )
 """Settings that change no number by themselves: a resumed run may have others. What files hold is checked by hash."""
-
-FINGERPRINTS = ("training data", "evaluated data")
+_FINGERPRINTS = ("training data", "evaluated data")
 """What identifies a run beside its settings, and is compared as far as both runs know it."""
 
 PLAN, PROCESSES = "train.epochs", "number of processes"
@@ -44,28 +43,18 @@ PLAN, PROCESSES = "train.epochs", "number of processes"
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """Where a run stands."""
 
-    Attributes:
-        step: batches done.
-        epoch: epoch in progress.
-        position: batches of it that are done.
-        best: best validation or test mAP in percent so far.
-        best_step: its step.
-        saturated: first step at which the text loss had nothing left to teach.
-        scaler: state of fp16's gradient scaler.
-        history: what makes this another run than its settings alone would: each with the first ``step`` that it
-            concerns, and by its name what changed there, ``[before, after]``.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    position: int = 0
-    best: float | None = None
+    step: int = 0  # batches done
+    epoch: int = 0  # in progress
+    position: int = 0  # batches of it that are done
+    best: float | None = None  # validation or test mAP so far, percent
     best_step: int | None = None
-    saturated: int | None = None
-    scaler: dict[str, float] = field(default_factory=dict)
+    saturated: int | None = None  # first step at which the text loss had nothing left to teach
+    scaler: dict[str, float] = field(default_factory=dict)  # state of fp16's gradient scaler
     history: list[dict[str, Any]] = field(default_factory=list)
+    """What makes this another run than its settings alone would: each with the first ``step`` that it concerns, and by
+    its name what changed there, ``[before, after]``."""
 
     @property
     def news(self) -> list[dict[str, Any]]:
@@ -99,82 +88,79 @@ def identity(config: Config, data: TrainingData, model: Model, processes: int) -
     }
 
 
-def save_state(
-    out: Path,
-    network: DMPT,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    who: dict[str, Any],
-    ema: EMA | None = None,
-) -> None:
-    """Write ``state.safetensors`` in one rename.
+@dataclass(frozen=True, eq=False)
+class State:
+    """All that resuming needs, and the file that keeps it."""
 
-    Raises:
-        UserError: the disk is full, ...; the state of the previous save is then untouched.
-    """
-    tensors = {f"model.{name}": t for name, t in network.own_state().items()}
-    tensors |= {f"ema.{name}": t for name, t in (ema.tensors if ema is not None else {}).items()}
-    names = {id(p): name for name, p in network.trained().items()}
-    for parameter, moments in optimizer.state.items():
-        for key, value in moments.items():
-            tensors[f"adam.{key}.{names[id(parameter)]}"] = value
-    metadata = {"progress": json.dumps(asdict(progress)), "identity": json.dumps(who)}
-    write_tensors(out / STATE, tensors, metadata)
+    out: Path  # the run folder
+    network: DMPT  # as training began
+    optimizer: torch.optim.Optimizer  # of its tensors
+    scaler: Any  # of fp16's gradients, or None
+    ema: EMA | None  # of the network
+    who: dict[str, Any]  # ``identity``
 
+    def save(self, progress: Progress) -> None:
+        """Write ``state.safetensors`` in one rename.
 
-def load_state(
-    out: Path,
-    network: DMPT,
-    optimizer: torch.optim.Optimizer,
-    who: dict[str, Any],
-    ema: EMA | None = None,
-    replan: bool = False,
-) -> Progress:
-    """Put everything back.
+        Raises:
+            UserError: the disk is full, ...; the state of the previous save is then untouched.
+        """
+        tensors = {f"model.{name}": t for name, t in self.network.own_state().items()}
+        if self.ema is not None:
+            tensors |= {f"ema.{name}": t for name, t in self.ema.tensors.items()}
+        for name, parameter in self.network.trained().items():
+            moments = self.optimizer.state.get(parameter, {})
+            tensors |= {f"adam.{key}.{name}": value for key, value in moments.items()}
+        if self.scaler is not None:
+            progress.scaler = self.scaler.state_dict()
+        metadata = {"progress": json.dumps(asdict(progress)), "identity": json.dumps(self.who)}
+        write_tensors(self.out / STATE, tensors, metadata)
 
-    Args:
-        out: the run folder.
-        network: as training began.
-        optimizer: of its tensors.
-        who: ``identity``. The number of processes may be another one.
-        ema: of the network, where there is one.
-        replan: the number of epochs may be another one too.
+    def load(self, replan: bool) -> Progress:
+        """Put everything back, and tell where the run stands.
 
-    Returns:
-        Where the run stands. What it goes on with that it did not begin with is its newest history.
+        What it goes on with that it did not begin with is its newest history: another number of processes, or of epochs
+        where ``replan`` allows it.
 
-    Raises:
-        UserError: the run was made with other settings, data or identities, or the file is damaged.
-    """
-    path = out / STATE
-    with reading(path):
-        tensors, metadata = {_today(name): t for name, t in load_file(path).items()}, metadata_of(path)
-        began, progress = json.loads(metadata["identity"]), Progress(**json.loads(metadata["progress"]))
-    began["settings"] = renamed(began["settings"])
-    old, new = ({**told["settings"], **told} for told in (began, who))
-    refuse_change(old, new, out, {"settings", PROCESSES, *([PLAN] if replan else [])})
-    changed = {name: [old[name], new[name]] for name in (PLAN, PROCESSES) if old.get(name, new[name]) != new[name]}
-    if PLAN in changed and new[PLAN] <= progress.epoch:
-        raise UserError(
-            f"cannot resume {out}: {progress.epoch} of {old[PLAN]} epochs are done, and train.epochs is {new[PLAN]}; "
-            f"give more than {progress.epoch}"
-        )
-    if changed and progress.epoch < new[PLAN]:  # else nothing is trained with it
-        progress.history.append({"step": progress.step + 1, **changed})
-    model = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    network.load_own_state(model, str(path))
-    parameters = network.trained()
-    for name, tensor in tensors.items():
-        if name.startswith("adam."):
-            _, key, parameter = name.split(".", 2)
-            target = parameters[parameter]
-            device = tensor.device if key == "step" else target.device
-            optimizer.state[target][key] = tensor.to(device, copy=True)  # Windows replaces no file that is in use
-    if ema is not None:
+        Raises:
+            UserError: the run was made with other settings, data or identities, or the file is damaged.
+        """
+        path = self.out / STATE
         with reading(path):
-            for name, mean in ema.tensors.items():
-                mean.copy_(tensors[f"ema.{name}"])
-    return progress
+            tensors, metadata = {_today(name): t for name, t in load_file(path).items()}, metadata_of(path)
+            began, progress = json.loads(metadata["identity"]), Progress(**json.loads(metadata["progress"]))
+        self._go_on(began, progress, replan)
+        model = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        self.network.load_own_state(model, str(path))
+        parameters = self.network.trained()
+        for name, tensor in tensors.items():
+            if name.startswith("adam."):
+                _, key, parameter = name.split(".", 2)
+                target = parameters[parameter]
+                device = tensor.device if key == "step" else target.device
+                moment = tensor.to(device, copy=True)  # Windows replaces no file that is in use
+                self.optimizer.state[target][key] = moment
+        if self.ema is not None:
+            with reading(path):
+                for name, mean in self.ema.tensors.items():
+                    mean.copy_(tensors[f"ema.{name}"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(progress.scaler)
+        return progress
+
+    def _go_on(self, began: dict[str, Any], progress: Progress, replan: bool) -> None:
+        """Refuse to go on with another run, and write into the history what may differ."""
+        began["settings"] = renamed(began["settings"])
+        old, new = ({**told["settings"], **told} for told in (began, self.who))
+        refuse_change(old, new, self.out, {"settings", PROCESSES, *([PLAN] if replan else [])})
+        changed = {name: [old[name], new[name]] for name in (PLAN, PROCESSES) if old.get(name, new[name]) != new[name]}
+        if PLAN in changed and new[PLAN] <= progress.epoch:
+            raise UserError(
+                f"cannot resume {self.out}: {progress.epoch} of {old[PLAN]} epochs are done, and train.epochs is "
+                f"{new[PLAN]}; give more than {progress.epoch}"
+            )
+        if changed and progress.epoch < new[PLAN]:  # else nothing is trained with it
+            progress.history.append({"step": progress.step + 1, **changed})
 
 
 def _today(name: str) -> str:
@@ -215,7 +201,7 @@ def refuse_change(old: Mapping[str, Any], new: Mapping[str, Any], out: Path, fre
     """
     known = {"backbone.grid": square_of(new["backbone.grid"]), **old}
     for name, (before, now) in difference(known, new, free).items():  # what a file holds is checked by hash
-        if name in FINGERPRINTS and before and now:
+        if name in _FINGERPRINTS and before and now:
             if same_data(before, now):
                 continue
             before, now = short(before), short(now)

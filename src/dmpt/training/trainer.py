@@ -1,4 +1,4 @@
-"""``dmpt train``: the recipe of section 4.2, one readable loop.
+"""The recipe of section 4.2, one readable loop.
 
 Processes. The sampler yields global batches. Each process runs the frozen backbone on its share; the rest sees the
 global batch (``distributed``).
@@ -16,7 +16,6 @@ import torch
 
 from dmpt.adapter.folder import save_card, save_tensors
 from dmpt.base.errors import Diverged, UserError, one_line
-from dmpt.base.files import expanded
 from dmpt.base.stopping import Stopped, interrupts
 from dmpt.base.terminal import bar, console
 from dmpt.data.loader import Batch
@@ -33,11 +32,11 @@ from dmpt.settings.rules import check
 from dmpt.settings.saved import write_settings
 from dmpt.training import announce, folder
 from dmpt.training.data import read
-from dmpt.training.distributed import average_gradients, gather, join_processes, once_a_node, partners
+from dmpt.training.distributed import anyone, average_gradients, gather, join_processes, once_a_node, partners
 from dmpt.training.log import Log, cut_log, summary_writer
 from dmpt.training.schedule import learning_rate
 from dmpt.training.start import Start
-from dmpt.training.state import STATE, Progress, identity, load_state, save_state
+from dmpt.training.state import STATE, Progress, State, identity
 
 _SATURATED = 0.01
 """The text loss counts as saturated when it first falls below this, the mean over the modalities."""
@@ -113,7 +112,8 @@ class Trainer:
         adam = torch.optim.Adam(self.trained.values(), lr=config.train.lr, weight_decay=config.train.weight_decay)
         self.optimizer = self.accelerator.prepare(adam)
         self.card = announce.card_of(self.config, self.data, self.model)
-        self.who = identity(self.config, self.data, self.model, self.accelerator.num_processes)
+        who = identity(self.config, self.data, self.model, self.accelerator.num_processes)
+        self.state = State(self.out, self.network, adam, self.accelerator.scaler, self.ema, who)
         return taken
 
     def _open(self, resume: bool, replan: bool) -> bool:
@@ -124,9 +124,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         going_on = (self.out / STATE).exists()
         if going_on:
-            self.progress = load_state(self.out, self.network, self.optimizer.optimizer, self.who, self.ema, replan)
-            if self.accelerator.scaler is not None:
-                self.accelerator.scaler.load_state_dict(self.progress.scaler)
+            self.progress = self.state.load(replan)
             if self.main:
                 cut_log(self.out, self.progress.step)
                 write_settings(self.out, self.config)  # its files may be elsewhere by now, its epochs more
@@ -189,7 +187,7 @@ class Trainer:
                         self._select(log)
                         progress.epoch, progress.position = epoch + 1, 0
                     whole = progress.position % recipe.accumulate == 0  # no gradient is waiting for its step
-                    stop = whole and self._anyone(bool(stopping()))
+                    stop = whole and anyone(bool(stopping()), self.accelerator)
                     if stop or (whole and progress.step - saved >= recipe.save_every):
                         self._save()
                         saved = progress.step
@@ -197,13 +195,6 @@ class Trainer:
                         raise Stopped(stopping() or signal.SIGTERM)  # or another process was told
                     began = time.perf_counter()
             self._save()
-
-    def _anyone(self, flag: bool) -> bool:
-        """Whether any process says so: all must stop after the same step."""
-        if self.accelerator.num_processes == 1:
-            return flag
-        votes = torch.tensor(float(flag), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(votes, "sum") > 0)
 
     def _step(self, batch: Batch, count: int) -> dict[str, Any]:
         """One batch forward and backward, and the optimiser's step when enough batches have been seen."""
@@ -300,9 +291,7 @@ class Trainer:
     def _save(self) -> None:
         """State and last adapter; each is replaced in one rename."""
         if self.main:
-            if self.accelerator.scaler is not None:
-                self.progress.scaler = self.accelerator.scaler.state_dict()
-            save_state(self.out, self.network, self.optimizer.optimizer, self.progress, self.who, self.ema)
+            self.state.save(self.progress)
             self._save_adapter("last")
         self.accelerator.wait_for_everyone()
 
@@ -314,34 +303,3 @@ class Trainer:
         with self._as_saved():
             save_tensors(self.out / which, self.network, progress.step)
         save_card(self.out / which, replace(self.card, metrics=metrics, history=tuple(progress.history)))
-
-
-def train(config: Config, out: str | Path, *, resume: bool = False, skip_broken: bool = False) -> Path:
-    """Train, as ``dmpt train`` does: from several processes where torchrun started them.
-
-    Args:
-        config: the settings.
-        out: run folder to write.
-        resume: go on with the run in ``out``; ``config`` may give other epochs.
-        skip_broken: leave out samples with unreadable images, counted and listed.
-
-    Returns:
-        The folder of the adapter that training selected (``train.select``).
-
-    Raises:
-        UserError: settings, data, weights or the folder are not as they must be, or training diverged.
-        KeyboardInterrupt: the user stopped the run; its state is saved, and ``resume`` goes on.
-    """
-    trainer = Trainer(config, expanded(out), resume, skip_broken, replan=True)
-    fit(trainer)
-    return trainer.adapter
-
-
-def fit(trainer: Trainer) -> None:
-    """Train; when the user stops it, say how to go on."""
-    try:
-        trainer.fit()
-    except Stopped:
-        step = trainer.progress.step
-        console.print(f"stopped after step {step}, saved; go on with the same command and --resume", soft_wrap=True)
-        raise

@@ -43,7 +43,8 @@ def run(arguments: Namespace) -> None:
         raise UserError("give --out, the run folder to write")
     from dmpt.paper.reproduce import compare
     from dmpt.training.state import is_finished
-    from dmpt.training.trainer import Trainer, fit
+    from dmpt.training.train import fit
+    from dmpt.training.trainer import Trainer
 
     config, out = config_of(arguments), arguments.out
     trainer = Trainer(config, out, arguments.resume or is_finished(out), arguments.skip_broken)

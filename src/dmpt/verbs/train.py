@@ -18,7 +18,7 @@ def add(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Run the verb ``train``."""
-    from dmpt.training.trainer import train
+    from dmpt.training.train import train
 
     out = arguments.out
     train(config_of(arguments), out, resume=arguments.resume, skip_broken=arguments.skip_broken)
