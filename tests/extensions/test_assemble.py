@@ -509,6 +509,13 @@ def test_a_layer_that_does_not_exist_is_refused(kind: str) -> None:
         ({"neck": "after", "missing": {"dropout": 0.3}}, "neck is after, but the shared part"),
         ({"backbone": {"tune": "linear"}}, "backbone.tune linear .* bind.depth is 1; set it to 0"),
         ({"lora": {"rank": -1}}, "lora.rank is -1; it must be at least 0"),
+        ({"lora": {"rank_per_modality": -1}}, "lora.rank_per_modality is -1; it must be at least 0"),
+        ({"lora": {"first_layer": -1}}, "lora.first_layer is -1; it must be at least 0"),
+        ({"lora": {"scale": 0.0}}, "lora.scale is 0.0; it must be above 0"),
+        (
+            {"backbone": {"tune": "lora"}, "lora": {"rank": 0}},
+            "backbone.tune is lora, but lora.rank and",
+        ),
         ({"bind": {"rank": 0}}, "bind.rank is 0; it must be at least 1"),
         ({"bind": {"layers": (1, 0)}}, r"bind.layers is \[1, 0\]; name layers once and in order"),
         (

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from timm.layers.mlp import GluMlp, SwiGLU
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -20,8 +21,10 @@ from dmpt.evaluation.evaluate import evaluate
 from dmpt.evaluation.opened import Conditions
 from dmpt.extensions.assemble import build_backbone
 from dmpt.extensions.lora import LoRA, MapPerModality, _Product, add_lora, merge_lora
+from dmpt.paper.parameters import count_parameters
 from dmpt.settings.config import BackboneConfig, Config, LoraConfig
-from runs import adapter_gives_what_was_trained, fit, settings, toy, with_
+from dmpt.training.trainer import Trainer
+from runs import adapter_gives_what_was_trained, dying, fit, same_state, settings, toy, with_
 from small import (
     BARE,
     PRESENT,
@@ -402,6 +405,30 @@ def test_lora_with_prompts_is_evaluated_in_the_precision_asked_for(tmp_path: Pat
         for place in (tmp_path / "run", as_tokens)
     ]
     assert found[0] == pytest.approx(found[1], abs=0.01 if precision == "fp32" else 5)
+
+
+def test_missing_distilled_averaged_interrupted_and_resumed_is_unbroken(tmp_path: Path) -> None:
+    config = with_(
+        settings(toy(tmp_path / "data"), epochs=2, save_every=1, ema=0.9),
+        backbone={"tune": "lora"},
+        lora={"where": "all", **BOTH},
+        missing={"dropout": 0.4, "view": "both"},
+    )
+    fit(config, tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="killed"):
+        dying(Trainer(config, tmp_path / "broken"), 3).fit()
+    fit(config, tmp_path / "broken", resume=True)
+    assert same_state(tmp_path / "whole", tmp_path / "broken")
+    names = load_file(tmp_path / "broken" / "state.safetensors").keys()
+    assert {name.split(".")[0] for name in names if ".fc1.own.2." in name} >= {"ema", "adam"}
+
+
+def test_what_is_trained_is_counted_by_kind() -> None:
+    """Of a ViT-B/16: 16 D r a block for r in every map, three times for what is per modality."""
+    config = Config(backbone=BackboneConfig(tune="lora"), lora=LoraConfig("all", 16, 8, first_layer=3))
+    found = {c["name"]: c["count"] for c in count_parameters(config, 171)["components"] if c["trained"]}
+    assert found["low-rank updates, shared"] == 9 * 16 * 768 * 16
+    assert found["low-rank updates of each modality"] == 3 * 9 * 16 * 768 * 8
 
 
 def test_an_adapter_of_before_the_lora_section(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from small import small_images, small_network
+from dmpt.extensions.lora import merge_lora
+from small import redraw, seeded, small_images, small_network
 
 CHANGES: list[dict[str, Any]] = [
     {},
@@ -14,6 +15,7 @@ CHANGES: list[dict[str, Any]] = [
     {"prompts": "token"},
     {"missing": {"dropout": 0.3}},
     {"backbone": {"tune": "lora"}},
+    {"backbone": {"tune": "lora"}, "lora": {"where": "all", "rank_per_modality": 2}},
     {"feature": "cls+bind", "neck": "after"},
     {"missing": {"absent": "learned"}},
 ]
@@ -37,6 +39,8 @@ class AtTest(nn.Module):
 @pytest.mark.parametrize("change", CHANGES)
 def test_the_dense_form_exports_with_a_dynamic_batch(change: dict[str, Any]) -> None:
     network = small_network(depth=3, **change).eval()
+    redraw(network, seeded(3), 0.05)
+    merge_lora(network.backbone)
     network.dense = True
     module = AtTest(network).eval()
     batch = torch.export.Dim("batch", min=1, max=64)

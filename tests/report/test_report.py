@@ -339,7 +339,8 @@ def test_gaze_splits_the_class_token_s_attention(full: Measured, frozen: Measure
 def test_a_run_in_half_precision_has_a_page(tmp_path: Path, lora: bool) -> None:
     """LoRA's updates and the interaction stay in full precision where the tower does not."""
     config = settings(toy(tmp_path / "toy"), epochs=1, precision="bf16")
-    change: dict[str, Any] = {"backbone": {"tune": "lora"}} if lora else {"bind": {"layers": (0,)}}
+    updates = {"where": "all", "rank": 2, "rank_per_modality": 2}
+    change: dict[str, Any] = {"backbone": {"tune": "lora"}, "lora": updates} if lora else {"bind": {"layers": (0,)}}
     fit(with_(config, **change), tmp_path / "run")
     page = stands_alone(report(measure(tmp_path / "run")))
     assert any(text.startswith("Where") for text in page.said("h2"))

@@ -168,8 +168,9 @@ class MapPerModality(Grouped):
 
     def forward(self, x: Tensor, modalities: Sequence[int]) -> Tensor:
         """``(n, N, inputs)`` to ``(n, N, outputs)``."""
-        parts = x.chunk(len(modalities))
-        return torch.cat([F.linear(part, self.weight[m], self.bias) for part, m in zip(parts, modalities, strict=True)])
+        groups = x.unflatten(0, (len(modalities), -1))  # not chunk, whose sizes an exported graph would hold
+        products = [F.linear(own, self.weight[m], self.bias) for own, m in zip(groups, modalities, strict=True)]
+        return torch.cat(products)
 
 
 def add_lora(backbone: Backbone, config: LoraConfig, first_layer: int) -> None:
