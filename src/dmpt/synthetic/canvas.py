@@ -6,7 +6,7 @@ construction.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,72 +16,47 @@ Colour = tuple[float, float, float]
 Point = tuple[float, float]
 Bytes = NDArray[np.uint8]
 
-SUPERSAMPLE = 2
-"""The map has this many pixels per side of a pixel of the picture."""
+SPECTRA = ("rgb", "nir", "tir")
+_SUPERSAMPLE = 2  # the map has so many pixels per side of a pixel of the picture
+#: Temperatures are stored in bytes: steps of 0.25 degrees from -14 to 49.75 degrees Celsius.
 KELVIN_STEP, COLDEST = 0.25, -14.0
-"""Temperatures are stored in bytes: steps of 0.25 degrees from -14 to 49.75 degrees Celsius."""
 
 
-@dataclass(frozen=True)
-class Surface:
-    """A material as three cameras see it.
+class Surface(NamedTuple):
+    """A material as three cameras see it."""
 
-    Attributes:
-        colour: visible reflectance of red, green and blue, in [0, 1].
-        nir: near-infrared reflectance in [0, 1]; not a function of the colour.
-        temperature: in degrees Celsius.
-    """
-
-    colour: Colour
-    nir: float
-    temperature: float
+    rgb: Colour  # visible reflectance of red, green and blue, in [0, 1]
+    nir: float  # near-infrared reflectance in [0, 1]; not a function of the colour
+    tir: float  # temperature in degrees Celsius
 
 
-@dataclass(frozen=True)
-class Texture:
-    """A second look of a painted surface, in one spectrum, where ``mask`` holds.
-
-    Attributes:
-        spectrum: ``rgb``, ``nir`` or ``tir``.
-        label: the surface it lies on.
-        box: left, top, right, bottom on the map.
-        mask: ``(bottom - top, right - left)``.
-        value: as the spectrum's attribute of ``Surface``.
-    """
+class _Texture(NamedTuple):
+    """A second look of a painted surface, in one spectrum, where ``mask`` holds."""
 
     spectrum: str
-    label: int
-    box: tuple[int, int, int, int]
-    mask: NDArray[np.bool_]
-    value: Colour | float
+    label: int  # of the surface
+    box: tuple[int, int, int, int]  # left, top, right, bottom on the map
+    mask: NDArray[np.bool_]  # (bottom - top, right - left)
+    value: Colour | float  # as the spectrum's of a surface
 
 
-@dataclass
 class Canvas:
     """A map of surfaces, painted from back to front.
 
     Coordinates are fractions of the picture's height, from its upper left corner, x to the right and y down, so that
     a circle is round whatever the picture's shape.
 
-    Attributes:
+    Args:
         size: height and width of the picture in pixels.
-        surfaces: by label; at most 256.
-        textures: in the order in which they apply.
     """
 
-    size: tuple[int, int]
-    surfaces: list[Surface] = field(default_factory=list)
-    textures: list[Texture] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.unit = self.size[0] * SUPERSAMPLE
-        self.image = Image.new("L", (self.size[1] * SUPERSAMPLE, self.unit))
-        self._draw = ImageDraw.Draw(self.image)
-
-    @property
-    def aspect(self) -> float:
-        """Width of the picture, in its height."""
-        return self.size[1] / self.size[0]
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size, self.aspect = size, size[1] / size[0]  # the width in heights
+        self.surfaces: list[Surface] = []  # by label; at most 256
+        self.textures: list[_Texture] = []  # in the order in which they apply
+        self._unit = size[0] * _SUPERSAMPLE
+        self._image = Image.new("L", (size[1] * _SUPERSAMPLE, self._unit))
+        self._draw = ImageDraw.Draw(self._image)
 
     def add(self, surface: Surface) -> int:
         """The label of a surface to paint with."""
@@ -90,74 +65,51 @@ class Canvas:
 
     def polygon(self, points: Sequence[Point], label: int) -> None:
         """Fill a polygon."""
-        self._draw.polygon([(x * self.unit, y * self.unit) for x, y in points], fill=label)
+        self._draw.polygon([(x * self._unit, y * self._unit) for x, y in points], fill=label)
 
     def box(self, left: float, top: float, right: float, bottom: float, label: int) -> None:
         """Fill a rectangle; nothing where it is empty."""
         if right > left and bottom > top:
-            self._draw.rectangle([v * self.unit for v in (left, top, right, bottom)], fill=label)
+            self._draw.rectangle([v * self._unit for v in (left, top, right, bottom)], fill=label)
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, label: int) -> None:
         """Fill an ellipse around (x, y)."""
-        self._draw.ellipse([v * self.unit for v in (x - rx, y - ry, x + rx, y + ry)], fill=label)
+        self._draw.ellipse([v * self._unit for v in (x - rx, y - ry, x + rx, y + ry)], fill=label)
 
     def limb(self, start: Point, end: Point, thick: float, thin: float, label: int) -> None:
         """Fill a limb with round ends, from ``thick`` to ``thin`` (half widths)."""
         dx, dy = end[0] - start[0], end[1] - start[1]
         length = math.hypot(dx, dy) or 1.0
         nx, ny = -dy / length, dx / length
-        self.polygon(
-            [
-                (start[0] + nx * thick, start[1] + ny * thick),
-                (end[0] + nx * thin, end[1] + ny * thin),
-                (end[0] - nx * thin, end[1] - ny * thin),
-                (start[0] - nx * thick, start[1] - ny * thick),
-            ],
-            label,
-        )
+        (ax, ay), (bx, by) = (nx * thick, ny * thick), (nx * thin, ny * thin)
+        (x0, y0), (x1, y1) = start, end
+        self.polygon([(x0 + ax, y0 + ay), (x1 + bx, y1 + by), (x1 - bx, y1 - by), (x0 - ax, y0 - ay)], label)
         self.ellipse(*start, thick, thick, label)
         self.ellipse(*end, thin, thin, label)
 
     def texture(self, spectrum: str, label: int, area: Sequence[float], kind: str, value: Colour | float) -> None:
-        """Give the part of a surface inside ``area`` a second look in one spectrum.
-
-        Args:
-            spectrum: ``rgb``, ``nir`` or ``tir``.
-            label: the surface.
-            area: left, top, right, bottom.
-            kind: a key of ``PATTERNS``.
-            value: the second look, as the spectrum's attribute of ``Surface``.
-        """
-        height, width = self.image.height, self.image.width
-        left, top, right, bottom = (round(v * self.unit) for v in area)
+        """Give a surface a second look in one spectrum, as the pattern ``kind`` inside of left, top, right, bottom."""
+        height, width = self._image.height, self._image.width
+        left, top, right, bottom = (round(v * self._unit) for v in area)
         x0, y0, x1, y1 = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
         if x1 - x0 < 2 or y1 - y0 < 2:
             return
         u = ((np.arange(x0, x1) - left) / (right - left) * 2 - 1)[None]
         v = ((np.arange(y0, y1) - top) / (bottom - top))[:, None]
         mask = np.broadcast_to(PATTERNS[kind](u, v), (y1 - y0, x1 - x0))
-        self.textures.append(Texture(spectrum, label, (x0, y0, x1, y1), mask, value))
+        self.textures.append(_Texture(spectrum, label, (x0, y0, x1, y1), mask, value))
 
     def render(self, spectrum: str) -> NDArray[np.float32]:
-        """One spectrum's material values, averaged down to the picture.
-
-        Returns:
-            ``(H, W, 3)`` reflectance for ``rgb``; ``(H, W)`` reflectance for ``nir``, degrees Celsius for ``tir``.
-        """
-        labels = np.asarray(self.image)
-        if spectrum == "rgb":
-            values = np.array([surface.colour for surface in self.surfaces])
-        elif spectrum == "nir":
-            values = np.array([surface.nir for surface in self.surfaces])
-        else:
-            values = np.array([surface.temperature for surface in self.surfaces])
+        """A spectrum's values, averaged down to the picture: ``(H, W, 3)`` for ``rgb``, else ``(H, W)``."""
+        labels = np.asarray(self._image)
+        values = np.array([surface[SPECTRA.index(spectrum)] for surface in self.surfaces])
         pixels = _to_bytes(values, spectrum)[labels]
         for texture in self.textures:
             if texture.spectrum == spectrum:
                 x0, y0, x1, y1 = texture.box
                 where = texture.mask & (labels[y0:y1, x0:x1] == texture.label)
                 pixels[y0:y1, x0:x1][where] = _to_bytes(np.array(texture.value), spectrum)
-        small = np.asarray(Image.fromarray(pixels).reduce(SUPERSAMPLE), dtype=np.float32)
+        small = np.asarray(Image.fromarray(pixels).reduce(_SUPERSAMPLE), dtype=np.float32)
         return small * np.float32(KELVIN_STEP) + np.float32(COLDEST) if spectrum == "tir" else small / np.float32(255)
 
 

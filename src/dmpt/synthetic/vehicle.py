@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from dmpt.synthetic.canvas import Canvas, Colour, Point, Surface
-from dmpt.synthetic.person import CLOTH_COLOURS
+from dmpt.synthetic.palette import COLOURS, TONES, level, one_of, shade
 from dmpt.synthetic.scene import Camera, Weather
 
-#: Profile of each body type: length, height, bonnet's and boot's share of the length, slope of the windows.
-BODIES: dict[str, tuple[float, float, float, float, float]] = {
+# Profile of each body type: length, height, bonnet's and boot's share of the length, slope of the windows.
+_BODIES: dict[str, tuple[float, float, float, float, float]] = {
     "sedan": (1.45, 0.46, 0.27, 0.2, 0.1),
     "hatchback": (1.25, 0.48, 0.26, 0.04, 0.09),
     "estate": (1.5, 0.48, 0.26, 0.02, 0.05),
@@ -26,53 +26,29 @@ _WARMTH = ("plain", "centre", "block", "sides", "patch", "yoke")
 
 @dataclass(frozen=True)
 class Vehicle:
-    """What stays the same about a vehicle from picture to picture.
-
-    Attributes:
-        body: a key of ``BODIES``.
-        length: relative to its type.
-        paint: its colour's name.
-        shade: the colour.
-        nir: the paint's reflectance in the near-infrared.
-        decal: printed in visible colours.
-        decal_colour: their name.
-        repair: parts repainted in the same colour with another pigment, seen by near-infrared alone.
-        repair_nir: reflectance there.
-        load: where the body is warmer or colder: cargo, cooling, insulation, heated panels.
-        load_warmth: by how many degrees.
-        rack: on the roof.
-        glass_nir: tinted glass blocks or passes near-infrared.
-        rim_nir: reflectance of the wheels' rims.
-        lamp: height of the lamps as a share of the body.
-        lamp_width: of a lamp.
-        engine: warmth of the bonnet above the air, in degrees.
-        tyre: likewise.
-        exhaust: likewise, of the rear below.
-        cabin: likewise, of the windows.
-        skirt: whether the lower third is of dark plastic.
-    """
+    """What stays the same about a vehicle from picture to picture; warmth is in degrees above the air."""
 
     body: str
-    length: float
-    paint: str
+    length: float  # relative to its type
+    paint: str  # its colour's name
     shade: Colour
-    nir: float
-    decal: str
+    nir: float  # the paint's reflectance in the near-infrared
+    decal: str  # printed in visible colours
     decal_colour: str
-    repair: str
+    repair: str  # parts repainted in the same colour with another pigment, seen by near-infrared alone
     repair_nir: float
-    load: str
+    load: str  # where the body is warmer or colder: cargo, cooling, insulation, heated panels
     load_warmth: float
-    rack: bool
-    glass_nir: float
-    rim_nir: float
-    lamp: float
+    rack: bool  # on the roof
+    glass_nir: float  # tinted glass blocks or passes near-infrared
+    rim_nir: float  # of the wheels
+    lamp: float  # height of the lamps as a share of the body
     lamp_width: float
-    engine: float
-    tyre: float
-    exhaust: float
-    cabin: float
-    skirt: bool
+    engine: float  # warmth of the bonnet
+    tyre: float  # likewise
+    exhaust: float  # likewise, of the rear below
+    cabin: float  # likewise, of the windows
+    skirt: bool  # whether the lower third is of dark plastic
 
     def caption(self, modality: str) -> str:
         """What one spectrum shows of the vehicle, in words."""
@@ -81,32 +57,27 @@ class Vehicle:
             decal = "" if self.decal == "plain" else f", {self.decal_colour} {self.decal}"
             return f"{self.paint} {self.body} vehicle{rack}{decal}"
         if modality == "nir":
-            tone = ("dark", "grey", "bright")[min(int(self.nir * 3), 2)]
             mark = "" if self.repair == "plain" else f", with another {self.repair}"
-            return f"{tone} {self.body} vehicle{rack}{mark}"
+            return f"{level(self.nir, TONES)} {self.body} vehicle{rack}{mark}"
         engine = "hot" if self.engine > 12 else "cold"
         return f"{self.body} vehicle{rack} with a {engine} engine"
 
 
 def make_vehicle(draw: np.random.Generator) -> Vehicle:
     """Draw a vehicle."""
-
-    def one(options: tuple[str, ...]) -> str:
-        return options[int(draw.integers(len(options)))]
-
-    paint, nir = one(_PAINTS), float(draw.uniform(0.12, 0.85))
-    red, green, blue = np.clip(np.array(CLOTH_COLOURS[paint]) * draw.uniform(0.85, 1.15), 0.05, 0.95)
+    paint, nir = one_of(draw, _PAINTS), float(draw.uniform(0.12, 0.85))
+    painted = shade(draw, paint, 0.05)
     return Vehicle(
-        body=one(tuple(BODIES)),
+        body=one_of(draw, tuple(_BODIES)),
         length=float(draw.uniform(0.92, 1.06)),
         paint=paint,
-        shade=(float(red), float(green), float(blue)),
+        shade=painted,
         nir=nir,
-        decal=one(_DECALS),
-        decal_colour=one(_PAINTS),
-        repair=one(_HIDDEN),
+        decal=one_of(draw, _DECALS),
+        decal_colour=one_of(draw, _PAINTS),
+        repair=one_of(draw, _HIDDEN),
         repair_nir=float(np.clip(nir + draw.choice([-0.35, 0.35]), 0.06, 0.94)),
-        load=one(_WARMTH),
+        load=one_of(draw, _WARMTH),
         load_warmth=float(draw.uniform(2.5, 7) * draw.choice([-1, 1])),
         rack=bool(draw.random() < 0.3),
         glass_nir=float(draw.choice([0.08, 0.3, 0.55])),
@@ -127,7 +98,7 @@ def paint_vehicle(
     """Paint a vehicle as a box seen from an angle: one flank, and its front or its rear."""
     facing = camera.azimuth + draw.normal(0, 0.3)
     side, front = math.sin(facing), math.cos(facing)
-    length, height, *_ = BODIES[vehicle.body]
+    length, height, *_ = _BODIES[vehicle.body]
     aspect = canvas.aspect
     # Fits the picture, whatever its shape: a wide one shows a vehicle of natural proportions.
     unit = 0.95 * camera.scale * draw.uniform(0.94, 1.04)
@@ -149,7 +120,7 @@ def paint_vehicle(
 def _paint_flank(
     canvas: Canvas, vehicle: Vehicle, label: "_Labels", at: Point, flank: float, tall: float, heads_right: bool
 ) -> None:
-    _, _, bonnet, boot, slope = BODIES[vehicle.body]
+    _, _, bonnet, boot, slope = _BODIES[vehicle.body]
     x0, ground = at
 
     def x(share: float) -> float:
@@ -158,6 +129,10 @@ def _paint_flank(
 
     def y(share: float) -> float:
         return ground - tall * share
+
+    def box(rear: float, front: float, top: float, bottom: float, material: int) -> None:
+        left, right = sorted((x(rear), x(front)))
+        canvas.box(left, y(top), right, y(bottom), material)
 
     belt = 0.55 if bonnet else 0.62
     high = vehicle.body in ("van", "truck")
@@ -173,10 +148,9 @@ def _paint_flank(
     ]
     canvas.polygon(pane, label.glass)
     middle = (glass_from + 1 - bonnet) / 2
-    canvas.box(min(x(middle), x(middle + 0.02)), y(0.95), max(x(middle), x(middle + 0.02)), y(belt), label.body)
+    box(middle, middle + 0.02, 0.95, belt, label.body)
     if bonnet:
-        a, b = sorted((x(1 - bonnet), x(1)))
-        canvas.box(a, y(belt), b, y(belt - 0.2), label.engine)
+        box(1 - bonnet, 1, belt, belt - 0.2, label.engine)
     if vehicle.skirt:
         canvas.polygon([(x(0), y(0.14)), (x(0), y(0.27)), (x(1), y(0.27)), (x(1), y(0.14))], label.plastic)
     if vehicle.rack:
@@ -184,12 +158,9 @@ def _paint_flank(
         canvas.box(a, y(1.09), b, y(1.05), label.plastic)
         canvas.box(a, y(1.09), a + 0.012, y(1.0), label.plastic)
         canvas.box(b - 0.012, y(1.09), b, y(1.0), label.plastic)
-    a, b = sorted((x(0), x(0.035)))
-    canvas.box(a, y(belt - 0.05), b, y(belt - 0.2), label.rear_lamp)
-    a, b = sorted((x(0.965), x(1)))
-    canvas.box(a, y(vehicle.lamp), b, y(vehicle.lamp - 0.12), label.lamp)
-    a, b = sorted((x(0.02), x(0.12)))
-    canvas.box(a, y(0.16), b, y(0.1), label.exhaust)
+    box(0, 0.035, belt - 0.05, belt - 0.2, label.rear_lamp)
+    box(0.965, 1, vehicle.lamp, vehicle.lamp - 0.12, label.lamp)
+    box(0.02, 0.12, 0.16, 0.1, label.exhaust)
     for wheel in (0.2, 0.8):
         radius = 0.2 * tall if not high else 0.15 * tall
         squeeze = min(1.0, flank / (1.6 * tall))
@@ -207,21 +178,12 @@ def _paint_face(
     def y(share: float) -> float:
         return ground - tall * share
 
-    belt = 0.55 if BODIES[vehicle.body][2] else 0.62
+    belt = 0.55 if _BODIES[vehicle.body][2] else 0.62
     inset = face * (0.02 if vehicle.body in ("van", "truck") else 0.12)
     for wheel in (x + 0.12 * face, x + 0.88 * face):
         canvas.box(wheel - 0.08 * face, y(0.2), wheel + 0.08 * face, y(0), label.tyre)
-    canvas.polygon(
-        [
-            (x, y(0.12)),
-            (x, y(belt)),
-            (x + inset, y(1)),
-            (x + face - inset, y(1)),
-            (x + face, y(belt)),
-            (x + face, y(0.12)),
-        ],
-        label.face,
-    )
+    left = [(x, y(0.12)), (x, y(belt)), (x + inset, y(1))]
+    canvas.polygon([*left, (x + face - inset, y(1)), (x + face, y(belt)), (x + face, y(0.12))], label.face)
     glassed = front or vehicle.body not in ("truck", "van")
     if glassed:
         canvas.polygon(
@@ -249,11 +211,11 @@ def _paint_face(
 
 def _decorate(canvas: Canvas, vehicle: Vehicle, label: "_Labels", area: tuple[float, float, float, float]) -> None:
     if vehicle.decal != "plain" and vehicle.decal_colour != vehicle.paint:
-        canvas.texture("rgb", label.body, area, vehicle.decal, CLOTH_COLOURS[vehicle.decal_colour])
+        canvas.texture("rgb", label.body, area, vehicle.decal, COLOURS[vehicle.decal_colour])
     if vehicle.repair != "plain":
         canvas.texture("nir", label.body, area, vehicle.repair, vehicle.repair_nir)
     if vehicle.load != "plain":
-        warmth = canvas.surfaces[label.body].temperature + vehicle.load_warmth
+        warmth = canvas.surfaces[label.body].tir + vehicle.load_warmth
         canvas.texture("tir", label.body, area, vehicle.load, warmth)
 
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from dmpt.synthetic.canvas import Canvas, Point, Surface
-from dmpt.synthetic.person import CLOTH_COLOURS, HAIR, Cloth, Person
+from dmpt.synthetic.palette import COLOURS
+from dmpt.synthetic.person import HAIR, Cloth, Person
 from dmpt.synthetic.scene import Camera, Weather
 
 
@@ -135,7 +136,7 @@ def _paint_head(
 
 def _dress(canvas: Canvas, cloth: Cloth, label: int, area: tuple[float, float, float, float], front: bool) -> None:
     """Prints, panels and quilting of one garment; a logo is on the front alone."""
-    temperature = canvas.surfaces[label].temperature
+    temperature = canvas.surfaces[label].tir
     if cloth.pattern != "plain" and (front or cloth.pattern not in ("logo", "sash")):
         canvas.texture("rgb", label, area, cloth.pattern, cloth.second_shade)
     if cloth.panel != "plain" and (front or cloth.panel != "patch"):
@@ -168,7 +169,7 @@ class _Labels:
         self.sleeve = cloth(person.upper_cloth, 0.92)
         self.lower = cloth(person.lower_cloth)
         self.shoe = canvas.add(
-            Surface(CLOTH_COLOURS[person.shoe], person.shoe_nir, air + (body - air) * person.shoe_warmth * 0.6)
+            Surface(COLOURS[person.shoe], person.shoe_nir, air + (body - air) * person.shoe_warmth * 0.6)
         )
-        self.bag = canvas.add(Surface(CLOTH_COLOURS[person.bag_colour], person.bag_nir, air + 1.5))
-        self.hat = canvas.add(Surface(CLOTH_COLOURS[person.hat or "black"], person.hat_nir, covered(0.7)))
+        self.bag = canvas.add(Surface(COLOURS[person.bag_colour], person.bag_nir, air + 1.5))
+        self.hat = canvas.add(Surface(COLOURS[person.hat or "black"], person.hat_nir, covered(0.7)))
