@@ -7,40 +7,25 @@ import numpy as np
 
 from dmpt.synthetic.canvas import Canvas, Colour, Surface
 
-HOURS = ("day", "dusk", "night")
+_HOURS = ("day", "dusk", "night")
 
 
 @dataclass(frozen=True)
 class Camera:
-    """One place with its three aligned sensors.
+    """One place with its three aligned sensors."""
 
-    Attributes:
-        azimuth: from where subjects are mostly seen, in radians; 0 = their front.
-        scale: of subjects in the picture.
-        tilt: vertical foreshortening of a camera that looks down.
-        gain: of the visible sensor.
-        cast: its white balance error, per channel.
-        blur: of the visible and near-infrared lenses, in pixels at 128 rows.
-        thermal_blur: of the thermal lens, likewise.
-        thermal_follow: share of the air's temperature by which the thermal sensor's black level follows it.
-        thermal_offset: that level at 0 degrees.
-        thermal_span: degrees from black to white.
-        lamp: strength of the active near-infrared lamp.
-        place: seed of the background.
-    """
-
-    azimuth: float
-    scale: float
-    tilt: float
-    gain: float
-    cast: Colour
-    blur: float
-    thermal_blur: float
-    thermal_follow: float
-    thermal_offset: float
-    thermal_span: float
-    lamp: float
-    place: int
+    azimuth: float  # from where subjects are mostly seen, in radians; 0 = their front
+    scale: float  # of subjects in the picture
+    tilt: float  # vertical foreshortening of a camera that looks down
+    gain: float  # of the visible sensor
+    cast: Colour  # its white balance error, per channel
+    blur: float  # of the visible and near-infrared lenses, in pixels at 128 rows
+    thermal_blur: float  # of the thermal lens, likewise
+    thermal_follow: float  # share of the air's temperature by which the thermal sensor's black level follows it
+    thermal_offset: float  # that level at 0 degrees
+    thermal_span: float  # degrees from black to white
+    lamp: float  # strength of the active near-infrared lamp
+    place: int  # seed of the background
 
 
 def make_camera(draw: np.random.Generator, number: int, living: bool) -> Camera:
@@ -67,30 +52,20 @@ def make_camera(draw: np.random.Generator, number: int, living: bool) -> Camera:
 
 @dataclass(frozen=True)
 class Weather:
-    """The conditions of one shot.
+    """The conditions of one shot."""
 
-    Attributes:
-        hour: ``day``, ``dusk`` or ``night``.
-        light: visible illumination; 1 = a bright day.
-        tint: its colour.
-        sun: near-infrared illumination by the sky.
-        air: air temperature in degrees Celsius.
-        side: from where the light comes, -1 left to 1 right.
-        flare: strength of a lamp that shines into the lens; 0 = none.
-    """
-
-    hour: str
-    light: float
-    tint: Colour
-    sun: float
-    air: float
-    side: float
-    flare: float
+    hour: str  # day, dusk or night
+    light: float  # visible illumination; 1 = a bright day
+    tint: Colour  # its colour
+    sun: float  # near-infrared illumination by the sky
+    air: float  # temperature in degrees Celsius
+    side: float  # from where the light comes, -1 left to 1 right
+    flare: float  # strength of a lamp that shines into the lens; 0 = none
 
 
 def make_weather(draw: np.random.Generator) -> Weather:
     """Draw the conditions: days, dusks and nights about as 9 : 4 : 7."""
-    hour = HOURS[int(np.searchsorted([0.45, 0.65], draw.random()))]
+    hour = _HOURS[int(np.searchsorted([0.45, 0.65], draw.random()))]
     season = draw.uniform(-1, 1)
     if hour == "day":
         light, sun, air = draw.uniform(0.7, 1.15), draw.uniform(0.3, 0.9), 16 + 11 * season

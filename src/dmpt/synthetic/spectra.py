@@ -7,7 +7,7 @@ from PIL import Image, ImageFilter
 from dmpt.synthetic.canvas import Bytes, Canvas
 from dmpt.synthetic.scene import Camera, Weather
 
-Plane = NDArray[np.floating]
+_Plane = NDArray[np.floating]
 
 
 def see_rgb(canvas: Canvas, camera: Camera, weather: Weather, draw: np.random.Generator) -> Bytes:
@@ -47,24 +47,23 @@ def see_tir(canvas: Canvas, camera: Camera, weather: Weather, draw: np.random.Ge
     return _sensor(seen, camera.thermal_blur, 0.013, canvas.size, draw)
 
 
-def _grid(shape: tuple[int, int]) -> tuple[Plane, Plane]:
+def _grid(shape: tuple[int, int]) -> tuple[_Plane, _Plane]:
     y = np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, shape[1], dtype=np.float32)[None]
     return y, x
 
 
-def _shading(shape: tuple[int, int], weather: Weather, draw: np.random.Generator, depth: float) -> Plane:
+def _shading(shape: tuple[int, int], weather: Weather, draw: np.random.Generator, depth: float) -> _Plane:
     """Light from one side, and folds: a smooth random field around 1."""
-    folds = Image.fromarray(draw.standard_normal((9, 6), dtype=np.float32)).resize(
-        shape[::-1], Image.Resampling.BICUBIC
-    )
+    noise = Image.fromarray(draw.standard_normal((9, 6), dtype=np.float32))
+    folds = noise.resize(shape[::-1], Image.Resampling.BICUBIC)
     _, x = _grid(shape)
     field = 1 + np.float32(weather.side * depth) * x + np.asarray(folds) * np.float32(0.09)
-    result: Plane = field.clip(0.2, 2)
+    result: _Plane = field.clip(0.2, 2)
     return result
 
 
-def _flare(shape: tuple[int, int], draw: np.random.Generator) -> Plane:
+def _flare(shape: tuple[int, int], draw: np.random.Generator) -> _Plane:
     """A lamp's glow and its streak."""
     y, x = _grid(shape)
     cy, cx = draw.uniform(-0.9, 0.5), draw.uniform(-0.9, 0.9)
@@ -72,7 +71,7 @@ def _flare(shape: tuple[int, int], draw: np.random.Generator) -> Plane:
     squared = ((y - np.float32(cy)) * np.float32(1.4)) ** 2 + (x - np.float32(cx)) ** 2
     glow = np.exp(-squared / np.float32(radius**2)) + np.float32(0.25)
     streak = np.exp(-np.abs(y - np.float32(cy)) * 30) * np.float32(0.5)
-    result: Plane = glow + streak
+    result: _Plane = glow + streak
     return result
 
 

@@ -13,15 +13,9 @@ from dmpt.synthetic.scene import Camera, Weather
 def paint_person(
     canvas: Canvas, person: Person, camera: Camera, weather: Weather, draw: np.random.Generator, at: Point | None = None
 ) -> None:
-    """Paint a person in a random moment of a walk.
+    """Paint a person in a random moment of a walk, which ``draw`` decides: place, facing, gait.
 
-    Args:
-        canvas: to paint on.
-        person: who.
-        camera: gives scale, tilt and the side from which most are seen.
-        weather: gives the air's temperature.
-        draw: of the moment: place, facing, gait.
-        at: feet, in the canvas's coordinates; None = near the lower middle.
+    The feet are ``at``, in the canvas's coordinates; None = near the lower middle.
     """
     facing = camera.azimuth + draw.normal(0, 0.45)
     side, front = math.sin(facing), math.cos(facing)
@@ -87,19 +81,10 @@ def paint_person(
     back_in_front = person.bag == "backpack" and front < 0.35
     if person.bag == "backpack" and not back_in_front:
         canvas.ellipse(x - side * chest, y(0.68), chest * (0.4 + 0.5 * abs(side)), 0.12 * tall, label.bag)
-    canvas.polygon(
-        [
-            (x - chest * 0.55, y(0.84)),
-            (x + chest * 0.55, y(0.84)),
-            (x + chest, y(0.79)),
-            (x + depth * 1.25, y(0.55)),
-            (x + depth * (1.6 if person.upper == "coat" else 1.3), y(hem)),
-            (x - depth * (1.6 if person.upper == "coat" else 1.3), y(hem)),
-            (x - depth * 1.25, y(0.55)),
-            (x - chest, y(0.79)),
-        ],
-        label.upper,
-    )
+    half = depth * (1.6 if person.upper == "coat" else 1.3)
+    outline = [(chest * 0.55, y(0.84)), (chest, y(0.79)), (depth * 1.25, y(0.55)), (half, y(hem))]
+    mirrored = [(x - dx, level) for dx, level in outline]
+    canvas.polygon([mirrored[0], *((x + dx, level) for dx, level in outline), *mirrored[:0:-1]], label.upper)
     if back_in_front:
         middle = x - side * chest * 0.8
         canvas.ellipse(middle, y(0.67), chest * (0.5 + 0.25 * abs(front)), 0.13 * tall, label.bag)

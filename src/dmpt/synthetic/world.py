@@ -1,7 +1,6 @@
 """A world: its cameras, its subjects, and a shot of one of them. Everything follows from the seed."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -15,21 +14,13 @@ from dmpt.synthetic.walk import paint_person
 _SUBJECT, _CAMERA, _SHOT, _SCENE = range(4)
 
 
-@dataclass(frozen=True, eq=False)
-class Shot:
-    """One aligned sample of pictures.
-
-    Attributes:
-        rgb: visible, uint8 ``(H, W, 3)``.
-        nir: near-infrared, uint8 ``(H, W)``.
-        tir: thermal, uint8 ``(H, W)``.
-        quality: of JPEG, for each of the three.
-    """
+class Shot(NamedTuple):
+    """One aligned sample of pictures, uint8: visible ``(H, W, 3)``, near-infrared and thermal ``(H, W)``."""
 
     rgb: Bytes
     nir: Bytes
     tir: Bytes
-    quality: tuple[int, int, int]
+    quality: tuple[int, int, int]  # of JPEG, for each of the three
 
 
 class World:
@@ -72,28 +63,21 @@ class World:
         return self.subject(pid).caption(modality)
 
     def shoot(self, pid: int, camera: int, number: int, scene: int | None = None) -> Shot:
-        """Take one sample.
+        """Take one sample: the same for the same arguments, whatever was asked before.
 
         Args:
             pid: who.
             camera: which camera, from 1.
             number: which of the pictures that this camera takes of this subject.
             scene: hour and weather that pictures share; None = of this picture alone.
-
-        Returns:
-            The same for the same arguments, whatever was asked before.
         """
         draw = self._draw(_SHOT, pid, camera, number)
         weather = make_weather(draw if scene is None else self._draw(_SCENE, scene))
         canvas = self.paint(pid, camera, weather, draw)
         view = self.cameras[camera - 1]
-        rgb, nir, tir = (int(quality) for quality in draw.integers(55, 93, 3))
-        return Shot(
-            see_rgb(canvas, view, weather, draw),
-            see_nir(canvas, view, weather, draw),
-            see_tir(canvas, view, weather, draw),
-            (rgb, nir, tir),
-        )
+        of_rgb, of_nir, of_tir = (int(quality) for quality in draw.integers(55, 93, 3))
+        rgb, nir, tir = (see(canvas, view, weather, draw) for see in (see_rgb, see_nir, see_tir))
+        return Shot(rgb, nir, tir, (of_rgb, of_nir, of_tir))
 
     def paint(self, pid: int, camera: int, weather: Weather, draw: np.random.Generator) -> Canvas:
         """The map of surfaces of one shot."""

@@ -4,12 +4,11 @@ import csv
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from io import BytesIO, StringIO
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,37 +18,24 @@ from dmpt.base.files import write_atomically, write_text
 from dmpt.base.processes import spread
 from dmpt.base.terminal import track
 from dmpt.data.layouts.datasets import PERSON, VEHICLE
-from dmpt.synthetic.canvas import Bytes
+from dmpt.synthetic.canvas import SPECTRA, Bytes
 from dmpt.synthetic.world import World
 
 Kind = Literal["person", "vehicle"]
-#: Folder of each spectrum in the layouts of RGBNT201 (persons) and MSVR310 (vehicles).
-FOLDERS = {"person": PERSON, "vehicle": VEHICLE}
-SCENES = 30
-"""Of vehicles; MSVR310 has as many."""
+# Folder of each spectrum in the layouts of RGBNT201 (persons) and MSVR310 (vehicles).
+_FOLDERS = {"person": PERSON, "vehicle": VEHICLE}
+_SCENES = 30  # of vehicles; MSVR310 has as many
+_LEAST, _MOST = 16, 4096  # pixels of a picture's side
 
 
-LEAST, MOST = 16, 4096
-"""Pixels of a picture's side."""
-
-
-@dataclass(frozen=True)
-class Take:
-    """One sample to write.
-
-    Attributes:
-        pid: identity.
-        camera: from 1.
-        number: which of the camera's pictures of it.
-        scene: hour and weather that pictures share, MSVR310's; None for persons.
-        files: of each spectrum, relative to the data set's folder; a query picture lies in two folders.
-    """
+class _Take(NamedTuple):
+    """One sample to write."""
 
     pid: int
-    camera: int
-    number: int
-    scene: int | None
-    files: tuple[dict[str, str], ...]
+    camera: int  # from 1
+    number: int  # which of the camera's pictures of it
+    scene: int | None  # hour and weather that pictures share, MSVR310's; None for persons
+    files: tuple[dict[str, str], ...]  # of each spectrum, relative to the folder; a query picture lies in two folders
 
 
 def write_world(
@@ -86,8 +72,8 @@ def write_world(
     for name, (value, most) in limits.items():
         if not 1 <= value <= most:
             raise UserError(f"{name} is {value}; it must lie between 1 and {most}")
-    if size is not None and not all(LEAST <= side <= MOST for side in size):
-        raise UserError(f"size is {list(size)}; height and width must lie between {LEAST} and {MOST} pixels")
+    if size is not None and not all(_LEAST <= side <= _MOST for side in size):
+        raise UserError(f"size is {list(size)}; height and width must lie between {_LEAST} and {_MOST} pixels")
     if object == "vehicle" and train_ids + test_ids > 9999:
         raise UserError("the vehicles' layout has four digits for an identity; at most 9999 fit in all")
     takes = list(plan(object, train_ids, test_ids, images, cameras, seed))
@@ -101,13 +87,13 @@ def write_world(
             fresh = Path(temporary) / "world"
             for folder in sorted({Path(f).parent for take in takes for files in take.files for f in files.values()}):
                 (fresh / folder).mkdir(parents=True)
-            shoot = partial(_write_chunk, fresh, object, seed, cameras, size)
+            shoot = partial(_write_chunk, fresh, world)
             chunks = [takes[i : i + 32] for i in range(0, len(takes), 32)]
             drawn = chain.from_iterable(spread(shoot, chunks, workers or os.cpu_count() or 1))
             for _ in track(drawn, f"drawing {object}s", len(takes)):
                 pass
             _write_captions(fresh, world, takes)
-            write_atomically(fresh / "contact_sheet.png", partial(_save_png, contact_sheet(world)))
+            write_atomically(fresh / "contact_sheet.png", partial(_save_png, _contact_sheet(world)))
             fresh.rename(root)
     except OSError as error:
         raise UserError(
@@ -116,7 +102,7 @@ def write_world(
         ) from error
 
 
-def plan(object: Kind, train_ids: int, test_ids: int, images: int, cameras: int, seed: int) -> Iterator[Take]:
+def plan(object: Kind, train_ids: int, test_ids: int, images: int, cameras: int, seed: int) -> Iterator[_Take]:
     """List the samples of a world and their files."""
     draw = np.random.default_rng([seed, 10**6])
     for pid in range(1, train_ids + test_ids + 1):
@@ -129,23 +115,20 @@ def plan(object: Kind, train_ids: int, test_ids: int, images: int, cameras: int,
                 folders, scene = [split], None
             else:
                 # Each identity is met in a few of the scenes; half of the test pictures are queries too.
-                scene = int((pid * 7 + index % 4 * 11 + draw.integers(2)) % SCENES)
+                scene = int((pid * 7 + index % 4 * 11 + draw.integers(2)) % _SCENES)
                 name = f"{pid:04d}_s{scene:03d}_v{camera - 1}_{index:03d}.jpg"
                 splits = ["bounding_box_train"] if training else ["bounding_box_test"]
                 splits += [] if training or draw.random() < 0.5 else ["query3"]
                 folders = [f"{split}/{pid:04d}" for split in splits]
-            files = tuple({m: f"{folder}/{f}/{name}" for m, f in FOLDERS[object].items()} for folder in folders)
-            yield Take(pid, camera, number, scene, files)
+            files = tuple({m: f"{folder}/{f}/{name}" for m, f in _FOLDERS[object].items()} for folder in folders)
+            yield _Take(pid, camera, number, scene, files)
 
 
-def _write_chunk(
-    root: Path, object: Kind, seed: int, cameras: int, size: tuple[int, int] | None, takes: list[Take]
-) -> list[Take]:
-    world = World(object, seed, cameras, size)
+def _write_chunk(root: Path, world: World, takes: list[_Take]) -> list[_Take]:
     for take in takes:
         shot = world.shoot(take.pid, take.camera, take.number, take.scene)
-        draw = np.random.default_rng([seed, take.pid, take.camera, take.number])
-        contents = [jpeg(p, q, draw) for p, q in zip((shot.rgb, shot.nir, shot.tir), shot.quality, strict=True)]
+        draw = np.random.default_rng([world.seed, take.pid, take.camera, take.number])
+        contents = [jpeg(pixels, quality, draw) for pixels, quality in zip(shot[:3], shot.quality, strict=True)]
         for files in take.files:
             for content, file in zip(contents, files.values(), strict=True):
                 (root / file).write_bytes(content)
@@ -167,23 +150,23 @@ def jpeg(pixels: Bytes, quality: int, draw: np.random.Generator) -> bytes:
     return content[:2] + segments + content[2:]
 
 
-def _write_captions(root: Path, world: World, takes: list[Take]) -> None:
+def _write_captions(root: Path, world: World, takes: list[_Take]) -> None:
     table = StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["pid", "rgb", "nir", "tir"])
+    writer.writerow(["pid", *SPECTRA])
     for pid in sorted({take.pid for take in takes}):
-        writer.writerow([pid, *(world.caption(pid, modality) for modality in ("rgb", "nir", "tir"))])
+        writer.writerow([pid, *(world.caption(pid, modality) for modality in SPECTRA)])
     write_text(root / "captions.csv", table.getvalue())
 
 
-def contact_sheet(world: World, subjects: int = 6, shots: int = 4) -> Bytes:
+def _contact_sheet(world: World, subjects: int = 6, shots: int = 4) -> Bytes:
     """Some subjects, a row each: their pictures by several cameras, in three spectra; ``(H, W, 3)``."""
     rows = []
     for pid in range(1, subjects + 1):
         cells = []
         for index in range(shots):
             shot = world.shoot(pid, index % len(world.cameras) + 1, index // len(world.cameras))
-            for pixels in (shot.rgb, shot.nir, shot.tir):
+            for pixels in shot[:3]:
                 grey = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
                 cells.append(np.pad(grey, ((1, 1), (1, 1), (0, 0)), constant_values=255))
             cells[-1] = np.pad(cells[-1], ((0, 0), (0, 6), (0, 0)), constant_values=255)
