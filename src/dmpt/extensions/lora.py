@@ -168,7 +168,7 @@ class MapPerModality(Grouped):
 
     def forward(self, x: Tensor, modalities: Sequence[int]) -> Tensor:
         """``(n, N, inputs)`` to ``(n, N, outputs)``."""
-        groups = x.unflatten(0, (len(modalities), -1))  # not chunk, whose sizes an exported graph would hold
+        groups = x.reshape(len(modalities), -1, *x.shape[1:])  # not chunk, whose sizes an exported graph would hold
         products = [F.linear(own, self.weight[m], self.bias) for own, m in zip(groups, modalities, strict=True)]
         return torch.cat(products)
 
