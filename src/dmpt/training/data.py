@@ -17,6 +17,7 @@ from dmpt.data.records import Dataset, Record, fingerprint, labels_of, pid_to_la
 from dmpt.data.sampler import PKSampler, shard
 from dmpt.data.split import hold_out
 from dmpt.data.transforms import TrainTransform
+from dmpt.embed.extract import Pair
 from dmpt.evaluation.opened import test_records
 from dmpt.retrieval.metrics import count_valid, has_match
 from dmpt.settings.config import SIXTEEN_BITS, Config, Range
@@ -24,32 +25,18 @@ from dmpt.settings.config import SIXTEEN_BITS, Config, Range
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """Training samples, their batches, and what is held out.
+    """Training samples, their batches, and what is held out."""
 
-    Attributes:
-        dataset: all of it, as its layout lists it.
-        records: what is trained on: readable, with the modalities asked for, without the identities held out.
-        labels: class of each identity, from 0.
-        sampler: batches of P identities x K samples.
-        evaluated: queries and gallery that choose the epoch (``train.select`` val or test); None = the last is taken.
-        protocol: the rule by which these are judged.
-        valid: how many of these queries have something to find.
-        skipped: a line for each missing or broken file, of any split, for which a sample is left out.
-        value_range: of images of more than 8 bits, as it is set or was measured.
-        notes: the value range if it was measured, and a line for each kind of error that ``dmpt check`` would find in
-            the pictures trained on.
-    """
-
-    dataset: Dataset
-    records: Sequence[Record]
-    labels: dict[int, int]
-    sampler: PKSampler
-    evaluated: tuple[Sequence[Record], Sequence[Record]] | None
-    protocol: str
-    valid: int
-    skipped: list[str]
-    value_range: Range
-    notes: list[str]
+    dataset: Dataset  # all of it, as its layout lists it
+    records: Sequence[Record]  # readable, with the modalities asked for, without the identities held out
+    labels: dict[int, int]  # class of each identity, from 0
+    sampler: PKSampler  # batches of P identities x K samples
+    evaluated: Pair | None  # queries and gallery that choose the epoch (``train.select`` val or test); None = the last
+    protocol: str  # the rule by which these are judged
+    valid: int  # how many of these queries have something to find
+    skipped: list[str]  # a line for each missing or broken file, of any split, for which a sample is left out
+    value_range: Range  # of images of more than 8 bits, as it is set or was measured
+    notes: list[str]  # the value range if measured; each kind of error that ``dmpt check`` would find in the pictures
 
     @cached_property
     def fingerprint(self) -> str:
@@ -57,11 +44,7 @@ class TrainingData:
         return fingerprint(self.records)
 
     def lines(self, select: str) -> list[str]:
-        """What a run says of them before it starts.
-
-        Args:
-            select: what ``evaluated`` is.
-        """
+        """What a run says of them before it starts; ``select``: what ``evaluated`` is."""
         lines = [
             f"{self.dataset.name}: {len(self.records)} samples of {len(self.labels)} identities; the first epoch has "
             f"{len(self.sampler.epoch(0))} batches of {self.sampler.ids} x {self.sampler.instances}"
@@ -84,14 +67,9 @@ class TrainingData:
         return lines
 
     def batches(self, config: Config, epoch: int, start: int, process: int, processes: int) -> Iterator[Batch]:
-        """One process's share of an epoch, decoded and augmented.
+        """One process's share of an epoch from batch ``start`` on, as many rows of each batch as the others get.
 
-        Args:
-            config: with ``data.mean`` and ``data.std`` known.
-            epoch: from 0; the draw of batches and augmentation depend on it.
-            start: the first batch that is wanted.
-            process: which share.
-            processes: how many there are; each gets as many rows of each batch.
+        Decoded, and augmented with ``data.mean`` and ``data.std``, which are known by now; draws depend on ``epoch``.
         """
         data, missing, seed = config.data, config.missing, config.train.seed
         assert data.mean is not None
@@ -106,10 +84,6 @@ class TrainingData:
 
 def read(config: Config, skip_broken: bool) -> TrainingData:
     """List the data, look at every image once, hold out what ``train.select`` needs.
-
-    Args:
-        config: the settings.
-        skip_broken: leave out samples with unreadable images, counted and listed.
 
     Raises:
         UserError: the data are not as they must be; names the file or what to change.
@@ -134,7 +108,7 @@ def read(config: Config, skip_broken: bool) -> TrainingData:
             f"no training sample has all of {', '.join(config.data.modalities)}, so the head on their "
             "concatenation would see none; set data.modalities to those there are, or heads to modality"
         )
-    evaluated: tuple[Sequence[Record], Sequence[Record]] | None = None
+    evaluated: Pair | None = None
     valid, protocol = 0, dataset.protocol
     if config.train.select == "val":
         records, held = hold_out(records, config.train.val_share, config.data.split_seed, dataset.protocol)
@@ -150,5 +124,4 @@ def read(config: Config, skip_broken: bool) -> TrainingData:
     labels = pid_to_label(records)
     classes = [labels[record.pid] for record in records]
     sampler = PKSampler(classes, config.train.ids, config.train.instances, config.train.seed)
-    rest = protocol, valid, skipped, value_range, notes
-    return TrainingData(dataset, records, labels, sampler, evaluated, *rest)
+    return TrainingData(dataset, records, labels, sampler, evaluated, protocol, valid, skipped, value_range, notes)

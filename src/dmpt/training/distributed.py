@@ -22,15 +22,11 @@ from dmpt.base.errors import UserError
 from dmpt.method.modalities import Features
 from dmpt.method.network import Output
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def join_processes(precision: str) -> Accelerator:
-    """The processes that torchrun started, or this one alone.
-
-    Args:
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-    """
+    """The processes that torchrun started, or this one alone; precision ``fp32``, ``bf16`` or ``fp16``."""
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     mixed = "no" if precision == "fp32" else precision
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and not dist.is_initialized():
@@ -45,11 +41,7 @@ def join_processes(precision: str) -> Accelerator:
 
 @contextmanager
 def partners(accelerator: Accelerator) -> Iterator[None]:
-    """Inside, processes wait for each other.
-
-    Raises:
-        UserError: another one has ended.
-    """
+    """Inside, processes wait for each other; that another one has ended is a UserError."""
     try:
         yield
     except RuntimeError as error:
@@ -63,16 +55,10 @@ def partners(accelerator: Accelerator) -> Iterator[None]:
         ) from error
 
 
-def once_a_node(work: Callable[[], T], accelerator: Accelerator) -> T:
-    """What the first process of a machine makes of it, for all processes there.
+def once_a_node(work: Callable[[], _T], accelerator: Accelerator) -> _T:
+    """What the first process of a machine makes of it, which can be pickled, for all processes there.
 
-    Args:
-        work: its result can be pickled.
-        accelerator: of the run.
-
-    Raises:
-        Exception: what ``work`` raised, in the process that did it.
-        SystemExit: in the others, when it failed anywhere: one line about it is enough.
+    What ``work`` raises is raised in the process that did it, and SystemExit in the others: one line is enough.
     """
     if accelerator.num_processes == 1:
         return work()
@@ -91,7 +77,7 @@ def once_a_node(work: Callable[[], T], accelerator: Accelerator) -> T:
         raise error
     if any(failed for _, _, failed in everyone):
         raise SystemExit(2)
-    done: list[T] = [result for first, result, _ in everyone[: accelerator.process_index + 1] if first]
+    done: list[_T] = [result for first, result, _ in everyone[: accelerator.process_index + 1] if first]
     return done[-1]  # the processes of a machine follow each other
 
 
@@ -113,15 +99,9 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(output: Output, present: Tensor, accelerator: Accelerator) -> Output:
-    """The global batch's output, with gradients.
+    """The global batch's output, with gradients, from that of this process's share; the device's mask ``(3, b)``.
 
-    Args:
-        output: of this process's share.
-        present: its mask ``(3, b)``, on the device; ``output`` has none where its share is complete.
-        accelerator: of the run.
-
-    Returns:
-        Its mask is None where the whole batch is complete.
+    ``output`` has no mask where its share is complete; what comes back has none where the whole batch is.
     """
     if accelerator.num_processes == 1:
         return output

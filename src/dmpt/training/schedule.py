@@ -6,12 +6,7 @@ from dmpt.settings.config import Config
 
 
 def learning_rate(done: float, config: Config) -> float:
-    """Linear warm-up, then cosine.
-
-    Args:
-        done: share of the run that is done, in [0, 1).
-        config: its peak and shares.
-    """
+    """Linear warm-up, then cosine, when the share ``done`` of the run is done, in [0, 1)."""
     recipe = config.train
     if done < recipe.warmup:
         factor = recipe.warmup_from + (1 - recipe.warmup_from) * done / recipe.warmup

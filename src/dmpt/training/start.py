@@ -17,13 +17,13 @@ from dmpt.settings.config import Config
 from dmpt.settings.values import difference, dotted
 from dmpt.training.state import square_of
 
-SAME = (
+_SAME = (
     *("backbone.name", "backbone.overrides", "backbone.blocks", "backbone.norm", "backbone.antialias", "backbone.grid"),
     *("data.modalities", "feature", "neck"),
 )
 """Settings by which the same tensors give other features."""
-SHAPES = (
-    *SAME,
+_SHAPES = (
+    *_SAME,
     *("backbone.tune", "lora.", "backbone.projection", "backbone.projection_dim", "text.loss", "heads"),
     *("semantic.length", "semantic.first_layer", "semantic.share", "modality.", "bind.", "missing."),
 )
@@ -32,35 +32,19 @@ SHAPES = (
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """An adapter that a run starts from.
-
-    Attributes:
-        folder: the adapter's.
-        card: what it says of itself.
-    """
+    """An adapter that a run starts from."""
 
     folder: Path
     card: Card
 
     @classmethod
     def find(cls, init: str) -> "Start":
-        """The adapter in a run folder that training selected, or an adapter by itself.
-
-        Raises:
-            UserError: there is none.
-        """
+        """The adapter in a run folder that training selected, or an adapter by itself; a UserError where is none."""
         folder = adapter_folder(expanded(init))
         return cls(folder, load_card(folder))
 
     def put_into(self, model: Model, config: Config) -> str:
-        """Replace the initial values.
-
-        Args:
-            model: as ``assemble`` made it; where it is does not matter.
-            config: its settings.
-
-        Returns:
-            A line that says what was taken.
+        """Replace the initial values of ``assemble``, wherever they are; returns a line that says what was taken.
 
         Raises:
             UserError: the adapter belongs to another backbone, or to a network of another form.
@@ -78,8 +62,8 @@ class Start:
         old["backbone.grid"] = old["backbone.grid"] or square_of(new["backbone.grid"])
         other = {name for name in {*own, *taken} - anew if _shape(own, name) != _shape(taken, name)}
         differs = difference(old, new)
-        if other or differs.keys() & SAME:
-            shapes = {key: pair for key, pair in differs.items() if key.startswith(SHAPES)}
+        if other or differs.keys() & _SAME:
+            shapes = {key: pair for key, pair in differs.items() if key.startswith(_SHAPES)}
             settings = "; ".join(f"{key} is {there} there and {here} here" for key, (there, here) in shapes.items())
             raise UserError(f"init {self.folder} fits another network: {settings or ', '.join(sorted(other))}")
         network.load_own_state({**own, **taken}, str(self.folder / TENSORS))
@@ -90,13 +74,9 @@ class Start:
 
     def event(self) -> dict[str, Any]:
         """What the run's history tells of it: no path."""
-        told = {
-            "sha256": sha256(self.folder / TENSORS),
-            "data": self.card.data.get("name"),
-            "licence": self.card.licence,
-            "history": list(self.card.history),
-        }
-        return {"step": 1, "init": told}
+        card = self.card
+        told = {"data": card.data.get("name"), "licence": card.licence, "history": list(card.history)}
+        return {"step": 1, "init": {"sha256": sha256(self.folder / TENSORS), **told}}
 
 
 def _of_identities(name: str) -> bool:

@@ -27,7 +27,8 @@ def train(config: Config, out: str | Path, *, resume: bool = False, skip_broken:
     """
     trainer = Trainer(config, expanded(out), resume, skip_broken, replan=True)
     fit(trainer)
-    return trainer.adapter
+    selected = trainer.data.evaluated is not None and config.train.epochs
+    return trainer.out / ("best" if selected else "last")
 
 
 def fit(trainer: Trainer) -> None:

@@ -132,12 +132,6 @@ class Trainer:
         self._holding = True
         return going_on
 
-    @property
-    def adapter(self) -> Path:
-        """The folder of the adapter that training selects."""
-        best = self.data.evaluated is not None and self.config.train.epochs > 0
-        return self.out / ("best" if best else "last")
-
     def close(self) -> None:
         """Let others train in the folder; ``fit`` does so at its end."""
         self._holding = False
