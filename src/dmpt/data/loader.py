@@ -29,20 +29,12 @@ _METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 
 class Batch(NamedTuple):
-    """Samples on their way to the network.
+    """Samples on their way to the network. The first dimension of 3 is the modality, in the order of ``MODALITIES``."""
 
-    Attributes:
-        images: float32 ``(3, B, 3, H, W)``; the first dimension is the modality, in the order of ``MODALITIES``. Where
-            a modality is absent there are zeros that nothing reads.
-        labels: int64 ``(B,)``, classes 0, 1, ... of the training identities; -1 where there are none (test).
-        present: bool ``(3, B)``, which modalities a sample has, at least one.
-        subset: bool ``(3, B)``, those of them that modality dropout leaves; the same where it leaves out the images.
-    """
-
-    images: Tensor
-    labels: Tensor
-    present: Tensor
-    subset: Tensor
+    images: Tensor  # float32 (3, B, 3, H, W); where a modality is absent there are zeros that nothing reads
+    labels: Tensor  # int64 (B,), classes 0, 1, ... of the training identities; -1 where there are none (test)
+    present: Tensor  # bool (3, B), which modalities a sample has, at least one
+    subset: Tensor  # bool (3, B), those of them that modality dropout leaves; the same where it leaves out the images
 
 
 class SampleDataset:

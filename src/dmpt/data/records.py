@@ -57,36 +57,22 @@ class Splits(NamedTuple):
 
 
 class PassedOver(NamedTuple):
-    """Images that no record uses and no problem names.
+    """Images that no record uses and no problem names."""
 
-    Attributes:
-        message: one line: the folder, how many, some of them, and what to do.
-        images: how many; 0 where it is a folder that cannot be listed.
-        examples: a few of them.
-    """
-
-    message: str
-    images: int
+    message: str  # one line: the folder, how many, some of them, and what to do
+    images: int  # how many; 0 where it is a folder that cannot be listed
     examples: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class Files:
-    """What lies in a data set's folder. Every file counts once, a hidden folder as one file.
+    """What lies in a data set's folder. Every file counts once, a hidden folder as one file."""
 
-    Attributes:
-        folder: what was counted; of a manifest, the folders in it that its rows lead to.
-        taken: files that records use, wherever they lie.
-        left_out: images that cannot be used, each with a problem that says why.
-        ignored: what is no data by a rule: hidden, no image, or junk of the layout (identity -1).
-        passed_over: what was not understood, by folder.
-    """
-
-    folder: Path = Path()
-    taken: int = 0
-    left_out: int = 0
-    ignored: int = 0
-    passed_over: tuple[PassedOver, ...] = ()
+    folder: Path = Path()  # what was counted; of a manifest, the folders in it that its rows lead to
+    taken: int = 0  # files that records use, wherever they lie
+    left_out: int = 0  # images that cannot be used, each with a problem that says why
+    ignored: int = 0  # what is no data by a rule: hidden, no image, or junk of the layout (identity -1)
+    passed_over: tuple[PassedOver, ...] = ()  # what was not understood, by folder
 
     @property
     def not_understood(self) -> int:
@@ -101,25 +87,15 @@ class Files:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The splits of a data set and how it is meant to be judged.
+    """The splits of a data set and how it is meant to be judged. Equal records make equal data sets."""
 
-    Attributes:
-        name: its layout.
-        object: what is re-identified; a word of the prompts.
-        protocol: which gallery items a query ignores; a name of ``dmpt.retrieval.protocols``.
-        train: records to learn from.
-        query: records to search with.
-        gallery: records to search in.
-        files: what lies in its folder; empty where nobody has counted. Equal records make equal data sets.
-    """
-
-    name: str
-    object: Literal["person", "vehicle"]
-    protocol: str
-    train: Records
-    query: Records
-    gallery: Records
-    files: Files = field(default=Files(), compare=False)
+    name: str  # of its layout
+    object: Literal["person", "vehicle"]  # what is re-identified; a word of the prompts
+    protocol: str  # which gallery items a query ignores; a name of dmpt.retrieval.protocols
+    train: Records  # to learn from
+    query: Records  # to search with
+    gallery: Records  # to search in
+    files: Files = field(default=Files(), compare=False)  # in its folder; empty where nobody has counted
 
     @property
     def splits(self) -> dict[str, Records]:

@@ -48,17 +48,11 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
+    """One thing that is wrong."""
 
-    Attributes:
-        kind: a key of ``KINDS``.
-        message: one line: the file, row or identity, what is wrong, and what to do next.
-        paths: the files it is about; none where it is about labels.
-    """
-
-    kind: str
-    message: str
-    paths: tuple[Path, ...] = ()
+    kind: str  # a key of KINDS
+    message: str  # one line: the file, row or identity, what is wrong, and what to do next
+    paths: tuple[Path, ...] = ()  # the files it is about; none where it is about labels
 
     @property
     def level(self) -> str:
@@ -82,25 +76,15 @@ def in_short(findings: Iterable[Finding]) -> list[str]:
 
 @dataclass(frozen=True)
 class Report:
-    """All that was found.
-
-    Attributes:
-        layout: how the data were read.
-        root: from where.
-        protocol: which gallery items a query ignores.
-        value_range: of pictures of more than 8 bits.
-        counts: of each split: ``samples``, ``ids``, ``cameras``, ``scenes`` and images per modality.
-        files: what lies in the data set's folder.
-        findings: ordered by kind, and within a kind by record.
-    """
+    """All that was found."""
 
     layout: str
     root: str
     protocol: str
-    value_range: Range
-    counts: dict[str, dict[str, int]]
+    value_range: Range  # of pictures of more than 8 bits
+    counts: dict[str, dict[str, int]]  # of each split: samples, ids, cameras, scenes and images per modality
     files: Files
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...]  # ordered by kind, and within a kind by record
 
     @property
     def errors(self) -> int:

@@ -23,18 +23,14 @@ from dmpt.data.records import Dataset, Record
 
 # Files that a thread looks at before it says so, and seconds after which what was seen is saved.
 _CHUNK, _SAVE_EVERY = 8, 60.0
+# A file's pictures by their modalities, under an empty name where all of it is one; or what is wrong with it, a line.
 _Seen = Mapping[str, Picture] | str
 _Found = tuple[File, Stamp | None, _Seen]
 
 
 @dataclass(frozen=True)
 class Looks:
-    """What was seen in each file.
-
-    Attributes:
-        seen: the pictures in a file by their modalities, under an empty name where all of it is one picture; or what
-            is wrong with the file, in one line.
-    """
+    """What was seen in each file."""
 
     seen: Mapping[File, _Seen]
 

@@ -42,15 +42,10 @@ _Floats = npt.NDArray[np.floating]
 
 
 class Deep(NamedTuple):
-    """The values of a picture of more than 8 bits.
+    """The values of a picture of more than 8 bits."""
 
-    Attributes:
-        percentiles: its own values at each of ``_PERCENT``.
-        rich: they are enough different ones for a poster to be a loss.
-    """
-
-    percentiles: tuple[float, ...]
-    rich: bool
+    percentiles: tuple[float, ...]  # its own values at each of _PERCENT
+    rich: bool  # they are enough different ones for a poster to be a loss
 
     @property
     def low(self) -> float:
@@ -81,28 +76,16 @@ class Deep(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One modality of one record; some hundred bytes, whatever its size in pixels.
-
-    Attributes:
-        width: in pixels.
-        height: in pixels.
-        digest: hash of size and decoded pixels. Equal pictures are equal whatever format, metadata or number of
-            channels they are stored with.
-        blank: all pixels are alike.
-        coloured: it has colour that no tint explains.
-        grey: red, green and blue are equal.
-        bright: bright enough for its colours to show.
-        deep: of pictures of more than 8 bits.
-    """
+    """One modality of one record; some hundred bytes, whatever its size in pixels."""
 
     width: int
     height: int
-    digest: str
-    blank: bool
-    coloured: bool
-    grey: bool
-    bright: bool
-    deep: Deep | None
+    digest: str  # of size and decoded pixels: equal whatever format, metadata or number of channels store them
+    blank: bool  # all pixels are alike
+    coloured: bool  # it has colour that no tint explains
+    grey: bool  # red, green and blue are equal
+    bright: bool  # enough for its colours to show
+    deep: Deep | None  # of pictures of more than 8 bits
 
 
 def measure(pixels: Pixels) -> Picture:

@@ -33,15 +33,10 @@ _MAX_BYTES, _MAX_FILES = 2**28, 256
 
 
 class File(NamedTuple):
-    """What is decoded at once.
-
-    Attributes:
-        path: of the image.
-        columns: name, left and right end of each modality, where it holds several.
-    """
+    """What is decoded at once."""
 
     path: Path
-    columns: tuple[tuple[str, int, int], ...] = ()
+    columns: tuple[tuple[str, int, int], ...] = ()  # name, left and right end of each modality, where it holds several
 
 
 Stamp = tuple[int, int, int]

@@ -14,16 +14,9 @@ from dmpt.data.records import Splits
 
 @dataclass(frozen=True)
 class Count:
-    """How much a published split holds; None = not known.
+    """How much a published split holds; None = not known."""
 
-    Attributes:
-        ids: different identities, distractors (identity 0) counted as one.
-        samples: records.
-        cameras: different cameras.
-        scenes: different scenes.
-    """
-
-    ids: int | None = None
+    ids: int | None = None  # different ones, as of cameras and scenes; distractors (identity 0) count as one
     samples: int | None = None
     cameras: int | None = None
     scenes: int | None = None
@@ -31,24 +24,17 @@ class Count:
 
 @dataclass(frozen=True)
 class Layout:
-    """Facts about a benchmark, and its reader.
+    """Facts about a benchmark, and its reader."""
 
-    Attributes:
-        object: what is re-identified.
-        protocol: which gallery items a query ignores.
-        licence: its terms.
-        read: from the folder to the splits. What can be left out (a sample with a missing image, a misnamed file) it
-            adds to the notes' problems, one line each, and goes on. Records of identity -1 are junk and left out later.
-        known: published counts of ``train``, ``query``, ``gallery`` and ``total`` (train and gallery together).
-        whole: whether images in the folder that no record uses are a mistake; a table leaves out on purpose.
-    """
-
-    object: Literal["person", "vehicle"]
-    protocol: str
+    object: Literal["person", "vehicle"]  # what is re-identified
+    protocol: str  # which gallery items a query ignores
     licence: str
+    # From the folder to the splits. What can be left out (a sample with a missing image, a misnamed file) it adds to
+    # the notes' problems, one line each, and goes on. Records of identity -1 are junk and left out later.
     read: Callable[[Path, Notes], Splits]
+    # Published counts of train, query, gallery and total (train and gallery together).
     known: Mapping[str, Count] = field(default_factory=dict)
-    whole: bool = True
+    whole: bool = True  # images in the folder that no record uses are a mistake; a table leaves out on purpose
 
 
 # Where they are published is in docs/data.md. The counts of RGBNT201, RGBNT100 and MSVR310 are from the file names in

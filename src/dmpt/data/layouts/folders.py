@@ -20,33 +20,19 @@ _CLUTTER = frozenset(
 
 @dataclass
 class Notes:
-    """What is wrong, and what was looked at, so that the rest can be counted.
+    """What is wrong, and what was looked at, so that the rest can be counted."""
 
-    Attributes:
-        folder: the data set's own folder, all of which is counted: the root that was given, or where the reader found
-            the data set below it.
-        problems: one line for each file or row that cannot be used.
-        seen: every image that the reader has looked at, whether a record uses it or a problem says why not.
-        entered: those of the subfolders of ``folder`` that are counted; None = all.
-    """
-
-    folder: Path
-    problems: list[str] = field(default_factory=list)
-    seen: set[Path] = field(default_factory=set)
-    entered: frozenset[str] | None = None
+    folder: Path  # the data set's own, all of which is counted: the root that was given, or one below it
+    problems: list[str] = field(default_factory=list)  # one line for each file or row that cannot be used
+    seen: set[Path] = field(default_factory=set)  # every image, whether a record uses it or a problem says why not
+    entered: frozenset[str] | None = None  # those of the folder's subfolders that are counted; None = all
 
 
 class Grammar(NamedTuple):
-    """How the images of a layout are named.
+    """How the images of a layout are named."""
 
-    Attributes:
-        pattern: of the whole name without suffix, with the groups ``camera``, ``pid`` where it is not the folder that
-            says the identity, and ``scene`` where there are any.
-        words: the same for a user, with an example.
-    """
-
-    pattern: str
-    words: str
+    pattern: str  # of the whole name without suffix, with the groups camera and, if the name says them, pid and scene
+    words: str  # the same for a user, with an example
 
     def match(self, stem: str) -> re.Match[str] | None:
         """A name, taken apart."""
