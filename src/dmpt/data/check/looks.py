@@ -87,7 +87,7 @@ def look_at(dataset: Dataset, records: Iterable[Record], workers: int | None = N
 
 def files_of(record: Record) -> tuple[File, ...]:
     """The file of each modality; the same one where they share it."""
-    columns = tuple((modality, *ends) for modality, ends in record.columns.items())
+    columns = tuple(record.columns.items())
     return tuple(File(path, columns) for path in record.paths.values())
 
 
@@ -105,8 +105,7 @@ def _look_at(file: File) -> _Found:
     stamp = stamp_of(file.path)  # before it is read: a file that changes meanwhile is not the one that was seen
     try:
         deep, values = decode(file.path, _values)
-        columns = {modality: (left, right) for modality, left, right in file.columns}
-        parts = cut(file.path, values, columns) if columns else {"": values}
+        parts = cut(file.path, values, dict(file.columns)) if file.columns else {"": values}
     except UserError as error:
         return file, None, str(error)
     return file, stamp, {name: (measure_deep if deep else measure)(part) for name, part in parts.items()}

@@ -30,19 +30,20 @@ from dmpt.data.records import Dataset
 _YOUNG = 2 * 10**9
 # All that is remembered of all data sets takes at most so many bytes and files; what was not used for longest goes.
 _MAX_BYTES, _MAX_FILES = 2**28, 256
+_Columns = tuple[tuple[str, tuple[int, int]], ...]
 
 
 class File(NamedTuple):
     """What is decoded at once."""
 
     path: Path
-    columns: tuple[tuple[str, int, int], ...] = ()  # name, left and right end of each modality, where it holds several
+    columns: _Columns = ()  # as a record's, where it holds several modalities
 
 
 Stamp = tuple[int, int, int]
 """By which a file is known to be the same: its size, and when its content and its entry changed, in nanoseconds."""
 _Pictures = Mapping[str, Picture]
-_Key = tuple[str, tuple[tuple[str, int, int], ...]]  # a File by its whole path, as text: quicker by far than paths
+_Key = tuple[str, _Columns]  # a File by its whole path, as text: quicker by far than paths
 _Known = dict[_Key, tuple[Stamp, _Pictures]]
 
 
@@ -135,7 +136,7 @@ def _of_row(row: list[Any]) -> tuple[_Key, tuple[Stamp, _Pictures]]:
     """What JSON has made lists of."""
     path, columns, (size, changed, entry), pictures = row
     seen = {modality: _picture(*told) for modality, told in pictures.items()}
-    return (path, tuple((name, left, right) for name, left, right in columns)), ((size, changed, entry), seen)
+    return (path, tuple((name, (left, right)) for name, (left, right) in columns)), ((size, changed, entry), seen)
 
 
 def _picture(*told: Any) -> Picture:

@@ -12,7 +12,7 @@ from typing import Any
 from dmpt.base.errors import UserError
 from dmpt.base.files import write_atomically, write_text
 from dmpt.data.layouts.folders import Notes
-from dmpt.data.records import Dataset, Record, Records, Splits
+from dmpt.data.records import Dataset, Record, Splits
 from dmpt.settings.modalities import ALSO, MODALITIES, meant
 
 _COLUMNS = (*MODALITIES, "pid", "camera", "scene", "split")
@@ -92,10 +92,9 @@ def write_manifest(path: str | Path, dataset: Dataset) -> None:
         UserError: the data set cuts its modalities from shared files, or the table cannot be written.
     """
     path = Path(path)
-    parts: dict[str, Records] = {"train": dataset.train}
     same = dataset.query == dataset.gallery
-    parts |= {"test": dataset.gallery} if same else {"query": dataset.query, "gallery": dataset.gallery}
-    rows = [_cells(path, record) | {"split": split} for split, records in parts.items() for record in records]
+    splits = {"train": dataset.train, "test": dataset.gallery} if same else dataset.splits
+    rows = [_cells(path, record) | {"split": split} for split, records in splits.items() for record in records]
     columns = [name for name in _COLUMNS if any(row.get(name) not in (None, "") for row in rows)]
     if path.suffix.lower() == ".parquet":
         arrow, parquet = _pyarrow()
@@ -115,12 +114,11 @@ def _cells(table: Path, record: Record) -> dict[str, Any]:
             f"{record.name} holds several modalities side by side, which a manifest cannot say; cut the files first"
         )
     folder = _plain(table.parent)
-    files = {modality: _plain(file) for modality, file in record.paths.items()}
-    cells: dict[str, Any] = {
-        modality: (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
-        for modality, file in files.items()
-    }
-    return cells | {"pid": record.pid, "camera": record.camera, "scene": record.scene}
+    cells: dict[str, Any] = {"pid": record.pid, "camera": record.camera, "scene": record.scene}
+    for modality, path in record.paths.items():
+        file = _plain(path)
+        cells[modality] = (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
+    return cells
 
 
 def _table(root: Path) -> Path:
