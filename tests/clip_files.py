@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import pytest
 import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
+from dmpt.base.errors import UserError
 from dmpt.settings.config import BackboneConfig, TextConfig
 from dmpt.towers import packaged
 
@@ -130,3 +132,9 @@ def tiny_clip() -> tuple[BackboneConfig, TextConfig]:
     files = {"tower": "text_tower.json", "weights": "text_tower.safetensors", "file": "text.safetensors"}
     vit = BackboneConfig(name=card["name"], weights="package:vit.safetensors", overrides=card["overrides"])
     return vit, TextConfig(**{setting: f"package:{name}" for setting, name in files.items()})
+
+
+def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 # Small tensors: one thread is faster than two, and does not disturb what else the machine does.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
@@ -25,3 +26,11 @@ def no_trace_in_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Ite
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DMPT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy set of a test file's own."""
+    from runs import toy
+
+    return toy(tmp_path_factory.mktemp("toy"))

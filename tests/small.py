@@ -27,6 +27,8 @@ BARE: dict[str, Any] = {"semantic": {"length": 0}, "modality": {"length": 0}, "b
 NO_TEXT: dict[str, Any] = {"text": {"loss": "off"}}
 TEXT_WIDTH = 12
 WORD_WIDTH = 20
+LABELS = torch.tensor([0, 0, 2, 2, 1, 1])
+"""Of six samples."""
 PRESENT = torch.tensor([[1, 1, 0, 0, 1, 1], [1, 0, 1, 0, 1, 1], [1, 0, 0, 1, 0, 1]], dtype=torch.bool)
 """Which modalities six samples have, ``(3, 6)``: two have all, three one, one two."""
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -149,6 +151,13 @@ def redraw(module: nn.Module, generator: torch.Generator, std: float = 0.02) -> 
         for parameter in module.parameters():
             if parameter.requires_grad:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+
+
+def redrawn(kind: str = "clip", depth: int = 2, double: bool = True, **settings: Any) -> DMPT:
+    """A small network in which every part matters."""
+    network = small_network(kind, depth, **settings)
+    redraw(network, seeded(6))
+    return network.double() if double else network
 
 
 def small_images(backbone: Backbone, batch: int = 2, seed: int = 1) -> Tensor:

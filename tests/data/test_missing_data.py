@@ -13,14 +13,8 @@ from dmpt.data.missing import drop, restrict
 from dmpt.data.records import Record
 from dmpt.data.transforms import TestTransform
 from dmpt.settings.modalities import MODALITIES
-from runs import toy
 
 DROPPED: dict[str, Any] = {"dropout": 0.5, "seed": 3}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy(tmp_path_factory.mktemp("toy"))
 
 
 def record(*modalities: str, pid: int = 1) -> Record:

@@ -27,11 +27,6 @@ SUBSETS = [tuple(m for i, m in enumerate(MODALITIES) if code >> i & 1) for code 
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy(tmp_path_factory.mktemp("toy"))
-
-
-@pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     fit(with_(settings(data, epochs=2), missing={"dropout": 0.4}), folder)

@@ -11,7 +11,7 @@ from torch import Tensor
 from dmpt.extensions.distillation import _distillation, both_views
 from dmpt.method.modalities import Features
 from dmpt.method.network import Output
-from runs import fit, log, settings, toy, with_
+from runs import fit, log, settings, with_
 from small import PRESENT, seeded
 
 WIDTH = 32
@@ -75,11 +75,6 @@ def test_terms_are_the_mean_of_both_views(weight: float) -> None:
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy(tmp_path_factory.mktemp("toy"))
 
 
 def of_both(data: Path, **loss: float) -> Any:

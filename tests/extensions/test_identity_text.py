@@ -18,9 +18,7 @@ from dmpt.extensions.identity_text import IdentityText, text_identity
 from dmpt.method.modalities import Features
 from dmpt.settings.config import TextConfig
 from dmpt.towers.phrases import PROMPTS
-from small import PRESENT, TEXT_WIDTH
-
-LABELS = torch.tensor([0, 0, 2, 2, 1, 1])
+from small import LABELS, PRESENT, TEXT_WIDTH
 
 
 @pytest.fixture

@@ -15,10 +15,20 @@ from dmpt.method.losses import batch_hard_triplet, cross_entropy
 from dmpt.method.modalities import Features
 from dmpt.method.network import Output
 from runs import fit, settings, toy, with_
-from small import PRESENT, Small, error_of, objective_of, redraw, seeded, small_config, small_model, small_network
+from small import (
+    LABELS,
+    PRESENT,
+    Small,
+    error_of,
+    objective_of,
+    redraw,
+    seeded,
+    small_config,
+    small_model,
+    small_network,
+)
 
 WIDTH, IDS = 32, 4
-LABELS = torch.tensor([0, 0, 2, 2, 1, 1])
 DROPOUT: dict[str, Any] = {"dropout": 0.4}
 
 

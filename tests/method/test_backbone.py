@@ -24,6 +24,7 @@ from small import (
     error_of,
     interaction_layer,
     redraw,
+    redrawn,
     seeded,
     small_backbone,
     small_images,
@@ -34,12 +35,6 @@ from small import (
 FORMS = ("prefix", "token")
 WIDTH = 32
 OFF: dict[str, Any] = {"bind": {"depth": 0}, "heads": "paper"}
-
-
-def redrawn(kind: str = "clip", depth: int = 2, double: bool = True, **settings: Any) -> DMPT:
-    network = small_network(kind, depth, **settings)
-    redraw(network, seeded(6))
-    return network.double() if double else network
 
 
 # --- Eq. 7-10 ---------------------------------------------------------------------------------------------------------

@@ -9,10 +9,9 @@ from dmpt.method.heads import BNNeck, Heads
 from dmpt.method.modalities import Features
 from dmpt.method.network import Output
 from dmpt.settings.modalities import MODALITIES
-from small import PRESENT, TEXT_WIDTH, error_of, redraw, seeded, small_images, small_model
+from small import LABELS, PRESENT, TEXT_WIDTH, error_of, redraw, seeded, small_images, small_model
 
 WIDTH, IDS = 32, 4
-LABELS = torch.tensor([0, 0, 2, 2, 1, 1])
 SINGLE = {"rgb": WIDTH, "nir": WIDTH, "tir": WIDTH}
 CONCAT = {"concat": 3 * WIDTH}
 NECKS = {

@@ -45,10 +45,9 @@ from dmpt.method.losses import (
 from dmpt.method.modalities import Features
 from dmpt.method.network import Output
 from dmpt.towers.phrases import TextTargets
-from small import PRESENT, TEXT_WIDTH, seeded
+from small import LABELS, PRESENT, TEXT_WIDTH, seeded
 
 WIDTH = 7
-LABELS = torch.tensor([0, 0, 2, 2, 1, 1])
 
 
 # --- each term --------------------------------------------------------------------------------------------------------

@@ -22,12 +22,14 @@ from dmpt.towers.image import build_vit
 from small import (
     BARE,
     KINDS,
+    LABELS,
     PRESENT,
     WORD_WIDTH,
     Small,
     error_of,
     interaction_layer,
     redraw,
+    redrawn,
     seeded,
     small_backbone,
     small_config,
@@ -39,22 +41,6 @@ from small import (
 )
 
 WIDTH, IDS = 32, 4
-
-
-def redrawn(kind: str = "clip", **settings: Any) -> DMPT:
-    network = small_network(kind, **settings)
-    redraw(network, seeded(6))
-    return network.double()
-
-
-def label(value: object) -> str:
-    """A test's name that does not depend on the order of a set."""
-    return str(sorted(value)) if isinstance(value, set) else str(value)
-
-
-def names(network: DMPT) -> set[str]:
-    """Of all that is not the tower's."""
-    return {name for name in network.state_dict() if not name.startswith("backbone.")}
 
 
 # --- the tower's own features -----------------------------------------------------------------------------------------
@@ -156,7 +142,6 @@ def test_the_test_feature_is_the_normalised_concatenation_before_bn() -> None:
 
 # --- samples that lack modalities -------------------------------------------------------------------------------------
 
-LABELS = torch.tensor([0, 0, 2, 2, 1, 1])
 Stepped = tuple[Output, dict[str, Tensor], dict[str, Tensor]]
 
 

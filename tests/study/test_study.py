@@ -87,11 +87,6 @@ class Counted:
         return [f"{task.kept.parent.name}/{task.kept.name}" for task in self.tasks]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy(tmp_path_factory.mktemp("toy"))
-
-
 def write_study(path: Path, **changes: Any) -> Path:
     content = {
         "caption": "with and without interaction",

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clip_files import SIZE, backbone, clip, save, save_config, smooth
+from clip_files import SIZE, backbone, clip, one_line, save, save_config, smooth
 from dmpt.base.errors import UserError
 from dmpt.settings.config import BackboneConfig, TextConfig
 from dmpt.towers.image import build_vit
@@ -22,12 +22,6 @@ from dmpt.towers.tensors import read_tensors
 from dmpt.towers.text import load_text_tower, tokenizer_of
 
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
-
-
-def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 def under(prefix: str) -> Callable[[dict[str, Tensor]], dict[str, Any]]:

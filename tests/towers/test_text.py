@@ -13,7 +13,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from clip_files import FORMATS, SIZE, backbone, clip, save, save_config
+from clip_files import FORMATS, SIZE, backbone, clip, one_line, save, save_config
 from dmpt.base.errors import UserError
 from dmpt.base.files import sha256
 from dmpt.settings.config import TextConfig
@@ -33,12 +33,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tiny(tmp_path: Path) -> TextConfig:
     """A QuickGELU tower in open_clip's names."""
     return TextConfig(tower=save_config(tmp_path), weights=str(save(clip(), tmp_path, "safetensors")))
-
-
-def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 def test_prompts_and_tokens_are_the_papers() -> None:

@@ -20,7 +20,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from clip_files import FORMATS, OVERRIDES, PLAIN, QUICK, SIZE, backbone, clip, save, save_archive
+from clip_files import FORMATS, OVERRIDES, PLAIN, QUICK, SIZE, backbone, clip, one_line, save, save_archive
 from dmpt.base.errors import UserError
 from dmpt.base.files import sha256
 from dmpt.settings.config import BackboneConfig
@@ -33,12 +33,6 @@ def features(vit: Any, images: Tensor) -> Tensor:
     x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
     features: Tensor = vit.norm(vit.blocks(x))[:, 0]
     return features
-
-
-def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.fixture(scope="module")

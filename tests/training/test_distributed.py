@@ -24,13 +24,7 @@ from runs import (
     same_up_to_rounding,
     settings,
     torchrun,
-    toy,
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy(tmp_path_factory.mktemp("data"))
 
 
 @pytest.mark.long

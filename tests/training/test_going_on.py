@@ -13,12 +13,7 @@ from dmpt.cli import main
 from dmpt.training.schedule import learning_rate
 from dmpt.training.state import is_finished
 from dmpt.training.trainer import Trainer
-from runs import change_state, dying, fit, flags, log, processes_of, same_state, settings, toy
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy(tmp_path_factory.mktemp("toy"))
+from runs import change_state, dying, fit, flags, log, processes_of, same_state, settings
 
 
 def steps(out: Path) -> list[dict[str, Any]]:

@@ -23,11 +23,6 @@ DROPOUT: dict[str, Any] = {"dropout": 0.4}
 BOTH: dict[str, Any] = {"view": "both", "absent": "learned"}
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy(tmp_path_factory.mktemp("toy"))
-
-
 def with_dropout(data: Path, **recipe: Any) -> Any:
     return with_(settings(data, **recipe), missing=DROPOUT)
 

@@ -10,12 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmpt.base.errors import UserError
 from dmpt.training.trainer import Trainer
-from runs import settings, toy
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy(tmp_path_factory.mktemp("toy"))
+from runs import settings
 
 
 class Asked(TorchDispatchMode):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runs import fit, flags, log, settings, toy
+from runs import fit, flags, log, settings
 
 WINDOWS = """
 import json, os, signal, sys
@@ -30,11 +30,6 @@ for arguments in json.loads(sys.argv[1]):
     main(arguments)
 """
 """The command line where what only POSIX has is missing: all that can be tried of Windows on another system."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy(tmp_path_factory.mktemp("toy"))
 
 
 def test_training_and_evaluation_need_nothing_that_only_posix_has(data: Path, tmp_path: Path) -> None:

@@ -22,11 +22,6 @@ from runs import dying, fit, flags, log, same_state, settings, toy, with_
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy(tmp_path_factory.mktemp("toy"))
-
-
-@pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Other identities, and fewer."""
     return toy(tmp_path_factory.mktemp("other"), train_ids=6, test_ids=3, seed=1)

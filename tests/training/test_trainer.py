@@ -41,11 +41,6 @@ from dmpt.training.trainer import Trainer
 from runs import fit, flags, log, same_state, settings, toy, with_
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy(tmp_path_factory.mktemp("toy"))
-
-
 def test_learning_rate_warms_up_linearly_then_falls_as_a_cosine() -> None:
     config = Config(train=TrainConfig(lr=2e-3))
     assert learning_rate(0.0, config) == pytest.approx(2e-4)
