@@ -5,8 +5,6 @@ attention and on timm's own two, of which the fastest counts. FLOPs are those of
 in forward and backward. Ratios within one process.
 """
 
-import argparse
-import json
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +15,7 @@ from dmpt.settings.values import dotted
 from dmpt.study.reading import shipped_settings
 from dmpt.study.rows import config_of
 from goals import beside, goal, machine, rounds, table
-from models import ON_CPU, PATHS, Case, Path, Step, Tower, tower, trainee
+from models import PATHS, Case, Step, Tower, case_of, parser_of, tower, trainee
 
 PLAIN = [f"full fine-tuning, {path}" for path in PATHS]
 CLAIMS = {0: 0.8, 6: 0.65}
@@ -28,18 +26,10 @@ FASTER = 1.3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, samples=4, repeats=5)
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 3, 6, 9], help="l, counted from 0")
-    parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--precision", choices=ON_CPU, default="fp32")
-    parser.add_argument("--tower", default="vit_base_patch16_clip_quickgelu_224", help="timm's name")
-    parser.add_argument("--overrides", type=json.loads, default={}, help='of its shape, as JSON: {"depth": 9}')
-    parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("H", "W"))
-    parser.add_argument("--quick", action="store_true", help="smoke test: one round of a ViT-Ti/16 at 64x32")
     args = parser.parse_args()
-    name, size = ("vit_tiny_patch16_224", (64, 32)) if args.quick else (args.tower, tuple(args.size))
-    case = Case(name, size, args.samples, args.precision, args.overrides)
+    case = case_of(args)
     print(machine())
     print(f"\n{case}")
     frozen = tower(case.plain("frozen"))
@@ -47,11 +37,7 @@ def main() -> None:
     steps |= {name: preset(case, frozen, name) for name in PRESETS}
     trained = Step(case, trainee(case.plain("full")))
 
-    def on(path: Path) -> None:
-        trained.model.backbone.path = path
-        trained()
-
-    full = {plain: partial(on, path) for plain, path in zip(PLAIN, PATHS, strict=True)}
+    full = {plain: partial(trained.on, path) for plain, path in zip(PLAIN, PATHS, strict=True)}
     of_full = flops(trained)
     times = rounds({**steps, **full}, 1 if args.quick else args.repeats)
     table(times)

@@ -20,7 +20,7 @@ from dmpt.method.network import DMPT
 from goals import beside, cores, rounds
 from gpu_bench import Bench
 from loading import HALF, write
-from models import PATHS, Case, Path, Precision, Step, network, plain, tower, trainee
+from models import PATHS, Case, Precision, Step, network, plain, tower, trainee
 
 SAMPLES = 64
 Times = Mapping[str, list[float]]
@@ -70,12 +70,8 @@ def steps(bench: Bench, samples: int) -> Times:
     assert [term.name for term in dmpt.objective.terms] == [term.name for term in full.objective.terms]
     bench.found["losses"] = [term.name for term in dmpt.objective.terms]
 
-    def on(path: Path) -> None:
-        full.model.backbone.path = path
-        full()
-
     # Without fusing, attention keeps its weights for backward: on a GPU nobody trains so.
-    fused = {f"{FULL}, {path}": bench.timed(partial(on, path)) for path in PATHS if path != "timm unfused"}
+    fused = {f"{FULL}, {path}": bench.timed(partial(full.on, path)) for path in PATHS if path != "timm unfused"}
     return rounds({"DMPT": bench.timed(dmpt), **fused}, 1 if bench.smoke else 15, warm=1 if bench.smoke else 3)
 
 

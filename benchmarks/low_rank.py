@@ -5,8 +5,6 @@ which the fastest counts. "two products" is LoRA as it is usually written: B A x
 merged updates, shared and per modality, beside the plain tower and beside updates that stay products of their own.
 """
 
-import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +16,7 @@ from torch import Tensor
 from dmpt.extensions.lora import LoRA, merge_lora
 from dmpt.settings.config import BindConfig, Config, LoraConfig
 from goals import beside, goal, machine, rounds, table
-from models import ON_CPU, PATHS, Case, Path, Step, network, tower, trainee
+from models import PATHS, Case, Path, Step, case_of, network, parser_of, tower, trainee
 
 FULL = [f"full fine-tuning, {path}" for path in PATHS]
 PLAIN = [f"plain tower, {path}" for path in PATHS]
@@ -37,19 +35,11 @@ class TwoProducts(LoRA):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = parser_of(__doc__, samples=16, repeats=5)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--per-modality", type=int, default=16)
-    parser.add_argument("--precision", choices=ON_CPU, default="fp32")
-    parser.add_argument("--tower", default="vit_base_patch16_clip_quickgelu_224", help="timm's name")
-    parser.add_argument("--overrides", type=json.loads, default={}, help='of its shape, as JSON: {"depth": 9}')
-    parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("H", "W"))
-    parser.add_argument("--quick", action="store_true", help="smoke test: one round of a ViT-Ti/16 at 64x32")
     args = parser.parse_args()
-    name, size = ("vit_tiny_patch16_224", (64, 32)) if args.quick else (args.tower, tuple(args.size))
-    case = Case(name, size, 2 if args.quick else args.samples, args.precision, args.overrides)
+    case = case_of(args)
     ranks = {"rank": args.rank, "rank_per_modality": args.per_modality}
     repeats = 1 if args.quick else args.repeats
     print(f"{machine()}\n\n{case}; medians of {repeats}")
@@ -77,11 +67,7 @@ def training(case: Case, ranks: dict[str, int], repeats: int) -> None:
     steps["the same from the middle on"] = Step(case, trainee(settings(case, True, **ranks, first_layer="middle")))
     full = Step(case, trainee(case.plain("full")))
 
-    def on(path: Path) -> None:
-        full.model.backbone.path = path
-        full()
-
-    times = rounds({**steps, **{name: partial(on, path) for name, path in zip(FULL, PATHS, strict=True)}}, repeats)
+    times = rounds({**steps, **{name: partial(full.on, path) for name, path in zip(FULL, PATHS, strict=True)}}, repeats)
     table(times)
     print(f"\n{'share of full fine-tuning':34}{'step time':>12}{'gradients + optimiser':>24}{'trained, M':>12}")
     for label, step in steps.items():

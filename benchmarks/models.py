@@ -4,6 +4,8 @@ Weights are random and batches are noise: neither changes what a step costs. The
 random vectors as wide as CLIP's words, which cost what words cost and need no file.
 """
 
+import argparse
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -93,6 +95,26 @@ class Case:
     def autocast(self) -> AbstractContextManager[None]:
         """``autocast`` of its device and precision."""
         return autocast(self.device, self.precision)
+
+
+def parser_of(doc: str | None, samples: int, repeats: int) -> argparse.ArgumentParser:
+    """The flags of a benchmark of one ``Case``, which ``case_of`` makes of them."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=samples)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--precision", choices=ON_CPU, default="fp32")
+    parser.add_argument("--tower", default="vit_base_patch16_clip_quickgelu_224", help="timm's name")
+    parser.add_argument("--overrides", type=json.loads, default={}, help='of its shape, as JSON: {"depth": 9}')
+    parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("H", "W"))
+    parser.add_argument("--quick", action="store_true", help="smoke test: one round of a ViT-Ti/16 at 64x32")
+    return parser
+
+
+def case_of(args: argparse.Namespace) -> Case:
+    """What the flags say."""
+    if args.quick:
+        return Case("vit_tiny_patch16_224", (64, 32), min(args.samples, 4), args.precision, args.overrides)
+    return Case(args.tower, tuple(args.size), args.samples, args.precision, args.overrides)
 
 
 def autocast(device: str, precision: Precision) -> AbstractContextManager[None]:
@@ -211,6 +233,11 @@ class Step:
         self.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def on(self, path: Path) -> None:
+        """One step, its tower's plain pass on that path."""
+        self.model.backbone.path = path
+        self()
 
     def backward(self) -> None:
         """Leave the gradients of the losses on the trained tensors."""

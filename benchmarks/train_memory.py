@@ -14,7 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 from goals import beside, goal, machine, rounds, status, table
-from models import PATHS, Case, Path, Step, three_towers, trainee
+from models import PATHS, Case, Step, three_towers, trainee
 
 LARGE = Case("vit_base_patch16_clip_quickgelu_224", (256, 128), 8, "fp32")
 SMALL = Case("vit_small_patch14_dinov2", (112, 56), 64, "bf16")
@@ -74,11 +74,7 @@ def run(case: Case, repeats: int) -> tuple[Case, dict[str, list[float]], dict[st
         print(f"{name:40}{m[0] / 1e6:10.0f}{m[1] / 1e6:11.0f}{m[2] / 1e6:11.0f}{rest / 1e6:10.0f}{m.peak / 1e6:10.0f}")
     dmpt, shared, three = (build(case) for build in KINDS.values())
 
-    def on(path: Path) -> None:
-        shared.model.backbone.path = path
-        shared()
-
-    paths = {f"{SHARED}, {path}": partial(on, path) for path in PATHS}
+    paths = {f"{SHARED}, {path}": partial(shared.on, path) for path in PATHS}
     print("step, median of 2")
     first = rounds(paths, 2)
     table(first)
