@@ -1,10 +1,12 @@
 """Runs that go on with what they did not begin with: another plan, another number of processes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from dmpt.adapter.folder import load_card, save_card
@@ -153,3 +155,11 @@ def test_states_and_cards_from_before_there_was_a_history_are_read(data: Path, t
     assert load_card(out / "last").history == ()
     save_card(out / "copy", load_card(out / "last"))
     assert load_card(out / "copy") == load_card(out / "last")
+
+
+def test_the_scale_of_fp16s_gradients_goes_on(data: Path, tmp_path: Path) -> None:
+    trainer = fit(settings(data, epochs=1), tmp_path / "run")
+    then, now = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (8.0, 2.0))
+    replace(trainer.state, scaler=then).save(trainer.progress)
+    replace(trainer.state, scaler=now).load(replan=False)
+    assert now.state_dict() == then.state_dict()
