@@ -13,9 +13,9 @@ from dmpt.paper.parameters import count_parameters
 from dmpt.settings.shipped import folder
 from dmpt.settings.values import flatten
 from dmpt.study.data import find_data
-from dmpt.study.definition import find, studies
+from dmpt.study.definition import find
 from dmpt.study.reading import shipped_settings
-from dmpt.study.results import read_all
+from dmpt.study.results import ENDING, read
 from dmpt.study.rows import config_of
 from dmpt.training.log import LOG
 from runs import fit, settings, toy, with_
@@ -108,8 +108,9 @@ def test_the_finalists_are_tested_with_seeds_and_persons_that_chose_nothing() ->
     study = find("finalists")
     assert study.split == "test"
     seeds = set(range(study.base["train.seed"], study.base["train.seed"] + study.seeds))
-    results = folder("studies") / "results"
-    kept = [result for name in studies() if name != "finalists" for result in read_all(results / name)]
+    files = (folder("studies").parent / "results").glob(f"*/*{ENDING}")
+    kept = [result for path in files if path.parent.name != "finalists" for result in read(path).results]
+    assert len(kept) > 300
     assert not seeds & {result.seed for result in kept}
     fresh, *others = (find_data(name).world for name in ("synthetic_fresh", "synthetic", "vehicles"))
     assert fresh is not None

@@ -23,7 +23,6 @@ from dmpt.data.check.pictures import _PERCENT, Deep
 from dmpt.data.check.value_range import measure_range
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.settings.config import Config, DataConfig
-from dmpt.study.results import check_settings_of
 from dmpt.training.data import read
 from dmpt.training.trainer import Trainer
 from runs import flags, settings, torchrun, toy, with_
@@ -244,7 +243,6 @@ def test_auto_measures_the_training_set_and_fixes_it_for_good(
     assert json.loads((out / "last" / "config.json").read_text())["config"]["data"]["value_range"] == fixed
     assert load_card(out / "last").config.data.black_and_white == (bottom, top)
     evaluate(out)
-    check_settings_of(out, config)  # a study finds its row again
     report = check("rgbnt201", data, DataConfig(value_range="auto"))
     assert report.value_range == (bottom, top)
     assert report.errors == 0

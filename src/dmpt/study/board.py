@@ -13,18 +13,25 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+import yaml
 from rich.progress import TaskID
 
+from dmpt.base.errors import UserError
+from dmpt.base.files import write_text
 from dmpt.base.terminal import bar, console
-from dmpt.study.one_run import Task
-from dmpt.study.results import read
+from dmpt.settings.values import dotted, nest
+from dmpt.study.one_run import settings_file
+from dmpt.study.plan import Task
+from dmpt.study.results import Result
 from dmpt.training.log import LOG
 
-POLL = 0.5
-TAIL = 4096
-KILLED = ", mostly for want of memory: give fewer --jobs, or less in a batch"
-GPUS = "CUDA_VISIBLE_DEVICES"
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_POLL = 0.5
+_TAIL = 4096
+_KILLED = ", mostly for want of memory: give fewer --jobs, or less in a batch"
+_GPUS = "CUDA_VISIBLE_DEVICES"
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_RUN = "import sys; sys.path[:] = filter(None, sys.path); from dmpt.study.one_run import main; main()"
+"""Not with -m, which would also look for modules where the user happens to be."""
 
 
 class Process(Protocol):
@@ -41,6 +48,7 @@ class Process(Protocol):
 
 
 Launch = Callable[[Task], Process]
+Finish = Callable[[Task], Result]
 
 
 def log_of(task: Task) -> Path:
@@ -48,42 +56,36 @@ def log_of(task: Task) -> Path:
     return task.out.with_name(f"{task.out.name}.log")
 
 
-def launch(task: Task) -> "subprocess.Popen[str]":
+def launch(task: Task) -> "subprocess.Popen[bytes]":
     """Start a run. What the terminal signals reaches this process alone, which passes it on."""
-    task.out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(settings_file(task.out), yaml.safe_dump(nest(dotted(task.config)), sort_keys=False))
     threads = max(1, (os.cpu_count() or 1) // task.jobs)
     # One of them set by the user means that number for all: torch would take the larger.
-    asked = next((os.environ[name] for name in THREADS if name in os.environ), str(threads))
-    environment = dict.fromkeys(THREADS, asked) | os.environ
+    asked = next((os.environ[name] for name in _THREADS if name in os.environ), str(threads))
+    environment = dict.fromkeys(_THREADS, asked) | os.environ
     if task.gpu is not None:
-        environment[GPUS] = task.gpu
-    # Not with -m, which would also look for modules where the user happens to be.
-    run = f"import sys; sys.path[:] = {sys.path}; from dmpt.study.one_run import main; main()"
+        environment[_GPUS] = task.gpu
+    flags = [name for name, given in task.flags.items() if given]
     with log_of(task).open("a", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", run],
-            stdin=subprocess.PIPE,
+        return subprocess.Popen(
+            [sys.executable, "-c", _RUN, str(task.out), str(os.getpid()), *flags],
+            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            text=True,
             env=environment,
             start_new_session=True,
         )
-    assert process.stdin is not None
-    process.stdin.write(replace(task, parent=os.getpid()).to_json())
-    process.stdin.close()
-    return process
 
 
-def gpus() -> list[str]:
+def _gpus() -> list[str]:
     """The GPUs that runs can be spread over, as the environment names them."""
     count = torch.cuda.device_count()
-    named = [name.strip() for name in os.environ.get(GPUS, "").split(",") if name.strip()]
+    named = [name.strip() for name in os.environ.get(_GPUS, "").split(",") if name.strip()]
     return named[:count] or [str(number) for number in range(count)]
 
 
 def execute(
-    tasks: Sequence[Task], jobs: int, what: str, launch: Launch = launch, there: int = 0, total: int | None = None
+    tasks: Sequence[Task], jobs: int, what: str, launch: Launch, finish: Finish, there: int, total: int
 ) -> list[str]:
     """Run the tasks, each on the GPU that has fewest; a failure does not keep the others from running.
 
@@ -92,8 +94,9 @@ def execute(
         jobs: processes at most.
         what: these runs are, for the board.
         launch: how a task is started.
+        finish: keeps the result of a task that has ended well.
         there: runs of the same study that come before these.
-        total: of the study; None = these and those that are there.
+        total: of the study.
 
     Returns:
         A line for each failure.
@@ -102,8 +105,7 @@ def execute(
         KeyboardInterrupt: after every running task has saved and ended.
     """
     waiting, running, failures = list(tasks), dict[TaskID, tuple[Task, Process]](), list[str]()
-    known = gpus()
-    total = there + len(tasks) if total is None else total
+    known = _gpus()
     with bar() as board:
         overall = board.add_task(what, completed=there, total=total, note="")
         try:
@@ -123,12 +125,12 @@ def execute(
                     board.remove_task(row)
                     board.advance(overall)
                     done = there + len(tasks) - len(waiting) - len(running)
-                    said = _said(task, code)
+                    code, said = _ended(task, code, finish)
                     console.print(f"{done} of {total}: {_name(task)}: {said}")
                     if code:
                         failures.append(f"{_name(task)}: {said}")
                 if running:
-                    time.sleep(POLL)
+                    time.sleep(_POLL)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 console.print("stopping: each run saves first; the same command goes on later")
@@ -149,7 +151,7 @@ def _standing(task: Task) -> tuple[int, str]:
     """Epochs done and the last loss, from the end of the run's log."""
     try:
         with (task.out / LOG).open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return 0, "starting"
@@ -163,21 +165,24 @@ def _standing(task: Task) -> tuple[int, str]:
     return 0, "starting"
 
 
-def _said(task: Task, code: int) -> str:
-    """What became of it: its numbers, or the last line it said."""
-    result = read(task.kept) if code == 0 else None
-    if result is not None:
-        seconds = result.numbers["study"]["seconds_per_epoch"]
-        time_said = "" if seconds is None else f", {seconds:.1f} s per epoch"
+def _ended(task: Task, code: int, finish: Finish) -> tuple[int, str]:
+    """Its exit code, not 0 where nothing is kept, and what became of it: its numbers, or the last line it said."""
+    if code == 0:
+        try:
+            result = finish(task)
+        except UserError as error:
+            return 2, f"error: {error}"
         if result.diverged:
-            return f"diverged, and so is not chosen: {result.numbers['diverged']}"
-        return f"mAP {result.numbers['mAP']:.1f}, rank-1 {result.numbers['rank1']:.1f}{time_said}"
+            return 0, f"diverged, and so is not chosen: {result.numbers['diverged']}"
+        seconds = result.study["seconds_per_epoch"]
+        time_said = "" if seconds is None else f", {seconds:.1f} s per epoch"
+        return 0, f"mAP {result.numbers['mAP']:.1f}, rank-1 {result.numbers['rank1']:.1f}{time_said}"
     try:
         lines = log_of(task).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         lines = []
     if code < 0:  # it had no time to say why
-        said = f"killed by signal {-code}{KILLED if code == -signal.SIGKILL else ''}"
+        said = f"killed by signal {-code}{_KILLED if code == -signal.SIGKILL else ''}"
     else:
         said = lines[-1] if lines else f"ended with exit code {code}"
-    return f"{said} ({log_of(task)})"
+    return code, f"{said} ({log_of(task)})"

@@ -1,4 +1,7 @@
-"""One run of a study, in a process of its own: ``python -m dmpt.study.one_run``, its task on standard input."""
+"""One run of a study, in a process of its own: ``dmpt train``, ``dmpt evaluate``, and a file of what was found.
+
+Beside the run folder lies a file of settings, ``seed-0.yaml`` beside ``seed-0``: the run is made of that alone.
+"""
 
 import json
 import os
@@ -7,170 +10,119 @@ import statistics
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from dmpt.base.errors import Diverged, UserError
+from dmpt.base.files import write_text
 from dmpt.base.stopping import Interrupted, stoppable
+from dmpt.base.yaml import load
 from dmpt.settings.config import Config
 from dmpt.settings.values import from_dict
-from dmpt.training.log import read_log
 
-if TYPE_CHECKING:
-    from dmpt.training.trainer import Trainer
-
-PATIENCE = 60.0
+_PATIENCE = 60.0
 """Seconds in which a run whose study is gone should have saved; then it is interrupted again, which ends it unsaved."""
+_RESULT = "result.json"
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a run is to do.
+def settings_file(out: Path) -> Path:
+    """What the run in ``out`` is made of."""
+    return out.with_name(f"{out.name}.yaml")
 
-    Attributes:
-        data: name of the data.
-        row: name of the row.
-        kind: ``choice``: of a learning rate; of the table, ``test`` or ``validation``. Choice and validation hold out
-            training identities and do not read the test split.
-        config: its settings.
-        out: its run folder.
-        kept: where its result goes.
+
+def work(config: Config, out: Path, missing: bool = False, may_diverge: bool = False) -> None:
+    """Train, going on where an earlier attempt was stopped; evaluate; write what was found into the run folder.
+
+    Args:
+        config: the settings; with ``train.select val`` the test split is not read.
+        out: the run folder.
         missing: whether it is also tested with modalities missing.
-        timed: whether its time is what the study is about, so that another study's run is no substitute.
-        fingerprint: of all the data, all splits.
-        jobs: how many runs share the machine.
-        gpu: the one that it is to see, as ``CUDA_VISIBLE_DEVICES`` names it; None = there is no choice.
-        parent: process that waits for it; None = none does.
-    """
-
-    data: str
-    row: str
-    kind: Literal["choice", "test", "validation"]
-    config: Config
-    out: Path
-    kept: Path
-    missing: bool = False
-    timed: bool = False
-    fingerprint: str = ""
-    jobs: int = 1
-    gpu: str | None = None
-    parent: int | None = None
-
-    def to_json(self) -> str:
-        """For another process."""
-        return json.dumps({**asdict(self), "out": str(self.out), "kept": str(self.kept)})
-
-    @classmethod
-    def from_json(cls, text: str) -> "Task":
-        """The task of ``to_json``."""
-        content = json.loads(text)
-        content |= {"config": from_dict(content["config"]), "out": Path(content["out"]), "kept": Path(content["kept"])}
-        return cls(**content)
-
-
-def work(task: Task) -> None:
-    """Train, going on where an earlier attempt was stopped; evaluate; keep the result.
+        may_diverge: whether that is a finding, and no failure.
 
     Raises:
         UserError: as ``dmpt train`` and ``dmpt evaluate``.
     """
-    from dmpt.evaluation.evaluate import PRIVATE
+    from dmpt.base.environment import environment
+    from dmpt.data.records import labels_of
+    from dmpt.evaluation.evaluate import PRIVATE, by_query, evaluate
+    from dmpt.evaluation.opened import Conditions
     from dmpt.retrieval.metrics import MEASURES
-    from dmpt.study.results import keep
     from dmpt.training.trainer import Trainer
 
-    trainer = Trainer(task.config, task.out, resume=True)
-    lost = None
+    trainer = Trainer(config, out, resume=True)
+    numbers: dict[str, Any] = {}
+    per_query: dict[str, list[Any]] = {"pids": [], "average_precision": []}
     try:
         trainer.fit()
     except Diverged as error:
-        if task.kind != "choice":
+        if not may_diverge:
             raise
-        lost = str(error)  # against the other learning rates; it need not be tried again
-    log = read_log(task.out)
-    if lost is None:
-        numbers, per_query, where = _measure(task, trainer)
-    else:
-        numbers, per_query = {**dict.fromkeys(MEASURES, 0.0), "diverged": lost}, {"pids": [], "average_precision": []}
-        where = _origin(task, trainer)
+        numbers = {**dict.fromkeys(MEASURES, 0.0), "diverged": str(error)}
+    if config.train.select == "val" and not numbers:
+        assert trainer.data.evaluated is not None
+        found = trainer.validated or trainer.validate()  # a finished run that is opened again has not looked yet
+        numbers, per_query = found.to_dict(), by_query(found, labels_of(trainer.data.evaluated[0]))
+    elif not numbers:
+        evaluation = evaluate(out, Conditions({"root": config.data.root}), without="all" if missing else None)
+        evaluation.save()
+        numbers, per_query = evaluation.to_dict(), by_query(evaluation.metrics, evaluation.seen.query_labels)
+    own = {"step": trainer.progress.step, "seed": config.train.seed, **environment()}
+    where = {key: value for key, value in numbers.get("provenance", own).items() if key not in PRIVATE}
+    trained = trainer.network.trained_count if config.train.epochs else 0
+    study = {"trained": trained, "backbone_sha256": trainer.model.tower.sha256}
+    per_query["average_precision"] = [v if v is None else round(v, 4) for v in per_query["average_precision"]]
+    content = {"numbers": {**numbers, "study": study, "provenance": where}, "per_query": per_query}
+    write_text(out / _RESULT, json.dumps(content) + "\n")
+
+
+def found_in(out: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Numbers and those of each query of a run that has ended well, with its time and memory.
+
+    Raises:
+        UserError: there is no result.
+    """
+    from dmpt.training.log import read_log
+
+    try:
+        content = json.loads((out / _RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{out}: the run left no result ({error}); run again") from error
+    log = read_log(out)
     peaks = [line["peak_memory_bytes"] for line in log if line.get("peak_memory_bytes")]  # Windows tells none
     seconds = [line["epoch_seconds"] for line in log if "epoch_seconds" in line]
-    trained = trainer.network.trained_count if task.config.train.epochs else 0
-    study = {
-        "data": task.data,
-        "row": task.row,
-        "kind": task.kind,
-        "trained": trained,
+    content["numbers"]["study"] |= {
         "seconds_per_epoch": statistics.median(seconds) if seconds else None,
         "seconds_per_step": min((line["step_seconds"] for line in log if "step_seconds" in line), default=None),
         "peak_memory_bytes": max(peaks, default=None),
-        "jobs": task.jobs,
-        "data_fingerprint": task.fingerprint,
-        "backbone_sha256": trainer.model.tower.sha256,
     }
-    where = {key: value for key, value in where.items() if key not in PRIVATE}
-    keep(task.kept, trainer.config, {**numbers, "study": study, "provenance": where}, per_query)
-
-
-def _measure(task: Task, trainer: "Trainer") -> tuple[dict[str, Any], dict[str, list[Any]], dict[str, Any]]:
-    """The numbers of a trained run, those of each query, and where they come from."""
-    from dmpt.data.records import labels_of
-    from dmpt.evaluation.evaluate import by_query, evaluate
-    from dmpt.evaluation.opened import Conditions
-
-    if task.kind != "test":
-        assert trainer.data.evaluated is not None
-        found = trainer.validated or trainer.validate()  # a finished run that is opened again has not looked yet
-        return found.to_dict(), by_query(found, labels_of(trainer.data.evaluated[0])), _origin(task, trainer)
-    root = {"root": task.config.data.root}
-    evaluation = evaluate(task.out, Conditions(root), without="all" if task.missing else None)
-    evaluation.save()
-    numbers = evaluation.to_dict()
-    return numbers, by_query(evaluation.metrics, evaluation.seen.query_labels), numbers.pop("provenance")
-
-
-def _origin(task: Task, trainer: "Trainer") -> dict[str, Any]:
-    """Where numbers on validation identities come from."""
-    from dmpt.base.environment import environment
-
-    return {"step": trainer.progress.step, "seed": task.config.train.seed, **environment()}
+    return content["numbers"], content["per_query"]
 
 
 def _stop_with(parent: int) -> None:
-    """Save and leave when the process that started this one is gone, however and however early it went.
-
-    Raises:
-        Interrupted: it is gone already.
-    """
-    if os.getppid() != parent:
-        raise Interrupted(signal.SIGTERM)
+    """Save and leave when the process that started this one is gone, however and however early it went."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         while True:  # what is being imported or freed just then may swallow one
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(PATIENCE)
+            time.sleep(_PATIENCE)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def main() -> None:
-    """Run the task on standard input; exit code 2 with one line for what the user can mend, 143 when stopped."""
-    task = Task.from_json(sys.stdin.read())
+    """Make the run of ``OUT PARENT [missing] [may_diverge]``; exit code 2 with a line of what the user can mend."""
+    folder, parent, *flags = sys.argv[1:]
+    out = Path(folder)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the study's way to stop it, whatever the study was started with
     try:
         with stoppable():
-            if task.parent is not None:
-                _stop_with(task.parent)
-            work(task)
+            _stop_with(int(parent))
+            config = from_dict(load(settings_file(out).read_text(encoding="utf-8")))
+            work(config, out, **dict.fromkeys(flags, True))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
     except Interrupted as error:
         raise SystemExit(128 + error.number) from None
-
-
-if __name__ == "__main__":
-    main()

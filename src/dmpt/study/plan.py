@@ -1,20 +1,79 @@
 """Which runs a study takes, which of them are there, and which learning rates have been chosen."""
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dmpt.base.errors import UserError
 from dmpt.evaluation.missing import parse
 from dmpt.settings.config import Config
 from dmpt.settings.values import dotted
-from dmpt.study.definition import MOST, Row, Study
-from dmpt.study.one_run import Task
-from dmpt.study.results import Result, check_inputs_of, check_settings_of, read, read_all
+from dmpt.study.definition import MOST, RANK, Row, Study, slug
+from dmpt.study.reading import KNOWN
+from dmpt.study.results import Kept, Result, backbone_name, content_of, run_name
 from dmpt.study.rows import config_of, runnable
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run to be.
+
+    Attributes:
+        data: name of the data.
+        row: name of the row.
+        kind: ``choice``: of a learning rate; of the table, ``test`` or ``validation``. Choice and validation hold out
+            training identities and do not read the test split.
+        config: its settings.
+        out: its run folder.
+        missing: whether it is also tested with modalities missing.
+        fingerprint: of all the data, all splits; empty = not looked at.
+        backbone: sha256 of the weights; None = not looked at, or random.
+        jobs: how many runs share the machine.
+        gpu: the one that it is to see, as ``CUDA_VISIBLE_DEVICES`` names it; None = there is no choice.
+    """
+
+    data: str
+    row: str
+    kind: Literal["choice", "test", "validation"]
+    config: Config
+    out: Path
+    missing: bool = False
+    fingerprint: str = ""
+    backbone: str | None = None
+    jobs: int = 1
+    gpu: str | None = None
+
+    @property
+    def place(self) -> Path:
+        """Data, row and run, as folders."""
+        return Path(self.data) / slug(self.row) / run_name(self.kind, dotted(self.config))
+
+    @property
+    def flags(self) -> dict[str, bool]:
+        """What ``one_run.work`` is told beside settings and folder."""
+        return {"missing": self.missing and self.kind == "test", "may_diverge": self.kind == "choice"}
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """Its settings, as far as they say which numbers come out, but the seed."""
+        return content_of(dotted(self.config))
+
+    def same_run(self, other: "Task") -> bool:
+        """Whether another task is this run under another name."""
+        return self.config.train.seed == other.config.train.seed and self.content == other.content
+
+    def accepts(self, result: Result) -> bool:
+        """Whether it is a seed of this run, whoever asked for it."""
+        if self.kind != "choice" and (result.diverged or (self.missing and "missing" not in result.numbers)):
+            return False
+        return result.is_run_of(self.content, self.fingerprint, self.backbone)
+
+    def find(self, results: Sequence[Result]) -> Result | None:
+        """The result of this run; None where there is none."""
+        return next((r for r in results if r.seed == self.config.train.seed and self.accepts(r)), None)
 
 
 @dataclass(frozen=True)
@@ -28,8 +87,8 @@ class Plan:
         left_out: why other rows are not, a line each.
         seeds: of training; also in each row's settings.
         out: run folders go below it.
-        results: results go below it.
         fingerprint: of the data, all splits; empty = not looked at.
+        backbones: sha256 of weights, by ``backbone_name``, as far as they are known.
         jobs: how many runs share the machine.
     """
 
@@ -38,35 +97,43 @@ class Plan:
     rows: list[tuple[Row, Config]]
     left_out: list[str]
     seeds: tuple[int, ...]
-    out: Path
-    results: Path
+    out: Path = field(default_factory=Path)
     fingerprint: str = ""
+    backbones: Mapping[str, str] = field(default_factory=dict)
     jobs: int = 1
 
+    @property
     def choices(self) -> list[Task]:
         """The runs by which learning rates are chosen."""
-        return [
-            self._task(row, self._choice(config, lr), "choice", f"lr-{lr:g}")
-            for row, config in self.rows
-            for lr in row.lr
-        ]
+        return [self._task(row, self._choice(config, lr), "choice") for row, config in self.rows for lr in row.lr]
 
     def tests(self, chosen: Mapping[str, float]) -> list[Task]:
         """The runs of the table; those of rows that wait for their learning rate are left out."""
         return [
-            self._task(row, self._test(config, seed, chosen.get(row.name)), self.study.split, f"seed-{seed}")
+            self._task(row, self._test(config, seed, chosen.get(row.name)), self.study.split)
             for row, config in self.rows
             for seed in self.seeds
             if not row.lr or row.name in chosen
         ]
 
-    def chosen(self) -> dict[str, float]:
+    def tried(self, results: Sequence[Result]) -> dict[str, list[Result]]:
+        """What was found for the learning rates of each row that has a grid, in its order, as far as it was run."""
+        found: dict[str, list[Result]] = {row.name: [] for row, _ in self.rows if row.lr}
+        for task in self.choices:
+            if (result := task.find(results)) is not None:
+                found[task.row].append(result)
+        return found
+
+    def chosen(self, results: Sequence[Result]) -> dict[str, float]:
         """Learning rates by row, as far as all of a row's grid has been run."""
-        tried: dict[str, list[Result | None]] = {}
-        for task in self.choices():
-            tried.setdefault(task.row, []).append(read(task.kept))
-        whole = {row: [result for result in done if result is not None] for row, done in tried.items()}
-        return {row: best(done).lr for row, done in whole.items() if len(done) == len(tried[row])}
+        whole = {row.name: len(row.lr) for row, _ in self.rows}
+        return {row: best(done).lr for row, done in self.tried(results).items() if len(done) == whole[row]}
+
+    def found(self, results: Sequence[Result]) -> dict[str, list[Result]]:
+        """Results of each row that has any, of whatever seed, by ascending seeds."""
+        tests = replace(self, seeds=self.seeds[:1]).tests(self.chosen(results))
+        seeds = {task.row: [r for r in results if task.accepts(r)] for task in tests}
+        return {row: sorted(own, key=lambda result: result.seed) for row, own in seeds.items() if own}
 
     def _test(self, config: Config, seed: int, lr: float | None) -> Config:
         config = _with_train(config, seed=seed, lr=config.train.lr if lr is None else lr)
@@ -77,23 +144,14 @@ class Plan:
         config = config_of({**dotted(config), **choice.change})
         return _validated(_with_train(config, seed=choice.seed, lr=lr))
 
-    def _task(self, row: Row, config: Config, kind: Any, name: str) -> Task:
-        place = Path(self.data) / row.slug / name
-        return Task(
-            data=self.data,
-            row=row.name,
-            kind=kind,
-            config=config,
-            out=self.out / place,
-            kept=self.results / place,
-            missing=self.study.missing,
-            timed=self.study.timed,
-            fingerprint=self.fingerprint,
-            jobs=self.jobs,
-        )
+    def _task(self, row: Row, config: Config, kind: Any) -> Task:
+        backbone = self.backbones.get(backbone_name(config))
+        rest = self.study.missing, self.fingerprint, backbone, self.jobs
+        task = Task(self.data, row.name, kind, config, self.out, *rest)
+        return replace(task, out=self.out / task.place)
 
 
-def make(study: Study, data: str, base: Config, *, seeds: int, only: Sequence[str], out: Path, results: Path) -> Plan:
+def make(study: Study, data: str, base: Config, *, seeds: int, only: Sequence[str], out: Path) -> Plan:
     """The plan of a study, before the data are looked at.
 
     Args:
@@ -103,7 +161,6 @@ def make(study: Study, data: str, base: Config, *, seeds: int, only: Sequence[st
         seeds: how many, counted on from it.
         only: names of rows; empty = all.
         out: run folders go below it.
-        results: results go below it.
 
     Raises:
         UserError: settings are not valid, or a seed is the one by which learning rates are chosen.
@@ -119,7 +176,19 @@ def make(study: Study, data: str, base: Config, *, seeds: int, only: Sequence[st
     if study.missing:  # refused before anything is trained
         for _, config in rows:
             parse("all", config.data.modalities)
-    return Plan(study, data, rows, left_out, numbers, out, results)
+    return Plan(study, data, rows, left_out, numbers, out)
+
+
+def asked(study: Study, data: str, kept: Kept) -> Plan:
+    """The plan of what a study was asked for last on some data, from what is kept alone.
+
+    Raises:
+        UserError: a row's settings are not valid any more.
+    """
+    ranks = {row.name: {**row.change, RANK: kept.ranks[row.name]} for row in study.rows if row.name in kept.ranks}
+    study = replace(study, rows=tuple(replace(row, change=ranks.get(row.name, row.change)) for row in study.rows))
+    rows, left_out = runnable(study, data, KNOWN | kept.base) if kept.base else ([], [])
+    return Plan(study, data, rows, left_out, (0,), fingerprint=kept.data, backbones=kept.backbones)
 
 
 def best(results: Sequence[Result]) -> Result:
@@ -127,61 +196,37 @@ def best(results: Sequence[Result]) -> Result:
     return min(results, key=lambda result: (-result.numbers["mAP"], result.lr))
 
 
-def open_tasks(tasks: Sequence[Task]) -> list[Task]:
-    """The tasks without a result, after every result and run folder that is there has been compared with its task.
-
-    Raises:
-        UserError: one was made with other settings, data or weights.
-    """
-    waiting = []
-    for task in tasks:
-        result = read(task.kept)
-        check_settings_of(task.kept, task.config)
-        check_settings_of(task.out, task.config)
-        if result is None:
-            waiting.append(task)
-        elif task.fingerprint:
-            check_inputs_of(result, task.fingerprint, backbone_hash(task.config))
-            if task.missing and "missing" not in result.numbers and task.kind == "test":
-                raise UserError(
-                    f"{task.kept}: was not tested with modalities missing; remove this folder and run again"
-                )
-    return waiting
-
-
-def estimate(tasks: Sequence[Task], results: Path) -> float | None:
-    """Seconds that the tasks will take, by what finished runs of their row, else of their data, took; None = unknown.
+def estimate(tasks: Sequence[Task], results: Sequence[Result]) -> float | None:
+    """Seconds that the tasks will take, by what runs of their row, else all runs, on their data took; None = unknown.
 
     Evaluation and start are not counted.
     """
-    known: dict[tuple[str, str | None], list[float]] = {}
-    for result in read_all(results):
-        seconds = result.numbers["study"]["seconds_per_epoch"]
+    known: dict[str | None, list[float]] = {}
+    for result in results:
+        seconds = result.study["seconds_per_epoch"]
         if seconds is not None:
             for row in (result.row, None):
-                known.setdefault((result.numbers["study"]["data"], row), []).append(seconds)
+                known.setdefault(row, []).append(seconds)
     total = 0.0
     for task in tasks:
-        seen = known.get((task.data, task.row)) or known.get((task.data, None))
+        seen = known.get(task.row) or known.get(None)
         if seen is None and task.config.train.epochs:
             return None
         total += task.config.train.epochs * (statistics.median(seen) if seen else 0.0)
     return total
 
 
-def backbone_hash(config: Config) -> str | None:
-    """sha256 of the backbone's file; None where the weights are random."""
-    return _hash(config.backbone.weights, config.backbone.name)
+def hashes(configs: Iterable[Config]) -> dict[str, str]:
+    """sha256 of each backbone's file, by ``backbone_name``; random weights have none.
 
-
-@cache
-def _hash(weights: str, name: str) -> str | None:
-    if weights == "random":
-        return None
+    Raises:
+        UserError: a file is not there.
+    """
     from dmpt.base.files import sha256
     from dmpt.towers.hub import resolve
 
-    return sha256(resolve(weights, name))
+    files = {backbone_name(config): config.backbone for config in configs if config.backbone.weights != "random"}
+    return {name: sha256(resolve(backbone.weights, backbone.name)) for name, backbone in files.items()}
 
 
 def _validated(config: Config) -> Config:

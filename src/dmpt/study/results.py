@@ -1,17 +1,18 @@
-"""Finished runs, as small files that outlive their folders: ``studies/results/NAME/DATA/ROW/RUN/``.
+"""Finished runs: one file for a study and its data, ``RESULTS/STUDY/DATA.jsonl.gz``, that outlives their folders.
 
-config.yaml    the settings, without paths of the machine
-metrics.json   the numbers, and where they come from
-queries.csv    average precision of each query, in percent; empty where there is nothing to find
+A line of JSON for each run: ``settings`` without paths of the machine, ``numbers`` and where they come from, and
+``per_query``: identities and average precisions in percent, null where there is nothing to find. The line before them
+says what the study was asked for last, which its table shows (``Kept``).
 """
 
 import csv
-import io
+import gzip
 import json
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from functools import cache
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmpt.base.errors import UserError
-from dmpt.base.files import write_text
-from dmpt.data.records import same_data, short
+from dmpt.base.files import write_atomically
+from dmpt.base.lock import Lock, Taken
+from dmpt.data.records import same_data
 from dmpt.retrieval.metrics import MEASURES
 from dmpt.settings.config import Config
 from dmpt.settings.places import named, without_places
-from dmpt.settings.saved import CONFIG, read_settings, write_settings
-from dmpt.settings.values import difference as settings_differing
-from dmpt.settings.values import dotted
-from dmpt.study.definition import EQUAL, RANK
+from dmpt.settings.saved import read_settings
+from dmpt.settings.values import dotted, flatten, nest, renamed
+from dmpt.study.definition import slug
 from dmpt.study.reading import KNOWN
 from dmpt.training.state import HARMLESS, unread
 
-METRICS, QUERIES = "metrics.json", "queries.csv"
-NEEDED = (
+ENDING = ".jsonl.gz"
+_NEEDED = (
     *("data", "row", "kind", "trained", "seconds_per_epoch", "peak_memory_bytes", "jobs"),
     *("data_fingerprint", "backbone_sha256"),
 )
-"""What ``study`` in ``metrics.json`` must hold."""
+"""What ``study`` in a result's numbers must hold."""
 
 
 @dataclass(frozen=True)
@@ -44,24 +45,24 @@ class Result:
     """One finished run.
 
     Attributes:
-        folder: where it is kept.
-        numbers: ``metrics.json``: the metrics, and under ``study`` what the run was for.
         config: its settings, as dotted keys.
+        numbers: the metrics, where they come from, and under ``study`` what the run was for.
+        per_query: ``pids`` and ``average_precision``, a list each.
     """
 
-    folder: Path
-    numbers: dict[str, Any]
     config: dict[str, Any]
+    numbers: dict[str, Any]
+    per_query: dict[str, list[Any]]
+
+    @property
+    def study(self) -> dict[str, Any]:
+        """What the run was for."""
+        return self.numbers["study"]  # type: ignore[no-any-return]
 
     @property
     def row(self) -> str:
-        """Name of its row."""
-        return str(self.numbers["study"]["row"])
-
-    @property
-    def slug(self) -> str:
-        """Its row's folder: a row that was renamed may still have it."""
-        return self.folder.parent.name
+        """Name of the row that asked for it."""
+        return str(self.study["row"])
 
     @property
     def seed(self) -> int:
@@ -74,119 +75,192 @@ class Result:
         return float(self.config["train.lr"])
 
     @property
-    def chooses(self) -> bool:
-        """Whether it chose a learning rate, on validation identities; else it was tested."""
-        return bool(self.numbers["study"]["kind"] == "choice")
-
-    @property
     def diverged(self) -> bool:
-        """Whether its training ended in numbers that are not finite; its measures are 0 then."""
+        """Whether its training ended in numbers that are not finite, as that of a learning rate may; measures are 0."""
         return "diverged" in self.numbers
 
-    def queries(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Identity and average precision of each query, ``(Q,)`` each; NaN where there is nothing to find.
+    @property
+    def place(self) -> tuple[str, str]:
+        """Its row and run, by which results are in order."""
+        return slug(self.row), run_name(self.study["kind"], self.config)
 
-        Raises:
-            UserError: the file is missing or damaged.
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """Its settings, as ``content_of`` has them."""
+        return content_of(self.config)
+
+    def is_run_of(self, content: Mapping[str, Any], data: str, backbone: str | None) -> bool:
+        """Whether it is a seed of these settings, whoever asked for it.
+
+        Args:
+            content: of the settings (``content_of``).
+            data: fingerprint; empty = not looked at.
+            backbone: sha256 of the weights; None = not looked at, or random, and so of the settings.
         """
-        path = self.folder / QUERIES
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                lines = list(csv.DictReader(file))
-            pids = np.array([int(line["pid"]) for line in lines], dtype=np.int64)
-            return pids, np.array([float(line["average_precision"] or "nan") for line in lines])
-        except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is missing or damaged ({error!r}); remove its folder and run again") from error
+        known = not data or same_data(self.study["data_fingerprint"], data)
+        return known and backbone in (None, self.study["backbone_sha256"]) and self.content == content
+
+    def as_of(self, **study: Any) -> "Result":
+        """The same, with other words on what it was for."""
+        return replace(self, numbers={**self.numbers, "study": {**self.study, **study}})
+
+    def queries(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Identity and average precision of each query, ``(Q,)`` each; NaN where there is nothing to find."""
+        values = np.array(self.per_query["average_precision"], dtype=np.float64)
+        return np.array(self.per_query["pids"], dtype=np.int64), values
 
 
-def keep(folder: Path, config: Config, numbers: Mapping[str, Any], per_query: Mapping[str, Any]) -> None:
-    """Write a result; ``metrics.json`` comes last, so that a folder with one is whole.
+@dataclass(frozen=True)
+class Kept:
+    """The file of a study and its data.
 
-    Raises:
-        UserError: it cannot be written.
+    Attributes:
+        base: the settings that were asked for last, as dotted keys, without paths.
+        data: fingerprint of the data.
+        backbones: sha256 of weights, by ``backbone_name``.
+        ranks: of LoRA, of the rows that train as many parameters as the base.
+        results: all that was found, in the order of rows and runs; of other settings and data too.
     """
-    write_settings(folder, without_places(config))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["pid", "average_precision"])
-    for pid, value in zip(per_query["pids"], per_query["average_precision"], strict=True):
-        writer.writerow([pid, "" if value is None else f"{value:.4f}"])
-    write_text(folder / QUERIES, text.getvalue())
-    write_text(folder / METRICS, json.dumps(numbers, indent=1) + "\n")
+
+    base: dict[str, Any] = field(default_factory=dict)
+    data: str = ""
+    backbones: dict[str, str] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)
+    results: tuple[Result, ...] = ()
 
 
-def read(folder: Path) -> Result | None:
-    """The result in a folder; None where there is none yet, or the numbers are of a run outside any study.
+def run_name(kind: str, config: Mapping[str, Any]) -> str:
+    """How a run is called beside the others of its row.
+
+    Args:
+        kind: of its task.
+        config: its settings, as dotted keys.
+    """
+    return f"lr-{config['train.lr']:g}" if kind == "choice" else f"seed-{config['train.seed']}"
+
+
+def backbone_name(config: Config) -> str:
+    """What ``Kept.backbones`` calls a backbone: its architecture and file."""
+    return f"{config.backbone.name} {named('backbone.weights', config.backbone.weights)}"
+
+
+def read(path: Path) -> Kept:
+    """What is kept in a file; nothing where there is none.
 
     Raises:
         UserError: it is damaged.
     """
-    if not (folder / METRICS).is_file():
-        return None
     try:
-        numbers = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-        if isinstance(numbers, dict) and "study" not in numbers:
-            return None
-        result = Result(folder, numbers, read_settings(folder))
-        _ = result.row, result.seed, result.lr, result.chooses, dict(numbers["provenance"])
-        _ = [numbers["study"][key] for key in NEEDED]
-        if not all(math.isfinite(numbers[key]) for key in MEASURES):
-            raise ValueError("a measure is no number")
-        return result
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is damaged ({error!r}); remove its folder and run again") from error
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            asked, *lines = map(json.loads, file)
+        results = tuple(
+            _checked(renamed(flatten(line["settings"])), line["numbers"], line["per_query"]) for line in lines
+        )
+        return Kept(renamed(flatten(asked["base"])), asked["data"], asked["backbones"], asked["ranks"], results)
+    except FileNotFoundError:
+        return Kept()
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error!r}); put a copy in its place, or remove it and run again: runs whose folders "
+            "are there are only evaluated"
+        ) from error
 
 
-def read_all(folder: Path) -> list[Result]:
-    """All results below a folder, in the order of their paths."""
-    found = (read(path.parent) for path in sorted(folder.rglob(METRICS)))
-    return [result for result in found if result is not None]
+def _checked(config: dict[str, Any], numbers: dict[str, Any], per_query: dict[str, list[Any]]) -> Result:
+    result = Result(config, numbers, per_query)
+    _ = result.place, result.seed, result.lr, dict(numbers["provenance"]), [result.study[key] for key in _NEEDED]
+    if not all(math.isfinite(numbers[key]) for key in MEASURES):
+        raise ValueError("a measure is no number")
+    if result.queries()[0].shape != result.queries()[1].shape:
+        raise ValueError("not every query has an identity and a precision")
+    return result
 
 
-def check_settings_of(folder: Path, config: Config) -> None:
-    """Refuse a run or result in ``folder`` that was made with other settings; none there is fine.
-
-    Raises:
-        UserError: names the setting that differs.
-    """
-    if not (folder / CONFIG).is_file():
-        return
-    differs = difference(read_settings(folder), dotted(config))
-    if differs is not None:
-        refuse(folder, *differs)
-
-
-def difference(
-    old: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = ()
-) -> tuple[str, Any, Any] | None:
-    """The first setting in which two runs differ: its name, then and now; None where they do not.
+def keep(path: Path, found: Iterable[Result] = (), **asked: Any) -> Kept:
+    """Add results to a file, or say what is asked for; a result of the same run is replaced.
 
     Args:
-        old: settings of a kept run, as dotted keys.
-        now: settings of another, or those at hand.
-        free: settings in which they may differ.
+        path: the file.
+        found: results.
+        **asked: what ``Kept`` says beside results, where it changes.
+
+    Raises:
+        UserError: it cannot be written, or is damaged.
     """
-    before, after = comparable(old), comparable(now)
-    # what one of them leaves to be measured on the data, which are compared by themselves, is what the other measured
-    left = {key for key in after if key not in before or "auto" in (before[key], after[key])}
-    differs = settings_differing(before, after, {*left, *free})
-    return next(((key, *pair) for key, pair in differs.items()), None)
+    lock = _alone(path.parent)
+    try:
+        before = read(path)
+        results = list(before.results)
+        for new in found:
+            known = new.content, new.study["data_fingerprint"], new.study["backbone_sha256"]
+            results = [old for old in results if old.seed != new.seed or not old.is_run_of(*known)]
+            results.append(new)
+        after = replace(before, **asked, results=tuple(sorted(results, key=lambda result: result.place)))
+        if after != before or not path.exists():
+            write_atomically(path, lambda temporary: temporary.write_bytes(_packed(after)))
+        return after
+    finally:
+        if lock is not None:
+            lock.release()
 
 
-def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings, as dotted keys, as far as they say which numbers come out.
+def _packed(kept: Kept) -> bytes:
+    """The file's bytes: the same for the same content."""
+    first = {"base": nest(kept.base), "data": kept.data, "backbones": kept.backbones, "ranks": kept.ranks}
+    lines = [{"settings": nest(r.config), "numbers": r.numbers, "per_query": r.per_query} for r in kept.results]
+    return gzip.compress("".join(f"{json.dumps(line)}\n" for line in (first, *lines)).encode(), mtime=0)
+
+
+def _alone(folder: Path) -> Lock | None:
+    """Wait for others that write there; None where no lock can be made, and then nothing can be written."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return Lock(folder / ".lock")
+        except Taken:
+            time.sleep(0.05)
+        except OSError:
+            return None
+
+
+def read_loose(folder: Path) -> list[Result]:
+    """Results as they were kept before there was one file: a folder for each, in a folder for each row.
+
+    Raises:
+        UserError: one of them is damaged.
+    """
+    found = []
+    for path in sorted(folder.rglob("metrics.json")):
+        try:
+            numbers = json.loads(path.read_text(encoding="utf-8"))
+            if "study" not in numbers:
+                continue  # of a run outside any study
+            with path.with_name("queries.csv").open(encoding="utf-8", newline="") as file:
+                lines = list(csv.DictReader(file))
+            values = [float(line["average_precision"]) if line["average_precision"] else None for line in lines]
+            per_query: dict[str, list[Any]] = {
+                "pids": [int(line["pid"]) for line in lines],
+                "average_precision": values,
+            }
+            found.append(_checked(read_settings(path.parent), numbers, per_query))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path.parent} is damaged ({error!r}); remove this folder and run again") from error
+    return found
+
+
+def content_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, as dotted keys, as far as they say which numbers come out; all but the seed.
 
     A setting that is younger than a run had its default; ``data.mean`` and ``data.std`` that are the tower's count as
     not set; a text tower that nobody reads is left out; text files count by their names, wherever they are; what the
-    backbone's file holds, its grid of positions included, is compared by hash (``check_inputs_of``), which random
-    weights have none of.
+    backbone's file holds, its grid of positions included, is compared by hash, which random weights have none of.
     """
     whole = {key: settings.get(key, default) for key, default in KNOWN.items()}
     found = {key: value for key, value in whole.items() if key not in HARMLESS}
     found |= {key: None for key, own in _normalisation(whole["backbone.name"]).items() if found[key] == own}
     found |= {key: named(key, whole[key]) for key in ("text.tower", "text.weights", "text.file")}
     found["backbone.weights"] = "random" if whole["backbone.weights"] == "random" else "from a file"
-    for key in ("backbone.grid", *unread(whole)):
+    for key in ("train.seed", "backbone.grid", *unread(whole)):
         del found[key]
     return found
 
@@ -203,47 +277,6 @@ def _normalisation(name: str) -> dict[str, list[float]]:
     return {} if known is None else {"data.mean": list(known.mean), "data.std": list(known.std)}
 
 
-def check_row_of(result: Result, change: Mapping[str, Any]) -> None:
-    """Refuse a result that was made when its row was another.
-
-    Args:
-        result: what is kept.
-        change: what the row changes now, as dotted keys.
-
-    Raises:
-        UserError: names the setting that differs.
-    """
-    fixed = {key: value for key, value in change.items() if (key, value) != (RANK, EQUAL)}  # that rank is the base's
-    differs = difference(result.config, {**result.config, **fixed})
-    if differs is not None:
-        refuse(result.folder, *differs)
-
-
-def check_inputs_of(result: Result, data: str, backbone: str | None) -> None:
-    """Refuse a result on other data or another backbone.
-
-    Args:
-        result: what is kept.
-        data: fingerprint of the data at hand.
-        backbone: sha256 of the weights at hand; None where they are random, and so follow from the settings.
-
-    Raises:
-        UserError: names what differs.
-    """
-    old = result.numbers["study"]
-    if not same_data(old["data_fingerprint"], data):
-        refuse(result.folder, "the data's fingerprint", short(old["data_fingerprint"]), short(data))
-    if backbone is not None and old["backbone_sha256"] != backbone:
-        refuse(result.folder, "sha256 of the backbone's weights", str(old["backbone_sha256"])[:12], backbone[:12])
-
-
-def refuse(folder: Path, what: str, before: Any, now: Any) -> None:
-    """Say what differs.
-
-    Raises:
-        UserError: always.
-    """
-    raise UserError(
-        f"{folder}: {what} was {before}, now it is {now}; go on with what it began with, give another "
-        "--results and --out, or remove this folder"
-    )
+def settings_to_keep(config: Config) -> dict[str, Any]:
+    """As dotted keys, without paths of the machine."""
+    return dotted(without_places(config))

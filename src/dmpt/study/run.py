@@ -4,18 +4,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dmpt.base.errors import UserError
 from dmpt.base.terminal import console
 from dmpt.settings.config import Config
+from dmpt.settings.saved import CONFIG, read_settings
+from dmpt.settings.values import difference
 from dmpt.study import board
 from dmpt.study.data import Data
-from dmpt.study.definition import Study
-from dmpt.study.one_run import Task
-from dmpt.study.plan import Plan, backbone_hash, estimate, make, open_tasks
-from dmpt.study.results import read, read_all
+from dmpt.study.definition import EQUAL, RANK, Study
+from dmpt.study.one_run import found_in
+from dmpt.study.plan import Plan, Task, estimate, hashes, make
+from dmpt.study.results import ENDING, Kept, Result, content_of, keep, read, read_loose, settings_to_keep
 from dmpt.study.table import grid_lines, write
-from dmpt.study.twins import take_over, with_twins
 
 
 def study(
@@ -49,22 +51,25 @@ def study(
     Raises:
         UserError: settings, data or folders are not as they must be, or runs failed.
     """
-
-    def planned(base: Config) -> Plan:
-        return make(study, data.name, base, seeds=seeds or study.seeds, only=rows, out=out, results=results)
-
-    planned(base)  # settings are refused before a world is rendered
+    options: dict[str, Any] = {"seeds": seeds or study.seeds, "only": rows, "out": out}
+    make(study, data.name, base, **options)  # settings are refused before a world is rendered
     base = _with_data(data, base)
-    backbone_hash(base)  # and before a run is started, that the weights are there
-    plan = replace(planned(base), fingerprint=_fingerprint(base), jobs=jobs)
+    plan = make(study, data.name, base, **options)
+    backbones = hashes(config for _, config in plan.rows)  # and before a run is started, that the weights are there
+    plan = replace(plan, backbones=backbones, fingerprint=_fingerprint(base), jobs=jobs)
     for line in plan.left_out:
         console.print(f"left out: {line}")
-    tested = sum(read(task.kept) is not None for task in plan.tests(plan.chosen()))
-    failures = _run(plan, plan.choices(), tested, "choosing learning rates", launch)
-    chosen = plan.chosen()
-    for line in grid_lines(study, plan.data, read_all(plan.results / plan.data)):
+    place = _Place(study, results, data.name)
+    for task in [*plan.choices, *plan.tests(plan.chosen(place.own))]:
+        if task.find(place.own) is None:
+            _check_folder(task)
+    place.ask(plan, base)
+    tested = sum(task.find(place.own) is not None for task in plan.tests(plan.chosen(place.own)))
+    failures = _run(plan, place, plan.choices, tested, "choosing learning rates", launch)
+    for line in grid_lines(plan, place.own):
         console.print(line)
-    failures += _run(plan, plan.tests(chosen), len(plan.choices()), study.name, launch)
+    tests = plan.tests(plan.chosen(place.own))
+    failures += _run(plan, place, tests, len(plan.choices), study.name, launch)
     if failures:
         with suppress(UserError):  # when none is there
             write(study, results)
@@ -72,43 +77,117 @@ def study(
     return write(study, results)
 
 
-def dry_run(plan: Plan) -> list[str]:
-    """What there is to do, a line per run, and how long it may take. Data and weights are not looked at.
-
-    Raises:
-        UserError: a result or run folder was made with other settings.
-    """
-    chosen = plan.chosen()
-    tasks = [*plan.choices(), *plan.tests(chosen)]
-    waiting = open_tasks(tasks)
-    taken = with_twins(waiting, plan.results.parent)
-    waiting = [task for task in waiting if task not in taken]
+def dry_run(plan: Plan, results: Path) -> list[str]:
+    """What there is to do, a line per run, and how long it may take. Data and weights are not looked at."""
+    place = _Place(plan.study, results, plan.data)
+    there = [*place.own, *place.others]
+    chosen = plan.chosen(there)
+    tasks = [*plan.choices, *plan.tests(chosen)]
+    found = [(task.find(place.own), task.find(place.others)) for task in tasks]
+    states = ["done  " if own else "taken " if other else "to run" for own, other in found]
     pending = [row.name for row, _ in plan.rows if row.lr and row.name not in chosen]
-    states = ["to run" if task in waiting else "taken " if task in taken else "done  " for task in tasks]
-    lines = [f"{state}  {task.kept.relative_to(plan.results)}" for state, task in zip(states, tasks, strict=True)]
+    lines = [f"{state}  {task.place.as_posix()}" for state, task in zip(states, tasks, strict=True)]
     lines += [
         f"to run  {plan.data}, {name}, seed {seed}, once its learning rate is chosen"
         for name in pending
         for seed in plan.seeds
     ]
     later = [task for task in plan.tests(dict.fromkeys(pending, 1.0)) if task.row in pending]
-    seconds = estimate([*waiting, *later], plan.results.parent)
+    waiting = [task for task, state in zip(tasks, states, strict=True) if state == "to run"] + later
+    seconds = estimate(waiting, there)
     cost = "no run has finished yet, so nothing is known of the time"
     if seconds is not None:
         cost = f"about {seconds / 3600:.2f} hours one after the other, by the runs that are there, without evaluation"
-    if taken:
+    if "taken " in states:
         lines.append("taken: over from another study, where data and weights are the same")
-    return [*lines, *(f"left out: {line}" for line in plan.left_out), f"{len(waiting) + len(later)} runs; {cost}"]
+    return [*lines, *(f"left out: {line}" for line in plan.left_out), f"{len(waiting)} runs; {cost}"]
 
 
-def _run(plan: Plan, tasks: Sequence[Task], before: int, what: str, launch: board.Launch) -> list[str]:
+class _Place:
+    """Where a study keeps what it finds on some data, and what is there already.
+
+    Attributes:
+        own: the study's results.
+        others: those of other studies, and of this one from before it had a file.
+    """
+
+    def __init__(self, study: Study, results: Path, data: str):
+        self.path = results / f"{data}{ENDING}"
+        self.own = read(self.path).results
+        folders = [folder for folder in sorted(results.parent.glob(f"*/{data}")) if folder.is_dir()]
+        self.others = [result for folder in folders if folder.parent == results for result in read_loose(folder)]
+        if study.timed:  # other studies' runs shared the machine otherwise
+            return
+        found = [(folder.parent, read_loose(folder)) for folder in folders if folder.parent != results]
+        files = (path for path in sorted(results.parent.glob(f"*/{data}{ENDING}")) if path != self.path)
+        for folder, listed in [*found, *((path.parent, read(path).results) for path in files)]:
+            self.others += [result.as_of(taken_from="/".join([folder.name, data, *result.place])) for result in listed]
+
+    def ask(self, plan: Plan, base: Config) -> None:
+        """Say in the file what its table is to show."""
+        before, now = read(self.path), settings_to_keep(base)
+        differs = difference(content_of(before.base), content_of(now)) if before.base else {}
+        for key, (was, is_now) in differs.items():
+            console.print(
+                f"{self.path}: {key} was {was}, now it is {is_now}; what was found with the former stays there"
+            )
+        ranks = {row.name: c.lora.rank for row, c in plan.rows if row.changes(plan.data).get(RANK) == EQUAL}
+        known = Kept() if differs else before
+        backbones, ranks = {**known.backbones, **plan.backbones}, {**known.ranks, **ranks}
+        self.own = keep(self.path, base=now, data=plan.fingerprint, backbones=backbones, ranks=ranks).results
+
+    def take(self, tasks: Sequence[Task]) -> list[Task]:
+        """Keep what was found elsewhere, under the names that it has here; returns the tasks that are left."""
+        found = [(task, task.find(self.others)) for task in tasks if task.find(self.own) is None]
+        self._add([_named(result, task) for task, result in found if result is not None])
+        left: list[Task] = []
+        for task in (task for task, result in found if result is None):
+            if not any(task.same_run(other) for other in left):  # of two rows
+                left.append(task)
+        return left
+
+    def finish(self, task: Task) -> Result:
+        """Keep what a run has found."""
+        numbers, per_query = found_in(task.out)
+        numbers["study"] |= {"jobs": task.jobs, "data_fingerprint": task.fingerprint}
+        result = _named(Result(settings_to_keep(task.config), numbers, per_query), task)
+        self._add([result])
+        return result
+
+    def _add(self, found: Sequence[Result]) -> None:
+        if found:
+            self.own = keep(self.path, found).results
+
+
+def _named(result: Result, task: Task) -> Result:
+    return result.as_of(data=task.data, row=task.row, kind=task.kind)
+
+
+def _run(plan: Plan, place: _Place, tasks: Sequence[Task], before: int, what: str, launch: board.Launch) -> list[str]:
     """Run what is missing of these tasks; the board counts ``before`` other runs of the study as there, too."""
-    waiting = take_over(open_tasks(tasks), plan.results.parent)
+    waiting = place.take(tasks)
     there = len(tasks) - len(waiting)
     if tasks:
         console.print(f"{what}: {there} of {len(tasks)} runs are there")
-    total = len(plan.choices()) + len(plan.rows) * len(plan.seeds)
-    return board.execute(waiting, plan.jobs, what, launch, before + there, total) if waiting else []
+    total = len(plan.choices) + len(plan.rows) * len(plan.seeds)
+    return board.execute(waiting, plan.jobs, what, launch, place.finish, before + there, total) if waiting else []
+
+
+def _check_folder(task: Task) -> None:
+    """Refuse to go on with a run of other settings.
+
+    Raises:
+        UserError: names the first that differs.
+    """
+    if not (task.out / CONFIG).is_file():
+        return
+    began = content_of(read_settings(task.out))
+    measured = {key for key, value in task.content.items() if value == "auto"}  # what was measured stands there by now
+    for key, (was, now) in difference(began, task.content, measured).items():
+        raise UserError(
+            f"{task.out}: {key} was {was}, now it is {now}; go on with what it began with, give another --out, or "
+            "remove this folder"
+        )
 
 
 def _with_data(data: Data, base: Config) -> Config:

@@ -5,6 +5,7 @@ import io
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,14 +16,14 @@ from dmpt.paper.cells import Cell, cell_on
 from dmpt.retrieval.metrics import MEASURES
 from dmpt.retrieval.statistics import DRAWS, Comparison
 from dmpt.study.definition import GRID, Study
-from dmpt.study.groups import Group, compare, groups_of
-from dmpt.study.plan import best
+from dmpt.study.groups import Group, compare
+from dmpt.study.plan import Plan, asked, best
 from dmpt.study.plot import Line, strips, time_map
-from dmpt.study.results import Result, check_row_of, read_all
+from dmpt.study.results import ENDING, Result, read
 
-MISSING = (("mean of the missing cases", "mean"), ("mismatched subsets", "any_to_any", "mismatched"))
-SPLITS = {"test": "the test split", "validation": "identities held out from training, the test split unseen"}
-NOTES = (
+_MISSING = (("mean of the missing cases", "mean"), ("mismatched subsets", "any_to_any", "mismatched"))
+_SPLITS = {"test": "the test split", "validation": "identities held out from training, the test split unseen"}
+_NOTES = (
     "Numbers are percent on {split}: the mean over training seeds ± standard deviation (lowest to highest "
     "seed); every seed is in table.csv. Difference: mAP minus that of the reference, percentage points, with its 95 % "
     "interval: a paired bootstrap ({draws:,} draws) over identities and training seeds, gallery fixed. p: two-sided, "
@@ -38,63 +39,59 @@ def write(study: Study, results: Path) -> Path:
 
     Args:
         study: gives caption, order and reference.
-        results: its results, a folder for each data set.
+        results: its results, a file for each data set.
 
     Returns:
         ``table.md``.
 
     Raises:
-        UserError: there are no results, or they are damaged or of different data.
+        UserError: there are no results, or they are damaged.
     """
     text = [f"# {study.name}: {study.caption}\n", f"Mirrors: {study.mirrors}. Written by `dmpt study {study.name}`.\n"]
     lines: list[dict[str, Any]] = []
     provenance: dict[str, Any] = {}
-    for folder in sorted(path for path in results.glob("*") if path.is_dir()):
-        found = read_all(folder)
-        groups = groups_of(study, folder.name, found)
+    for path in sorted(results.glob(f"*{ENDING}")):
+        data, kept = path.name.removesuffix(ENDING), read(path)
+        plan = asked(study, data, kept)
+        found = plan.found(kept.results)
+        groups = [Group(row, found[row.name]) for row in study.rows if row.name in found]
         if not groups:
             continue
         reference = next((g for name in study.reference for g in groups if g.name == name), None)
         compared = _against(groups, reference)
-        pairs = ((group.name, cell_on(group.row.paper, folder.name)) for group in groups if group.row.paper)
+        pairs = ((group.name, cell_on(group.row.paper, data)) for group in groups if group.row.paper)
         printed = {name: cell for name, cell in pairs if cell is not None}
-        text += _section(study, folder.name, found, groups, reference, compared, printed)
-        lines += [
-            line
-            for group in groups
-            for line in _csv_lines(folder.name, group, compared.get(group.name), printed.get(group.name))
-        ]
-        provenance[folder.name] = [_origin(result) for result in found]
+        text += _section(plan, kept.results, groups, reference, compared, printed)
+        for group in groups:
+            lines += _csv_lines(data, group, compared.get(group.name), printed.get(group.name))
+        shown = [*chain(*found.values(), *plan.tried(kept.results).values())]
+        provenance[data] = [_origin(result) for result in kept.results if any(result is one for one in shown)]
         plotted = [Line(group.name, group.values("mAP"), group.seconds()) for group in groups]
-        write_text(results / f"{folder.name}.svg", strips(f"{study.name} on {folder.name}", plotted))
+        write_text(results / f"{data}.svg", strips(f"{study.name} on {data}", plotted))
         if study.timed and any(line.seconds for line in plotted):
-            write_text(results / f"{folder.name}-time.svg", time_map(f"{study.name} on {folder.name}", plotted))
-            text.append(f"![{folder.name}, mAP against time]({quote(folder.name)}-time.svg)\n")
+            write_text(results / f"{data}-time.svg", time_map(f"{study.name} on {data}", plotted))
+            text.append(f"![{data}, mAP against time]({quote(data)}-time.svg)\n")
     if not lines:
         raise UserError(f"{results}: no finished run of {study.name} yet; run dmpt study {study.name} without --table")
-    write_text(results / "table.md", "\n".join([*text, NOTES.format(split=SPLITS[study.split], draws=DRAWS), ""]))
+    write_text(results / "table.md", "\n".join([*text, _NOTES.format(split=_SPLITS[study.split], draws=DRAWS), ""]))
     write_text(results / "table.csv", _csv(lines))
     write_text(results / "provenance.json", json.dumps(provenance, indent=1) + "\n")
     return results / "table.md"
 
 
-def grid_lines(study: Study, data: str, found: Sequence[Result]) -> list[str]:
+def grid_lines(plan: Plan, results: Sequence[Result]) -> list[str]:
     """What each learning rate of the study came to on validation identities, a line per row."""
-    choices = [result for result in found if result.chooses]
     lines = []
-    for row in study.rows:
-        tried = sorted((r for r in choices if r.slug == row.slug and r.lr in row.lr), key=lambda result: result.lr)
-        for result in tried:
-            check_row_of(result, row.changes(data) | study.choice.change)
-        if not tried:
+    for row, found in plan.tried(results).items():
+        if not found:
             continue
-        won = best(tried)
+        tried, won = sorted(found, key=lambda result: result.lr), best(found)
         if len(tried) < GRID:
-            lines.append(f"{row.name}: {len(tried)} of {GRID} learning rates tried, so none is chosen yet")
+            lines.append(f"{row}: {len(tried)} of {GRID} learning rates tried, so none is chosen yet")
             continue
         edge = "" if won not in (tried[0], tried[-1]) else ", at the grid's edge"
         grid = ", ".join(f"{r.lr:g}: {'diverged' if r.diverged else format(r.numbers['mAP'], '.1f')}" for r in tried)
-        lines.append(f"{row.name}: validation mAP by learning rate {grid}; chosen {won.lr:g}{edge} (seed {won.seed})")
+        lines.append(f"{row}: validation mAP by learning rate {grid}; chosen {won.lr:g}{edge} (seed {won.seed})")
     return lines
 
 
@@ -128,15 +125,15 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 
 
 
 def _section(
-    study: Study,
-    data: str,
-    found: Sequence[Result],
+    plan: Plan,
+    results: Sequence[Result],
     groups: Sequence[Group],
     reference: Group | None,
     compared: Mapping[str, tuple[Comparison, float]],
     printed: Mapping[str, Cell],
 ) -> list[str]:
-    shown = MISSING if study.missing else ()  # a result taken over from another study may have them all the same
+    study, data = plan.study, plan.data
+    shown = _MISSING if study.missing else ()  # a result taken over from another study may have them all the same
     extra = [m for m in shown if any(g.values("missing", *m[1:], "mAP") for g in groups)]
     timed = any(group.seconds() for group in groups)
     header = ["", "mAP", "rank-1", *(f"mAP, {name}" for name, *_ in extra), *["mAP in the paper"] * bool(printed)]
@@ -152,7 +149,7 @@ def _section(
                 _spread(group.values("rank1")),
                 *(_spread(group.values("missing", *keys, "mAP")) for _, *keys in extra),
                 *[f"{printed[group.name].paper['mAP']:.1f}" if group.name in printed else ""] * bool(printed),
-                f"{group.results[0].numbers['study']['trained']:,}",
+                f"{group.results[0].study['trained']:,}",
                 *[f"{min(seconds):.3f}" if seconds else ""] * timed,
                 *_compared(comparison, group is reference),
                 ", ".join(sorted({f"{r.lr:g}" for r in group.results if r.config["train.epochs"]})),
@@ -161,7 +158,7 @@ def _section(
         )
     some = groups[0].results[0]
     first = some.numbers
-    tried = len({(result.slug, result.lr) for result in found})
+    tried = len({(result.row, result.lr) for result in results})
     epochs = sorted({r.config["train.epochs"] for g in groups for r in g.results} - {0})
     said = [
         f"{some.config['backbone.name']}; epochs {', '.join(map(str, epochs)) or 'none'}; {first['queries']} queries "
@@ -175,7 +172,7 @@ def _section(
     absent = [row.name for row in study.rows if row.name not in [g.name for g in groups]]
     if absent:
         said.append(f"Without results here: {'; '.join(absent)}.")
-    said += grid_lines(study, data, found)
+    said += grid_lines(plan, results)
     return [
         f"## {data}\n",
         *_markdown(header, rows),
@@ -222,7 +219,7 @@ def _csv_lines(
     row |= dict(zip(names, numbers, strict=True))
     lines = []
     for result in group.results:
-        study, without = result.numbers["study"], result.numbers.get("missing", {})
+        study, without = result.study, result.numbers.get("missing", {})
         timed = {} if "taken_from" in study else study
         lines.append(
             {
@@ -256,7 +253,7 @@ def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def _origin(result: Result) -> dict[str, Any]:
     """Where one run's numbers come from."""
-    study = result.numbers["study"]
+    study = result.study
     keys = ("data_fingerprint", "backbone_sha256", "jobs")
     return {
         "row": result.row,

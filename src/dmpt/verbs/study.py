@@ -24,7 +24,7 @@ def add(parser: Parser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="List the runs, with an estimate of their time.")
     parser.add_argument("--table", action="store_true", help="Only rebuild table, plot and provenance from results.")
     parser.add_argument("--out", type=Path, default=Path("runs/studies"), help="Run folders go to OUT/STUDY/DATA/ROW.")
-    parser.add_argument("--results", type=Path, default=Path("studies/results"), help="Numbers go to RESULTS/STUDY.")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="Numbers go to RESULTS/STUDY.")
     add_settings(parser)
     parser.preset = "study", _preset
 
@@ -64,8 +64,8 @@ def run(arguments: Namespace) -> None:
         print(write(chosen, results))
     elif arguments.dry_run:
         seeds = arguments.seeds or chosen.seeds
-        plan = make(chosen, data.name, base, seeds=seeds, only=rows, out=out, results=results)
-        print(*dry_run(plan), sep="\n")
+        plan = make(chosen, data.name, base, seeds=seeds, only=rows, out=out)
+        print(*dry_run(plan, results), sep="\n")
     else:
         options = {"out": out, "results": results, "seeds": arguments.seeds, "rows": rows, "jobs": arguments.jobs}
         print(study(chosen, data, base, **options).read_text(encoding="utf-8"))
