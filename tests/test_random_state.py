@@ -18,9 +18,7 @@ from dmpt.evaluation.evaluate import evaluate
 from dmpt.evaluation.opened import Conditions
 from dmpt.extensions.assemble import assemble
 from dmpt.paper.parameters import count_parameters
-from dmpt.report.compare import compare
-from dmpt.report.measured import measure
-from dmpt.report.single import report
+from dmpt.report.pages import report
 from dmpt.settings.config import BackboneConfig, Config
 from dmpt.synthetic.write import write_world
 from dmpt.towers.image import build_vit
@@ -60,8 +58,8 @@ CALLS: dict[str, Callable[[Path], object]] = {
     "evaluation": lambda run: evaluate(run, without="all", reranked=True),
     "evaluation by workers": lambda run: evaluate(run, Conditions({"workers": 1})),
     "features": features,
-    "report": lambda run: report(measure(run), run.parent / "report.html"),
-    "comparison": lambda run: compare(measure(run), measure(run / "last"), run.parent / "compare.html"),
+    "report": lambda run: report([evaluate(run)], run.parent / "report.html"),
+    "comparison": lambda run: report([evaluate(run), evaluate(run / "last")], run.parent / "compare.html"),
     "check": lambda run: check("rgbnt201", run.parent / "data", workers=0),
     "parameters": lambda run: count_parameters(config_of(run), 8),
     "drawn world": lambda run: write_world(run.parent / "world", train_ids=1, test_ids=1, images=1),

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,19 @@ from sklearn.metrics import silhouette_score
 from dmpt.base.errors import UserError
 from dmpt.cli import main
 from dmpt.data.loader import SampleDataset
-from dmpt.data.records import Record
+from dmpt.data.records import Record, labels_of
 from dmpt.data.transforms import TestTransform
-from dmpt.demo.page import Row, demo_page
 from dmpt.embed.attention import attention as look_of
-from dmpt.evaluation.evaluate import evaluate
+from dmpt.embed.extract import Seen
+from dmpt.evaluation.evaluate import Evaluation, evaluate
 from dmpt.evaluation.opened import Conditions
 from dmpt.pages import charts as figures
+from dmpt.pages.frame import count
 from dmpt.pages.pictures import EMPTY, FRAME, thumbnail
 from dmpt.report import attention, breakdown, curves, embedding, ranked
-from dmpt.report.compare import compare, differences
-from dmpt.report.measured import Measured, check_same_data, measure, names
-from dmpt.report.single import report
+from dmpt.report.changes import differences
+from dmpt.report.pages import report
+from dmpt.report.runs import check_same_data, names
 from dmpt.retrieval.embeddings import join, plain, unit
 from dmpt.retrieval.metrics import evaluate as score
 from dmpt.retrieval.statistics import bootstrap
@@ -71,7 +73,9 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if data.strip():
-            self.texts.append((self.open[-1] if self.open else "", data.strip()))
+            where = self.open[-1] if self.open else ""
+            said = data.strip() if where == "code" else re.sub("[ \n]+", " ", data).strip()  # as a browser shows it
+            self.texts.append((where, said))
 
     def all(self, tag: str, kind: str | None = None) -> list[dict[str, str | None]]:
         return [a for t, a in self.found if t == tag and (kind is None or kind in (a.get("class") or "").split())]
@@ -121,30 +125,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def full(folder: Path) -> Measured:
-    return measure(folder / AWKWARD)
+def full(folder: Path) -> Evaluation:
+    return evaluate(folder / AWKWARD)
 
 
 @pytest.fixture(scope="module")
-def frozen(folder: Path) -> Measured:
-    return measure(folder / "frozen")
+def frozen(folder: Path) -> Evaluation:
+    return evaluate(folder / "frozen")
 
 
 @pytest.fixture(scope="module")
-def page(full: Measured) -> Page:
-    return stands_alone(report(full))
+def page(full: Evaluation) -> Page:
+    return stands_alone(report([full]))
 
 
-def slow_score(run: Measured, query: int, row: int) -> float:
+def slow_score(run: Evaluation, query: int, row: int) -> float:
     """The cosine over the modalities that both have, else of the sums of their features."""
-    one, other = run.query_features, run.gallery_features
+    one, other = run.seen.query, run.seen.gallery
     a, b = one.features[query].astype(float), other.features[row].astype(float)
     common = [m for m in range(3) if one.present[query, m] and other.present[row, m]]
     a, b = (a[common].ravel(), b[common].ravel()) if common else (a.sum(axis=0), b.sum(axis=0))
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
-def slow_list(run: Measured, query: int) -> list[tuple[float, int]]:
+def slow_list(run: Evaluation, query: int) -> list[tuple[float, int]]:
     """Score and gallery row of a query's whole list, by the protocol's words, one item at a time."""
     asked = run.query[query]
     items = []
@@ -186,7 +190,7 @@ def test_names_of_the_user_are_text(folder: Path, page: Page) -> None:
 
 
 def test_page_is_the_same_every_time(folder: Path, page: Page, tmp_path: Path) -> None:
-    again = report(measure(folder / AWKWARD), tmp_path / "again.html")
+    again = report([evaluate(folder / AWKWARD)], tmp_path / "again.html")
     assert again.read_text(encoding="utf-8") == page.text
 
 
@@ -198,7 +202,7 @@ def test_every_part_is_there(page: Page) -> None:
     assert page.said("h3") == ["Best", "Worst"]
 
 
-def test_ranked_lists_are_those_of_a_slow_ranking(full: Measured, page: Page) -> None:
+def test_ranked_lists_are_those_of_a_slow_ranking(full: Evaluation, page: Page) -> None:
     lists = {q: slow_list(full, q) for q in range(len(full.query))}
     hits = {q: [full.gallery[row].pid == full.query[q].pid for _, row in found] for q, found in lists.items()}
     precision = {q: slow_precision(h) for q, h in hits.items()}
@@ -224,7 +228,7 @@ def test_ranked_lists_are_those_of_a_slow_ranking(full: Measured, page: Page) ->
     assert sum("✗" in mark for mark in marks) == shown.count("miss")
 
 
-def test_a_query_without_a_match_is_never_shown(full: Measured) -> None:
+def test_a_query_without_a_match_is_never_shown(full: Evaluation) -> None:
     precision = full.metrics.average_precision.copy()
     precision[:] = np.nan
     precision[3] = 50
@@ -232,34 +236,34 @@ def test_a_query_without_a_match_is_never_shown(full: Measured) -> None:
     assert ranked.chosen(odd, "best", 4) == ranked.chosen(odd, "worst", 4) == [3]
 
 
-def test_camera_pairs_against_slow_lists(full: Measured) -> None:
-    pairs = breakdown.camera_pairs(full)
-    assert pairs.cameras == [1, 2, 3]
-    for i, a in enumerate(pairs.cameras):
-        for j, b in enumerate(pairs.cameras):
-            found = []
-            for q, record in enumerate(full.query):
-                if record.camera == a:
-                    rows = [row for _, row in slow_list(full, q) if full.gallery[row].camera == b]
-                    found.append(slow_precision([full.gallery[row].pid == record.pid for row in rows]))
-            valid = [value for value in found if not np.isnan(value)]
-            assert pairs.queries[i, j] == len(valid)
-            assert pairs.mAP[i, j] == pytest.approx(np.mean(valid) if valid else np.nan, nan_ok=True)
-    assert np.isnan(np.diag(pairs.mAP)).all()  # same_camera leaves nothing there
+def test_camera_pairs_against_slow_lists(full: Evaluation) -> None:
+    pairs = breakdown.by_cameras(full)
+    assert list(pairs) == list(itertools.product((1, 2, 3), repeat=2))
+    for (a, b), numbers in pairs.items():
+        found = []
+        for q, record in enumerate(full.query):
+            if record.camera == a:
+                rows = [row for _, row in slow_list(full, q) if full.gallery[row].camera == b]
+                found.append(slow_precision([full.gallery[row].pid == record.pid for row in rows]))
+        valid = [value for value in found if not np.isnan(value)]
+        assert (numbers is None) == (not valid) == (a == b)  # same_camera leaves nothing there
+        if numbers is not None:
+            assert numbers.valid_queries == len(valid)
+            assert numbers.mAP == pytest.approx(np.mean(valid))
 
 
-def test_a_part_is_the_feature_of_its_modality(full: Measured) -> None:
+def test_a_part_is_the_feature_of_its_modality(full: Evaluation) -> None:
     """Slots cut from the test feature against the network's own output for each modality."""
     records = list(full.gallery)[:5]
-    data = full.card.config.data
+    data = full.opened.card.config.data
     assert data.mean is not None
     assert data.std is not None
     images = SampleDataset(records, TestTransform(data.size, data.mean, data.std), data.value_range).batch(0, range(5))
     with torch.inference_mode():
-        own = full.network(images.images).features.x
+        own = full.opened.network(images.images).features.x
     for m in range(len(MODALITIES)):
         expected = torch.nn.functional.normalize(own[m], dim=-1)
-        cut, rows = breakdown.chosen_features(full.gallery_features[:5], [m])
+        cut, rows = breakdown.chosen_features(full.seen.gallery[:5], [m])
         assert rows.tolist() == list(range(5))
         assert error_of(torch.from_numpy(unit(cut.features[:, m])), expected) < 1e-4
         assert not np.delete(cut.features, m, axis=1).any()
@@ -273,7 +277,7 @@ def test_the_share_of_each_spectrum_there_is(tmp_path: Path, feature: Any, whole
     modalities = tuple(MODALITIES[m] for m in whole)
     config = with_(settings(toy(tmp_path / "toy"), epochs=0), data={"modalities": modalities})
     fit(replace(config, feature=feature), tmp_path / "run")
-    run = measure(tmp_path / "run")
+    run = evaluate(tmp_path / "run")
     values = breakdown.by_spectra(run)
     assert sorted(values) == sorted(c for n in (1, 2, 3) for c in itertools.combinations(whole, n))
     assert values[whole] == run.metrics
@@ -283,20 +287,22 @@ def test_a_run_of_two_spectra_shows_these_alone(tmp_path: Path) -> None:
     """RGBN300 has no thermal pictures; here near-infrared is left out, which is not the last."""
     config = with_(settings(toy(tmp_path / "toy"), epochs=1), data={"modalities": ("rgb", "tir")})
     fit(config, tmp_path / "run")
-    run = measure(tmp_path / "run")
-    page = stands_alone(report(run))
+    run = evaluate(tmp_path / "run")
+    page = stands_alone(report([run]))
     assert not [text for _, text in page.texts if "NIR" in text or "near-infrared" in text]
     assert any("samples of RGB and thermal pictures" in text for text in page.said("p"))
     assert all((a["alt"] or "").endswith("in RGB and TIR") for a in page.all("img"))
     assert [text for text in page.said("th") if text.endswith(", %")] == ["RGB, %", "TIR, %", "even look, %"]
-    seen = attention.gaze(run.network, run.gallery[:3], run.card.config)
+    seen = attention.gaze(run.opened.network, run.gallery[:3], run.opened.card.config)
     assert {values.shape[:2] for values in seen.maps.values()} == {(2, 3)}
-    whole = attention.gaze(run.network, run.gallery[:3], with_(run.card.config, data={"modalities": MODALITIES}))
+    whole = attention.gaze(
+        run.opened.network, run.gallery[:3], with_(run.opened.card.config, data={"modalities": MODALITIES})
+    )
     for kind, values in seen.maps.items():
         assert (values == whole.maps[kind][[0, 2]]).all()
 
 
-def test_what_only_training_needed_may_be_gone(folder: Path, full: Measured, tmp_path: Path) -> None:
+def test_what_only_training_needed_may_be_gone(folder: Path, full: Evaluation, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     shutil.copytree(folder / AWKWARD / "last", tmp_path / "adapter")
@@ -305,22 +311,22 @@ def test_what_only_training_needed_may_be_gone(folder: Path, full: Measured, tmp
     card["config"]["train"]["precision"] = "fp16"
     card["config"]["text"]["file"] = "/elsewhere/text.safetensors"
     path.write_text(json.dumps(card))
-    run = measure(tmp_path / "adapter", Conditions({"root": str(folder / "data")}))
+    run = evaluate(tmp_path / "adapter", Conditions({"root": str(folder / "data")}))
     assert run.metrics == full.metrics
     assert run.trained == full.trained > 0
     assert run.provenance["precision"] == "fp32"
 
 
-def test_gaze_splits_the_class_token_s_attention(full: Measured, frozen: Measured) -> None:
-    seen = attention.gaze(full.network, full.gallery[:3], full.card.config)
-    config = full.card.config
+def test_gaze_splits_the_class_token_s_attention(full: Evaluation, frozen: Evaluation) -> None:
+    seen = attention.gaze(full.opened.network, full.gallery[:3], full.opened.card.config)
+    config = full.opened.card.config
     assert seen.counts == {"class token": 1, "modality prompts": 1, "semantic prompts": 3, "patches": 2}
     assert sum(seen.cls.values()) == pytest.approx(np.ones((3, 3)), abs=1e-5)
     assert {kind: values.shape for kind, values in seen.maps.items()} == dict.fromkeys(
         ("modality prompts", "semantic prompts", "class token"), (3, 3, 2, 1)
     )
     assert seen.maps["class token"].sum(axis=(-2, -1)) == pytest.approx(seen.cls["patches"], abs=1e-5)
-    data, network = config.data, full.network
+    data, network = config.data, full.opened.network
     assert data.mean is not None
     assert data.std is not None
     transform = TestTransform(data.size, data.mean, data.std)
@@ -330,7 +336,7 @@ def test_gaze_splits_the_class_token_s_attention(full: Measured, frozen: Measure
     by_hand = looked[:, :, 2:5, 5:].mean(dim=2)[..., None].numpy()  # class token, M, then three S, then two patches
     assert seen.maps["semantic prompts"] == pytest.approx(by_hand, abs=1e-6)
     assert seen.cls["modality prompts"] == pytest.approx(looked[:, :, 0, 1].numpy(), abs=1e-6)
-    bare = attention.gaze(frozen.network, frozen.gallery[:1], frozen.card.config)
+    bare = attention.gaze(frozen.opened.network, frozen.gallery[:1], frozen.opened.card.config)
     assert set(bare.maps) == {"class token"}
     assert set(bare.cls) == {"class token", "patches"}
 
@@ -342,11 +348,11 @@ def test_a_run_in_half_precision_has_a_page(tmp_path: Path, lora: bool) -> None:
     updates = {"where": "all", "rank": 2, "rank_per_modality": 2}
     change: dict[str, Any] = {"backbone": {"tune": "lora"}, "lora": updates} if lora else {"bind": {"layers": (0,)}}
     fit(with_(config, **change), tmp_path / "run")
-    page = stands_alone(report(measure(tmp_path / "run")))
+    page = stands_alone(report([evaluate(tmp_path / "run")]))
     assert any(text.startswith("Where") for text in page.said("h2"))
 
 
-def test_overlay_is_light_where_the_attention_is(full: Measured) -> None:
+def test_overlay_is_light_where_the_attention_is(full: Evaluation) -> None:
     image = np.full((40, 20, 3), 100, np.uint8)
     drawn = attention.overlay(image, np.array([[0.0], [0.0], [3.0], [0.0]], np.float32), top=3.0).astype(float)
     assert drawn[25].mean() > 1.5 * drawn[5].mean()
@@ -354,22 +360,20 @@ def test_overlay_is_light_where_the_attention_is(full: Measured) -> None:
     assert (clipped == clipped[0, 0]).all()
 
 
-def test_map_shows_the_same_samples_for_both(full: Measured, frozen: Measured) -> None:
-    picked = embedding.pick(full)
-    assert (picked.rows == embedding.pick(frozen).rows).all()
-    assert len(np.unique(picked.pids)) == 6
-    points = embedding.tsne(full.gallery_features[picked.rows])
-    assert points.shape == (len(picked.rows), 2)
-    assert (points == embedding.tsne(full.gallery_features[picked.rows])).all()
+def test_map_shows_the_same_samples_for_both(full: Evaluation, frozen: Evaluation) -> None:
+    rows, pids = embedding.pick(full)
+    assert (rows == embedding.pick(frozen)[0]).all()
+    assert len(np.unique(pids)) == 6
+    points = embedding.tsne(full.seen.gallery[rows])
+    assert points.shape == (len(rows), 2)
+    assert (points == embedding.tsne(full.seen.gallery[rows])).all()
 
 
-def test_pick_is_bounded_and_spread(full: Measured) -> None:
+def test_pick_is_bounded_and_spread(full: Evaluation) -> None:
     record = full.gallery[0]
     many = [replace(record, pid=pid) for pid in range(100) for _ in range(1 if pid % 2 else 30)]
-    wide = replace(full, query=many, gallery=many, gallery_features=plain(np.zeros((len(many), 3), np.float32)))
-    wide = replace(wide, query=wide.gallery)
-    picked = embedding.pick(wide)
-    names, counts = np.unique(picked.pids, return_counts=True)
+    wide = listed(many, many, *[np.zeros((len(many), 3), np.float32)] * 2)
+    names, counts = np.unique(embedding.pick(wide)[1], return_counts=True)
     assert len(names) == embedding.IDENTITIES
     assert (counts == embedding.ITEMS).all()
     assert (names % 2 == 0).all()
@@ -377,45 +381,46 @@ def test_pick_is_bounded_and_spread(full: Measured) -> None:
     assert names.max() == 98
 
 
-def test_distractors_are_no_identity(full: Measured) -> None:
+def test_distractors_are_no_identity(full: Evaluation) -> None:
     """A gallery's pid 0 is a crowd, and nobody asks for it."""
     crowd = [replace(full.gallery[0], pid=0) for _ in range(9)]
-    features = join(full.gallery_features[np.zeros(9, np.int64)], full.gallery_features)
-    wide = replace(full, query=list(full.query), gallery=[*crowd, *full.gallery], gallery_features=features)
-    assert 0 not in embedding.pick(wide).pids
+    features = join(full.seen.gallery[np.zeros(9, np.int64)], full.seen.gallery)
+    gallery = [*crowd, *full.gallery]
+    wide = replace(full, gallery=gallery, seen=replace(full.seen, gallery=features, gallery_labels=labels_of(gallery)))
+    assert 0 not in embedding.pick(wide)[1]
     assert 0 not in [record.pid for record in attention.examples(wide, 4)]
-    said = str(embedding.maps([wide]))
+    said = embedding.section([wide]).body
     assert f"over all {len({record.pid for record in full.query})} identities" in said
-    assert f"{embedding.silhouette(full.gallery_features, full.gallery_labels.pids):.2f}" in said
+    assert f"{embedding.silhouette(full.seen.gallery, full.seen.gallery_labels.pids):.2f}" in said
 
 
 def test_equal_features_have_a_map_too() -> None:
     assert not embedding.tsne(plain(np.ones((20, 8), np.float32))).any()
 
 
-def test_silhouette_against_its_definition(full: Measured) -> None:
-    features, pids = full.gallery_features.flat.astype(float), np.array([r.pid for r in full.gallery])
+def test_silhouette_against_its_definition(full: Evaluation) -> None:
+    features, pids = full.seen.gallery.flat.astype(float), np.array([r.pid for r in full.gallery])
     distance = 1 - features @ features.T / np.outer(*[np.linalg.norm(features, axis=1)] * 2)
     values = []
     for i, pid in enumerate(pids):
         own = np.mean([distance[i, j] for j in np.flatnonzero(pids == pid) if j != i])
         other = min(distance[i, pids == other].mean() for other in set(pids) - {pid})
         values.append((other - own) / max(other, own))
-    assert embedding.silhouette(full.gallery_features, pids) == pytest.approx(
+    assert embedding.silhouette(full.seen.gallery, pids) == pytest.approx(
         np.mean(values), abs=1e-4
     )  # of float32 scores
-    assert np.isnan(embedding.silhouette(full.gallery_features, np.zeros(len(pids))))
+    assert np.isnan(embedding.silhouette(full.seen.gallery, np.zeros(len(pids))))
 
 
-def test_comparison_is_by_query(folder: Path, full: Measured, frozen: Measured, tmp_path: Path) -> None:
+def test_comparison_is_by_query(folder: Path, full: Evaluation, frozen: Evaluation, tmp_path: Path) -> None:
     change = differences(frozen, full)
     assert np.nanmean(change) == pytest.approx(full.metrics.mAP - frozen.metrics.mAP)
-    page = stands_alone(compare(frozen, full, tmp_path / "both.html"))
+    page = stands_alone(report([frozen, full], tmp_path / "both.html"))
     better, worse = int((change > 0).sum()), int((change < 0).sum())
     (lead,) = [text for text in page.said("p") if text.startswith("Of ")]
     assert f"Of {len(change)} queries {better} got better, {worse} got worse and" in lead
     found = bootstrap(
-        frozen.metrics.average_precision[None], full.metrics.average_precision[None], full.query_labels.pids
+        frozen.metrics.average_precision[None], full.metrics.average_precision[None], full.seen.query_labels.pids
     )
     (certainty,) = [text for text in page.said("p") if text.startswith("Difference in mAP")]
     bounds = f"95 % interval {found.low:+.1f} to {found.high:+.1f}, p".replace("-", "\N{MINUS SIGN}")
@@ -433,7 +438,7 @@ def test_comparison_is_by_query(folder: Path, full: Measured, frozen: Measured, 
     assert sum(path.count("a4 4 0 1 0 8 0") for path in points) == better + 1  # and one in the key
 
 
-def test_several_runs_stand_side_by_side(folder: Path, full: Measured, frozen: Measured) -> None:
+def test_several_runs_stand_side_by_side(folder: Path, full: Evaluation, frozen: Evaluation) -> None:
     main(["report", *(str(folder / name) for name in ("frozen", "semantic", AWKWARD))])
     page = stands_alone(folder / AWKWARD / "several.html")
     cells = page.said("td")
@@ -442,7 +447,7 @@ def test_several_runs_stand_side_by_side(folder: Path, full: Measured, frozen: M
     rows = ["frozen", "semantic", AWKWARD]
     assert [text for text in page.said("th") if text in rows] == rows
     every = np.array([record.pid for record in full.gallery])
-    silhouettes = [f"{embedding.silhouette(run.gallery_features, every):.2f}" for run in (frozen, full)]
+    silhouettes = [f"{embedding.silhouette(run.seen.gallery, every):.2f}" for run in (frozen, full)]
     captions = [text for text in page.said("figcaption") if "silhouette by identity" in text]
     assert len(captions) == 3
     assert captions[0].endswith(f"identities {silhouettes[0]}")
@@ -463,7 +468,7 @@ def test_runs_on_different_data_are_refused(folder: Path, tmp_path: Path, capsys
     assert not (tmp_path / "run" / "compare.html").exists()
 
 
-def test_runs_judged_by_two_protocols_are_refused(full: Measured) -> None:
+def test_runs_judged_by_two_protocols_are_refused(full: Evaluation) -> None:
     other = replace(full, metrics=replace(full.metrics, protocol="none"))
     with pytest.raises(UserError, match=r"is judged by protocol same_camera, .* by none; train them with one"):
         check_same_data([full, other])
@@ -480,26 +485,26 @@ def test_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_an_adapter_alone_has_no_loss_curve(folder: Path, tmp_path: Path) -> None:
-    page = stands_alone(report(measure(folder / "semantic" / "last"), tmp_path / "adapter.html"))
+    page = stands_alone(report([evaluate(folder / "semantic" / "last")], tmp_path / "adapter.html"))
     assert any("No training steps were logged" in text for text in page.said("p"))
 
 
 def test_demo_page(folder: Path, tmp_path: Path) -> None:
     runs = {"frozen": folder / "frozen", "semantic <prompts>": folder / "semantic", "DMPT": folder / AWKWARD}
-    rows = [Row("frozen", 1.25, 2.5, 0), Row("DMPT <full>", 30.0, 40.0, 1_234_567)]
+    measured = [replace(evaluate(run), name=name) for name, run in runs.items()]
     commands = ["# first", "dmpt train --data.root DIR --out 'runs/<mine>'"]
-    demo_page(tmp_path / "demo.html", runs, rows, commands, "What <this> is.")
+    report(measured, tmp_path / "demo.html", intro="What <this> is.", commands=commands)
     page = stands_alone(tmp_path / "demo.html")
     assert "What <this> is." in page.said("p")
     assert page.said("code") == ["\n".join(commands)]
-    assert page.said("td")[:6] == ["1.2", "2.5", "0", "30.0", "40.0", "1.2\N{NO-BREAK SPACE}M"]
+    rows = [[f"{x.metrics.mAP:.1f}", f"{x.metrics.rank1:.1f}", count(x.trained)] for x in measured]
+    assert page.said("td")[:9] == list(itertools.chain(*rows))
+    assert rows[0][2] == "0"
     charts = [a["aria-label"] or "" for a in page.all("svg", "chart")]
     assert len(charts) == 4  # CMC of all, losses, two maps
     assert all(name in charts[0] for name in runs)
     assert "frozen" not in charts[1]  # never trained
     assert [chart.split(":")[0] for chart in charts[2:]] == ["t-SNE of frozen", "t-SNE of DMPT"]
-    with pytest.raises(UserError, match="needs a run"):
-        demo_page(tmp_path / "none.html", {}, rows, commands, "")
 
 
 def test_log_without_its_cut_line(tmp_path: Path) -> None:
@@ -507,10 +512,11 @@ def test_log_without_its_cut_line(tmp_path: Path) -> None:
     text = "\n".join(json.dumps(line) for line in lines) + '\n{"step": 4, "lo'
     (tmp_path / "metrics.jsonl").write_text(text)
     assert read_log(tmp_path) == lines
-    drawn = curves.losses(tmp_path)
+    run: Any = SimpleNamespace(name="run", run=tmp_path)
+    drawn = curves.losses([run])
     assert drawn is not None
     assert "total: from 3 to 1; cross-entropy: from 2 to 0" in drawn
-    assert curves.selection(tmp_path) is None
+    assert curves.selection(run) is None
 
 
 def test_line_goes_from_corner_to_corner() -> None:
@@ -559,18 +565,18 @@ def test_names_are_told_apart(tmp_path: Path) -> None:
     assert len(set(names([tmp_path, tmp_path]))) == 2
 
 
-def test_an_absent_modality_is_an_empty_frame(full: Measured) -> None:
+def test_an_absent_modality_is_an_empty_frame(full: Evaluation) -> None:
     record = full.gallery[0]
     partial = replace(record, paths={"rgb": record.paths["rgb"]})
-    frame = thumbnail(partial, "tir", full.card.config.data)
-    assert frame.shape == thumbnail(record, "tir", full.card.config.data).shape
+    frame = thumbnail(partial, "tir", full.opened.card.config.data)
+    assert frame.shape == thumbnail(record, "tir", full.opened.card.config.data).shape
     assert np.unique(frame[2:-2, 2:-2]).tolist() == [EMPTY]
     assert np.unique(frame[[0, 1, -2, -1]]).tolist() == np.unique(frame[:, [0, 1, -2, -1]]).tolist() == [FRAME]
-    assert thumbnail(partial, "rgb", full.card.config.data).std() > 1
+    assert thumbnail(partial, "rgb", full.opened.card.config.data).std() > 1
 
 
 @pytest.fixture(scope="module")
-def lacking(folder: Path) -> Measured:
+def lacking(folder: Path) -> Evaluation:
     """A run on test samples of all subsets: each lacks what its camera and identity say."""
     subsets = [c for n in (3, 2, 1) for c in itertools.combinations(MODALITIES, n)]
 
@@ -580,16 +586,16 @@ def lacking(folder: Path) -> Measured:
     root = own_data(folder / "own", folder / "data", has)
     config = with_(settings(folder / "data", epochs=1), data={"root": str(root), "layout": "manifest"})
     fit(with_(config, missing={"dropout": 0.4, "shared": False}), folder / "lacking")
-    return measure(folder / "lacking")
+    return evaluate(folder / "lacking")
 
 
-def test_incomplete_samples_are_ranked_as_evaluate_does_and_shown_with_empty_frames(lacking: Measured) -> None:
+def test_incomplete_samples_are_ranked_as_evaluate_does_and_shown_with_empty_frames(lacking: Evaluation) -> None:
     assert len({tuple(record.paths) for record in lacking.gallery}) == 7
     own = evaluate(lacking.run)
     assert own.metrics == lacking.metrics
     for query in range(len(lacking.query)):
         slow = slow_list(lacking, query)
-        shown = lacking.ranked(query, len(slow))
+        shown = ranked.ranked(lacking, query, len(slow))
         by_row = {row: value for value, row in slow}
         assert sorted(by_row) == sorted(shown.items)
         assert shown.scores == pytest.approx([by_row[row] for row in shown.items], abs=1e-5)
@@ -597,7 +603,7 @@ def test_incomplete_samples_are_ranked_as_evaluate_does_and_shown_with_empty_fra
         assert shown.hits.tolist() == [lacking.gallery[row].pid == lacking.query[query].pid for row in shown.items]
         precision = own.metrics.average_precision[query]
         assert slow_precision(shown.hits.tolist()) == pytest.approx(precision, nan_ok=True)
-    page = stands_alone(report(lacking))
+    page = stands_alone(report([lacking]))
     few = sum(len(record.paths) < 3 for record in lacking.gallery)
     assert 0 < few < len(lacking.gallery)
     (said,) = [text for text in page.said("p") if "lack a spectrum" in text]
@@ -607,23 +613,22 @@ def test_incomplete_samples_are_ranked_as_evaluate_does_and_shown_with_empty_fra
     assert any(alt.endswith("in NIR, without RGB and TIR") for alt in alts)
 
 
-def test_spectra_are_counted_where_they_are(lacking: Measured) -> None:
+def test_spectra_are_counted_where_they_are(lacking: Evaluation) -> None:
     found = breakdown.by_spectra(lacking)
     assert found[0, 1, 2] == lacking.metrics
     alone = found[1,]
     assert alone is not None
     has = [row for row, record in enumerate(lacking.gallery) if "nir" in record.paths]
     assert alone.gallery == alone.queries == len(has) < len(lacking.gallery)
-    part = unit(lacking.gallery_features.features[has, 1])
-    labels = lacking.gallery_labels[np.array(has)]
+    part = unit(lacking.seen.gallery.features[has, 1])
+    labels = lacking.seen.gallery_labels[np.array(has)]
     assert alone.mAP == pytest.approx(score(part, part, labels, labels, lacking.metrics.protocol).mAP)
-    page = str(breakdown.modality_table(found))
-    assert "queries valid" in page
-    assert "–" in str(breakdown.modality_table({(0,): None, (1,): alone}))
+    assert "queries valid" in breakdown.spectra_table(found, bound=True)
+    assert "–" in breakdown.spectra_table({(0,): None, (1,): alone}, bound=True)
 
 
-def test_distances_of_incomplete_samples_are_those_of_their_ranking(lacking: Measured) -> None:
-    items, pids = lacking.gallery_features, lacking.gallery_labels.pids
+def test_distances_of_incomplete_samples_are_those_of_their_ranking(lacking: Evaluation) -> None:
+    items, pids = lacking.seen.gallery, lacking.seen.gallery_labels.pids
     count = len(items)
     expected = [[1 - slow_score(lacking, i, j) if i != j else 0 for j in range(count)] for i in range(count)]
     found = np.concatenate([block for _, block in embedding.distances(items)])
@@ -635,8 +640,8 @@ def test_distances_of_incomplete_samples_are_those_of_their_ranking(lacking: Mea
     assert (points == embedding.tsne(items)).all()
 
 
-def test_nobody_looks_at_what_is_absent(lacking: Measured) -> None:
-    seen = attention.gaze(lacking.network, lacking.gallery[:9], lacking.card.config)
+def test_nobody_looks_at_what_is_absent(lacking: Evaluation) -> None:
+    seen = attention.gaze(lacking.opened.network, lacking.gallery[:9], lacking.opened.card.config)
     there = np.array([[m in record.paths for record in lacking.gallery[:9]] for m in MODALITIES])
     assert not there.all()
     assert (np.isnan(seen.cls["patches"]) == ~there).all()
@@ -659,11 +664,11 @@ def test_pictures_of_files_side_by_side_are_their_own_columns(tmp_path: Path) ->
         assert found.round().tolist() == [250 if channel == number else 0 for channel in range(3)]
 
 
-def listed(query: list[Record], gallery: list[Record], *features: Any) -> Measured:
+def listed(query: list[Record], gallery: list[Record], *features: Any) -> Evaluation:
     """A run of which nothing is known but its records and their vectors."""
     unknown: Any = None
-    one, other = map(plain, features)
-    return Measured("", Path(), unknown, unknown, query, gallery, one, other, unknown, 0, {})
+    seen = Seen(*map(plain, features), labels_of(query), labels_of(gallery))
+    return Evaluation("", Path(), unknown, query, gallery, seen, unknown)
 
 
 def test_a_query_that_is_in_the_gallery_too_is_shown_once(tmp_path: Path) -> None:
@@ -672,7 +677,7 @@ def test_a_query_that_is_in_the_gallery_too_is_shown_once(tmp_path: Path) -> Non
 
     gallery, query = records("test", range(4)), records("query3", range(2, 6))
     features = np.arange(8.0).reshape(8, 1)
-    found = listed(query, gallery, features[:4], features[4:]).samples()
+    found = embedding.samples(listed(query, gallery, features[:4], features[4:]))
     assert [record.pid for record in found[0]] == [4, 5, 0, 1, 2, 3]
     assert found[1].flat.ravel().tolist() == [2, 3, 4, 5, 6, 7]
 
@@ -685,8 +690,8 @@ def test_markup_escapes_what_it_is_given() -> None:
     assert isinstance(figures.marks_key([value]), Markup)
 
 
-def test_nothing_is_trained_before_the_first_step(full: Measured, frozen: Measured) -> None:
-    assert full.trained == sum(p.numel() for p in full.network.trained().values())
+def test_nothing_is_trained_before_the_first_step(full: Evaluation, frozen: Evaluation) -> None:
+    assert full.trained == sum(p.numel() for p in full.opened.network.trained().values())
     assert frozen.trained == 0
 
 
@@ -694,4 +699,4 @@ def test_nothing_is_trained_before_the_first_step(full: Measured, frozen: Measur
 def test_a_name_in_another_camera_or_scene_is_another_sample(tmp_path: Path, other: dict[str, int]) -> None:
     gallery = [Record({"rgb": tmp_path / "test" / "1.jpg"}, pid=1, camera=1, scene=2)]
     run = listed([replace(gallery[0], **other)], gallery, np.zeros((1, 1)), np.ones((1, 1)))
-    assert len(run.samples()[0]) == 2
+    assert len(embedding.samples(run)[0]) == 2

@@ -4,14 +4,14 @@ A small synthetic world, a tiny CLIP that comes with the package, and three rows
 features, semantic prompts alone, full DMPT. Then a page that shows what came of it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dmpt.base.terminal import console, print_table
 from dmpt.demo.own_files import clear, remember
-from dmpt.demo.page import Row, demo_page
 from dmpt.evaluation.evaluate import evaluate
+from dmpt.report.pages import report
 from dmpt.settings.config import Config
 from dmpt.settings.shipped import folder, read_config
 from dmpt.synthetic.cached import CAMERAS, world
@@ -101,22 +101,20 @@ def _show(out: Path, scale: Scale, seed: int) -> None:
         f"{scale.train_ids} drawn persons to learn from, {scale.test_ids} others to find, {CAMERAS} cameras; "
         f"pictures in {root}"
     )
-    runs, rows = {}, []
+    runs = []
     for number, name in enumerate(ROWS, start=1):
         console.print(f"\n{number} of {len(ROWS)}: {name}", style="bold")
-        run = runs[name] = out / _folder(name)
-        trainer = Trainer(configure(root, name, scale.epochs, seed), run)
-        trainer.fit()
-        evaluation = evaluate(run)
+        run = out / _folder(name)
+        Trainer(configure(root, name, scale.epochs, seed), run).fit()
+        evaluation = replace(evaluate(run), name=name)
         evaluation.save()
-        trained = trainer.network.trained_count if name != "frozen" else 0
-        rows.append(Row(name, evaluation.metrics.mAP, evaluation.metrics.rank1, trained))
+        runs.append(evaluation)
     page = out / PAGE
     console.print("\ndrawing the report")
-    demo_page(page, runs, rows, NEXT, INTRO)
+    report(runs, page, intro=INTRO, commands=NEXT)
     print_table(
         f"{scale.test_ids} persons that training never saw, protocol same_camera",
         ["", "mAP", "rank-1", "trained parameters"],
-        [[row.name, f"{row.mAP:.1f}", f"{row.rank1:.1f}", f"{row.trained:,}"] for row in rows],
+        [[run.name, f"{run.metrics.mAP:.1f}", f"{run.metrics.rank1:.1f}", f"{run.trained:,}"] for run in runs],
     )
     print(f"\nLook at {page}. With your own data:", *(f"  {line}" for line in NEXT), sep="\n")

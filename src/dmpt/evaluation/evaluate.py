@@ -31,6 +31,7 @@ class Evaluation:
     """A trained model on a test split: the numbers, and what they came from.
 
     Attributes:
+        name: what people call it; pages about several need names that differ.
         run: the folder that the user gave.
         opened: the model, and the data set.
         query: records of the query side.
@@ -42,6 +43,7 @@ class Evaluation:
         reranked: numbers after re-ranking; None = not asked for.
     """
 
+    name: str
     run: Path
     opened: Opened
     query: Sequence[Record]
@@ -151,7 +153,8 @@ def evaluate(
         method = KReciprocal()
         found = measure(rerank(seen.query, seen.gallery, method), seen.query_labels, seen.gallery_labels, protocol)
         again = {"method": method.name, **found.to_dict()}
-    return Evaluation(run, opened, *records, seen, metrics, [*opened.incomplete, *unreadable], lacking, again)
+    skipped, name = [*opened.incomplete, *unreadable], run.resolve().name
+    return Evaluation(name, run, opened, *records, seen, metrics, skipped, lacking, again)
 
 
 def retrieve(

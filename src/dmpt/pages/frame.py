@@ -1,54 +1,19 @@
 """The page around the parts: one HTML file that needs nothing else.
 
-Everything is ``Markup``: what is put into it with ``format`` is escaped, whatever the user's files and folders are
-called.
+All markup stands in templates, beside the code that fills them. They escape what is put into them, whatever the user's
+files and folders are called; what ``render`` returns is markup and stays as it is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dmpt import __version__
 from dmpt.base.files import write_text
-
-PAGE = Markup(
-    """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-{lead}
-</header>
-<nav aria-label="Parts of this page">{links}</nav>
-<main>
-{sections}
-</main>
-<footer>
-<p>{embedded}It loads nothing from the network.</p>
-<p>Written by dmpt {version}.</p>
-</footer>
-</body>
-</html>
-"""
-)
-EMBEDDED = (
-    "This page embeds small copies of pictures of the data set, so the data's licence and the privacy of the people in "
-    "them hold for this file too: look before you pass it on. "
-)
-SECTION = Markup('<section id="{}">\n<h2>{}</h2>\n<p class="what">{}</p>\n{}\n</section>\n')
 
 
 @dataclass(frozen=True)
@@ -58,13 +23,11 @@ class Section:
     Attributes:
         anchor: its address in the page.
         title: its heading.
-        what: for a newcomer, what to look at.
-        body: its content.
+        body: for a newcomer what to look at, then its content.
     """
 
     anchor: str
     title: str
-    what: str
     body: Markup
 
 
@@ -74,75 +37,19 @@ def write_page(out: Path, title: str, lead: Markup, sections: Sequence[Section])
     Raises:
         UserError: it cannot be written.
     """
-    style = (files("dmpt.pages") / "style.css").read_text(encoding="utf-8")
-    links = Markup(" ").join(Markup('<a href="#{}">{}</a>').format(s.anchor, s.title) for s in sections)
-    body = Markup("").join(SECTION.format(s.anchor, s.title, s.what, s.body) for s in sections)
-    said = {"title": title, "lead": lead, "embedded": EMBEDDED if "<img " in body else "", "version": __version__}
-    text = PAGE.format(style=Markup(style), links=links, sections=body, **said)
-    write_text(out, str(text))
+    embeds = any("<img " in section.body for section in sections)
+    shown = {"title": title, "lead": lead, "sections": sections, "embeds": embeds, "version": __version__}
+    write_text(out, render("pages/frame.html", **shown))
 
 
-def paragraph(text: str) -> Markup:
-    """A paragraph under the title."""
-    return Markup('<p class="intro">{}</p>').format(text)
-
-
-def note(text: str) -> Markup:
-    """A remark that a reader must not miss."""
-    return Markup('<p class="note">{}</p>').format(text)
-
-
-def figure(chart: Markup, caption: str) -> Markup:
-    """A chart and its caption."""
-    return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(chart, caption)
-
-
-def pair(*parts: Markup) -> Markup:
-    """Side by side where the screen is wide enough."""
-    return Markup('<div class="pair">{}</div>').format(Markup("").join(parts))
-
-
-def subheading(text: str) -> Markup:
-    """A heading inside a section."""
-    return Markup("<h3>{}</h3>").format(text)
-
-
-def folded(summary: str, body: Markup) -> Markup:
-    """What opens when its line is clicked."""
-    return Markup('<details class="from"><summary>{}</summary>{}</details>').format(summary, body)
-
-
-def tiles(values: Mapping[str, str]) -> Markup:
-    """The numbers that matter, large."""
-    cells = Markup("").join(
-        Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, value) for name, value in values.items()
-    )
-    return Markup('<dl class="tiles">{}</dl>').format(cells)
-
-
-def table(
-    header: Sequence[str],
-    rows: Sequence[Sequence[str | Markup]],
-    kind: Literal["plain", "bars"] = "plain",
-    strong: int | None = None,
-) -> Markup:
-    """A table whose first column names the row.
+def render(template: str, **shown: Any) -> Markup:
+    """A template filled in.
 
     Args:
-        header: of each column.
-        rows: their cells.
-        kind: a class of the style sheet.
-        strong: the row to set in bold.
+        template: a file of the package, by its path in it.
+        shown: by the names that the template uses; a name that it lacks is an error.
     """
-    head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in header)
-    body = []
-    for number, (name, *cells) in enumerate(rows):
-        data = Markup("").join(Markup("<td>{}</td>").format(cell) for cell in cells)
-        row = Markup('<tr class="strong">' if number == strong else "<tr>")
-        body.append(row + Markup('<th scope="row">{}</th>{}</tr>').format(name, data))
-    return Markup(
-        '<div class="scroll"><table class="{}"><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
-    ).format(kind, head, Markup("").join(body))
+    return Markup(_TEMPLATES.get_template(template).render(shown))
 
 
 def count(number: int) -> str:
@@ -150,3 +57,27 @@ def count(number: int) -> str:
     if number >= 999_950:
         return f"{number / 1e6:.1f}\N{NO-BREAK SPACE}M"
     return f"{number / 1e3:.0f}\N{NO-BREAK SPACE}k" if number >= 10_000 else f"{number:,}"
+
+
+def _fixed(value: float, digits: int = 1) -> str:
+    return f"{value:.{digits}f}"
+
+
+def signed(value: float) -> str:
+    """A difference: ``+1.5``, ``−0.3``, ``0.0``."""
+    rounded = round(float(value), 1) + 0.0  # no "-0.0"
+    return f"{rounded:+.1f}".replace("-", "\N{MINUS SIGN}") if rounded else "0.0"
+
+
+def _tick(value: float) -> str:
+    return f"{value:,.10g}".replace("-", "\N{MINUS SIGN}")
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("dmpt", ""),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters |= {"count": count, "fixed": _fixed, "signed": signed, "tick": _tick}

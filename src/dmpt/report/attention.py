@@ -5,23 +5,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
 from dmpt.data.loader import test_set
 from dmpt.data.records import Record
 from dmpt.embed.attention import attention
+from dmpt.evaluation.evaluate import Evaluation
 from dmpt.method.network import DMPT
-from dmpt.pages.frame import table
-from dmpt.pages.pictures import SPECTRA, Pixels, labelled, lying, sample, spectra_of, stacked
-from dmpt.report.measured import Measured
-from dmpt.settings.config import Config, DataConfig
+from dmpt.pages.frame import Section, render
+from dmpt.pages.pictures import SPECTRA, Pixels, lying, spectra_of, stacked, thumbnails
+from dmpt.report.embedding import spread
+from dmpt.settings.config import Config
 from dmpt.settings.modalities import MODALITIES
 
-HEAT = np.array([[40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [252, 255, 164]], float)
+_HEAT = np.array([[40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [252, 255, 164]], float)
 """From little to much attention; the lightness grows evenly, so that it reads without colours too."""
-EXAMPLES = 4
+_EXAMPLES = 4
 """Test samples that are shown."""
 
 
@@ -92,14 +92,14 @@ def overlay(image: Pixels, weights: NDArray[np.float32], top: float) -> Pixels:
     height, width = image.shape[:2]
     scaled = np.minimum(weights / np.float32(top), 1)
     smooth = np.asarray(Image.fromarray(scaled).resize((width, height), Image.Resampling.BILINEAR))
-    steps = np.linspace(0, 1, len(HEAT))
-    colour = np.stack([np.interp(smooth, steps, HEAT[:, channel]) for channel in range(3)], axis=-1)
+    steps = np.linspace(0, 1, len(_HEAT))
+    colour = np.stack([np.interp(smooth, steps, _HEAT[:, channel]) for channel in range(3)], axis=-1)
     grey = image.mean(axis=-1, keepdims=True)
     mixed: Pixels = np.rint(0.5 * grey + 0.5 * colour).astype(np.uint8)
     return mixed
 
 
-def examples(run: Measured, count: int) -> list[Record]:
+def examples(run: Evaluation, count: int) -> list[Record]:
     """The first of the fullest gallery samples of identities that are asked for, spread evenly over the numbers."""
     first: dict[int, Record] = {}
     asked = {record.pid for record in run.query}  # distractors, all of one number, are not
@@ -107,56 +107,45 @@ def examples(run: Measured, count: int) -> list[Record]:
         if record.pid in asked:
             first.setdefault(record.pid, record)
     pids = sorted(first)
-    places = np.unique(np.linspace(0, len(pids) - 1, min(count, len(pids))).round().astype(int))
-    return [first[pids[place]] for place in places]
+    return [first[pids[place]] for place in spread(len(pids), count)]
 
 
-def attention_section(run: Measured) -> Markup:
+def section(run: Evaluation) -> Section:
     """Overlays of some test samples, and the class token's shares as a table."""
-    records, data = examples(run, EXAMPLES), run.card.config.data
-    seen = gaze(run.network, records, run.card.config)
+    opened, records = run.opened, examples(run, _EXAMPLES)
+    data, seen = opened.data, gaze(opened.network, records, opened.card.config)
     ratios = {kind: values / values.mean(axis=(-2, -1), keepdims=True) for kind, values in seen.maps.items()}
     # Single patches may attract nearly all attention; one scale for all maps that lets the rest be seen.
     top = max(2.0, float(np.nanpercentile(np.stack(list(ratios.values())), 98)))
     blocks = []
     for number, record in enumerate(records):
-        pictures = sample(record, data)
-        columns = [("picture", pictures)]
+        pictures = thumbnails(record, data)
+        columns = {"picture": pictures}
         for kind, weights in ratios.items():
             maps = zip(pictures, weights[:, number], strict=True)
-            columns.append((kind, [p if np.isnan(w).any() else overlay(p, w, top) for p, w in maps]))
-        cells = Markup("").join(
-            Markup('<li>{}<span class="said">{}</span></li>').format(_stack(kind, images, record, data), kind)
-            for kind, images in columns
-        )
+            columns[kind] = [p if np.isnan(w).any() else overlay(p, w, top) for p, w in maps]
         title = f"identity {record.pid}, camera {record.camera}"
-        blocks.append(Markup('<div class="gaze"><h4>{}</h4><ul class="strip">{}</ul></div>').format(title, cells))
-    kind = "gazes wide" if lying(data) else "gazes"
-    body = Markup('<div class="{}">{}</div>').format(kind, Markup("").join(blocks))
-    return body + _scale(top) + _shares(seen, data)
+        alt = f"{title}, {spectra_of(record, data)}"
+        labels = {"picture": data.modalities}
+        stacks = [(kind, stacked(images, f"{kind}, {alt}", labels.get(kind, ()))) for kind, images in columns.items()]
+        blocks.append((title, stacks))
+    body = render(
+        "report/attention.html",
+        wide=lying(data),
+        blocks=blocks,
+        colours=_HEAT.astype(int).tolist(),
+        top=top,
+        header=["class token looks at (tokens)", *(f"{SPECTRA[m]}, %" for m in data.modalities), "even look, %"],
+        shares=_shares(seen),
+    )
+    who = "the class token looks" if opened.network.prompts is None else "the prompts look"
+    return Section("attention", f"Where {who}", body)
 
 
-def _stack(kind: str, images: Sequence[Pixels], record: Record, data: DataConfig) -> Markup:
-    alt = f"{kind}, identity {record.pid}, camera {record.camera}, {spectra_of(record, data)}"
-    picture = stacked(images, alt)
-    return labelled(picture, data) if kind == "picture" else picture
-
-
-def _scale(top: float) -> Markup:
-    """What the colours mean."""
-    stops = ", ".join(f"rgb({', '.join(f'{channel:.0f}' for channel in colour)})" for colour in HEAT)
-    return Markup(
-        '<p class="scale"><span>0</span><span class="ramp" style="background: linear-gradient(90deg, {})"></span>'
-        "<span>{:.1f} times an even look, or more</span></p>"
-    ).format(stops, top)
-
-
-def _shares(seen: Gaze, data: DataConfig) -> Markup:
+def _shares(seen: Gaze) -> list[list[str]]:
     """What the class token looks at, by spectrum, against what an even look would give."""
-    total = sum(seen.counts.values())
-    rows = []
+    total, rows = sum(seen.counts.values()), []
     for kind, share in seen.cls.items():
         values = ["–" if np.isnan(own).all() else f"{100 * np.nanmean(own):.1f}" for own in share]
         rows.append([f"{kind} ({seen.counts[kind]})", *values, f"{100 * seen.counts[kind] / total:.1f}"])
-    header = ["class token looks at (tokens)", *(f"{SPECTRA[m]}, %" for m in data.modalities), "even look, %"]
-    return table(header, rows)
+    return rows

@@ -1,46 +1,60 @@
 """t-SNE of test features, and how tight and separate identities are (the paper's Figure 5)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 
+from dmpt.data.records import Record
+from dmpt.evaluation.evaluate import Evaluation
 from dmpt.pages.charts import Axis, Series, marks_key, scatter
-from dmpt.pages.frame import pair
-from dmpt.report.measured import Measured
-from dmpt.retrieval.embeddings import Embeddings
+from dmpt.pages.frame import Section, render
+from dmpt.retrieval.embeddings import Embeddings, join
 from dmpt.retrieval.scores import as_vectors, blocks
 
 IDENTITIES, ITEMS = 12, 20
-SEED = 0
+_SEED = 0
 
 
-@dataclass(frozen=True)
-class Picked:
-    """Some test samples.
-
-    Attributes:
-        rows: of ``Measured.samples()``.
-        pids: their identities.
-    """
-
-    rows: NDArray[np.int64]
-    pids: NDArray[np.int64]
+def section(runs: Sequence[Evaluation]) -> Section:
+    """A t-SNE per run, side by side: the same samples, the same colours, the silhouette below each."""
+    rows, pids = pick(runs[0])
+    names = np.unique(pids)
+    if len(rows) < 4 or len(names) < 2:
+        rows = rows[:0]
+    maps = [_map(run, rows, pids) for run in runs if len(rows)]
+    key = marks_key([f"id {pid}" for pid in names])
+    return Section("map", "Map of the features", render("report/map.html", maps=maps, key=key))
 
 
-def pick(run: Measured) -> Picked:
+def samples(run: Evaluation) -> tuple[list[Record], Embeddings]:
+    """Every test sample once, with its features: benchmarks list a query's copy in the gallery too."""
+    there = {_sight(record) for record in run.gallery}
+    alone = [row for row, record in enumerate(run.query) if _sight(record) not in there]
+    records = [*(run.query[row] for row in alone), *run.gallery]
+    return records, join(run.seen.query[np.array(alone, dtype=np.int64)], run.seen.gallery)
+
+
+def pick(run: Evaluation) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """At most twelve identities spread evenly over the numbers of those with two samples, and 20 samples of each.
 
     Of those that are asked for: a gallery's distractors are many persons of one number.
+
+    Returns:
+        Rows of ``samples``, and their identities.
     """
-    pids = np.array([record.pid for record in run.records()])
+    pids = np.array([record.pid for record in samples(run)[0]])
     names, counts = np.unique(pids, return_counts=True)
-    enough = names[(counts > 1) & np.isin(names, run.query_labels.pids)]
-    wanted = enough[np.unique(np.linspace(0, len(enough) - 1, min(IDENTITIES, len(enough))).round().astype(int))]
+    enough = names[(counts > 1) & np.isin(names, run.seen.query_labels.pids)]
+    wanted = enough[spread(len(enough), IDENTITIES)]
     rows = np.concatenate([np.flatnonzero(pids == pid)[:ITEMS] for pid in wanted]) if len(wanted) else np.arange(0)
-    return Picked(rows, pids[rows])
+    return rows, pids[rows]
+
+
+def spread(count: int, wanted: int) -> NDArray[np.int64]:
+    """At most so many places of a list of ``count``, from its first to its last."""
+    return np.unique(np.linspace(0, count - 1, min(wanted, count)).round().astype(np.int64))
 
 
 def distances(items: Embeddings) -> Iterator[tuple[slice, NDArray[np.float64]]]:
@@ -79,7 +93,7 @@ def tsne(items: Embeddings) -> NDArray[np.float64]:
     from sklearn.manifold import TSNE
 
     perplexity = min(15.0, max(1.0, (len(items) - 1) / 3))
-    options = {"perplexity": perplexity, "method": "exact", "random_state": SEED}
+    options = {"perplexity": perplexity, "method": "exact", "random_state": _SEED}
     vectors = as_vectors(items, items)
     if vectors is None:
         whole = np.concatenate([found for _, found in distances(items)])
@@ -89,27 +103,21 @@ def tsne(items: Embeddings) -> NDArray[np.float64]:
     return np.asarray(TSNE(init="pca", **options).fit_transform(vectors[0].astype(np.float64)))
 
 
-def maps(runs: Sequence[Measured]) -> Markup:
-    """A t-SNE per run, side by side: the same samples, the same colours, the silhouette below each."""
-    picked = pick(runs[0])
-    if len(picked.rows) < 4 or len(np.unique(picked.pids)) < 2:
-        return Markup("<p>Too few test samples for a map.</p>")
-    every = np.array([record.pid for record in runs[0].records()])
-    asked = np.flatnonzero(np.isin(every, runs[0].query_labels.pids))
-    figures = []
-    for run in runs:
-        features = run.samples()[1]
-        shown, overall = silhouette(features[picked.rows], picked.pids), silhouette(features[asked], every[asked])
-        said = f"silhouette by identity {shown:.2f}; over all {len(np.unique(every[asked]))} identities {overall:.2f}"
-        chart = _map(tsne(features[picked.rows]), picked.pids, f"t-SNE of {run.name}: {said}")
-        caption = Markup("<figcaption><strong>{}</strong>: {}</figcaption>").format(run.name, said)
-        figures.append(Markup("<figure>{}{}</figure>").format(chart, caption))
-    return pair(*figures) + marks_key([f"id {pid}" for pid in np.unique(picked.pids)])
-
-
-def _map(points: NDArray[np.float64], pids: NDArray[np.int64], alt: str) -> Markup:
+def _map(run: Evaluation, rows: NDArray[np.int64], pids: NDArray[np.int64]) -> dict[str, Any]:
+    """A run's name, the chart, and the silhouettes in words."""
+    records, features = samples(run)
+    every = np.array([record.pid for record in records])
+    asked = np.flatnonzero(np.isin(every, run.seen.query_labels.pids))
+    some, overall = silhouette(features[rows], pids), silhouette(features[asked], every[asked])
+    said = f"silhouette by identity {some:.2f}; over all {len(np.unique(every[asked]))} identities {overall:.2f}"
+    points = tsne(features[rows])
     low, high = points.min(axis=0), points.max(axis=0)
     margin = 0.05 * np.maximum(high - low, 1e-9)
     x, y = (Axis("", float(a), float(b)) for a, b in zip(low - margin, high + margin, strict=True))  # they have no unit
     groups = [Series(f"id {pid}", *points[pids == pid].T.tolist()) for pid in np.unique(pids)]
-    return scatter(groups, x, y, alt)
+    return {"name": run.name, "said": said, "chart": scatter(groups, x, y, f"t-SNE of {run.name}: {said}")}
+
+
+def _sight(record: Record) -> tuple[str, int, int, int | None]:
+    """What copies of a sample in two folders share."""
+    return record.name, record.pid, record.camera, record.scene

@@ -1,77 +1,101 @@
 """Ranked lists: a query and what was found for it, in all spectra."""
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
-from markupsafe import Markup
+from numpy.typing import NDArray
 
 from dmpt.data.records import Record
-from dmpt.pages.pictures import labelled, lying, sample, spectra_of, stacked
-from dmpt.report.measured import Measured, Ranked
+from dmpt.evaluation.evaluate import Evaluation
+from dmpt.pages.frame import Section, render
+from dmpt.pages.pictures import SPOKEN, listed, lying, spectra_of, stacked, thumbnails
+from dmpt.retrieval.protocols import PROTOCOLS
+from dmpt.retrieval.scores import blocks
 
 TOP = 8
+"""Items of a list that are shown."""
+_LISTS = 4
+"""Best, and worst, ranked lists on a page."""
 
 
-def chosen(run: Measured, which: Literal["best", "worst"], count: int) -> list[int]:
+@dataclass(frozen=True)
+class Ranked:
+    """One query's list.
+
+    Attributes:
+        items: rows of the gallery, best first, without what the protocol ignores.
+        scores: their similarities: cosines over the modalities that both have.
+        hits: which of them are the query's identity.
+    """
+
+    items: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    hits: NDArray[np.bool_]
+
+
+def ranked(run: Evaluation, query: int, top: int = TOP) -> Ranked:
+    """The first ``top`` items of one query's list; equal scores by gallery row."""
+    features, gallery, query_labels, labels = run.seen.sides
+    asked = query_labels[query : query + 1]
+    kept = np.flatnonzero(~PROTOCOLS[run.metrics.protocol](asked, labels)[0])
+    _, found = next(blocks(features[query : query + 1], gallery, match_copies=False))
+    scores = found[0, kept]
+    order = np.argsort(-scores, kind="stable")[:top]
+    items = kept[order]
+    return Ranked(items, scores[order], labels.pids[items] == asked.pids[0])
+
+
+def section(run: Evaluation) -> Section:
+    """Best and worst lists: the queries of highest and lowest average precision, one per identity."""
+    best, worst = chosen(run, "best", _LISTS), chosen(run, "worst", _LISTS)
+    columns = [(title, [shown(run, query) for query in of]) for title, of in (("Best", best), ("Worst", worst))]
+    data = run.opened.data
+    body = render("report/lists.html", columns=columns, wide=lying(data), spectra=listed(data.modalities, SPOKEN))
+    return Section("lists", "Best and worst ranked lists", body)
+
+
+def chosen(run: Evaluation, which: Literal["best", "worst"], count: int) -> list[int]:
     """Queries of the highest or lowest average precision, one per identity; equal ones by row.
 
     One per identity, since the queries of a lost identity look alike, and so do hundreds with a perfect list.
     """
-    precision, pids = run.metrics.average_precision, run.query_labels.pids
+    precision = run.metrics.average_precision
     order = np.argsort(-precision if which == "best" else precision, kind="stable")
-    return one_per_identity([int(q) for q in order if not np.isnan(precision[q])], pids.tolist(), count)
+    return one_per_identity(run, [int(q) for q in order if not np.isnan(precision[q])], count)
 
 
-def one_per_identity(queries: Sequence[int], pids: Sequence[int], count: int) -> list[int]:
+def one_per_identity(run: Evaluation, queries: Sequence[int], count: int) -> list[int]:
     """The first ``count`` queries of different identities."""
     first: dict[int, int] = {}
     for query in queries:
-        first.setdefault(pids[query], query)
+        first.setdefault(run.query[query].pid, query)
     return list(first.values())[:count]
 
 
-def lists(run: Measured, queries: Sequence[int], title: str) -> Markup:
-    """A column of lists under a heading."""
-    body = Markup("").join(ranked_list(run, run.ranked(query, TOP)) for query in queries)
-    return Markup("<div><h3>{}</h3>{}</div>").format(title, body)
-
-
-def columns(run: Measured, *parts: Markup) -> Markup:
-    """Lists beside each other, or below where the pictures lie down and need the width."""
-    kind = "lists wide" if lying(run.card.config.data) else "lists"
-    return Markup('<div class="{}">{}</div>').format(kind, Markup("").join(parts))
-
-
-def ranked_list(run: Measured, ranked: Ranked, title: str = "") -> Markup:
-    """A query and its first items; right ones have a solid green frame and a tick, wrong ones a dashed red and a cross.
+def shown(run: Evaluation, query: int, title: str = "") -> dict[str, Any]:
+    """A query and its first items, as ``report/ranked.html`` takes them.
 
     Args:
         run: whose list it is.
-        ranked: the list.
+        query: row of the query.
         title: in front of the average precision.
     """
-    asked = run.query[ranked.query]
-    heading = f"{title + ': ' if title else ''}identity {asked.pid}, average precision {ranked.average_precision:.1f}"
-    cells = [_cell(run, asked, "query", "", f"cam {asked.camera}")]
-    spread = float(np.ptp(ranked.scores)) if len(ranked.scores) else 0.0
+    found, asked = ranked(run, query), run.query[query]
+    heading = f"identity {asked.pid}, average precision {run.metrics.average_precision[query]:.1f}"
+    spread = float(np.ptp(found.scores)) if len(found.scores) else 0.0
     decimals = 2 if spread >= 0.05 else 3 if spread >= 0.005 else 5  # enough to tell the items apart
-    for place, (item, score, hit) in enumerate(zip(ranked.items, ranked.scores, ranked.hits, strict=True), start=1):
-        record = run.gallery[item]
-        said = f"cam {record.camera}", f"{score:.{decimals}f}"
-        cells.append(_cell(run, record, "hit" if hit else "miss", f"{place}", *said))
-    return Markup('<div class="ranked"><h4>{}</h4><ol class="strip">{}</ol></div>').format(
-        heading, Markup("").join(cells)
-    )
+    cells = [_cell(run, asked, "query", "query", "Query")]
+    for place, (item, score, hit) in enumerate(zip(found.items, found.scores, found.hits, strict=True), start=1):
+        kind, mark, word = ("hit", "✓", "right") if hit else ("miss", "✗", "wrong")
+        cell = _cell(run, run.gallery[item], kind, f"{place} {mark}", f"Rank {place}, {word}")
+        cells.append({**cell, "score": f"{score:.{decimals}f}"})
+    return {"heading": f"{title}: {heading}" if title else heading, "cells": cells}
 
 
-def _cell(run: Measured, record: Record, kind: str, place: str, *said: str) -> Markup:
-    data = run.card.config.data
-    mark = {"query": "query", "hit": f"{place} ✓", "miss": f"{place} ✗"}[kind]
-    means = {"query": "Query", "hit": f"Rank {place}, right", "miss": f"Rank {place}, wrong"}[kind]
+def _cell(run: Evaluation, record: Record, kind: str, mark: str, means: str) -> dict[str, Any]:
+    data = run.opened.data
     alt = f"{means}: identity {record.pid}, camera {record.camera}, {spectra_of(record, data)}"
-    picture = stacked(sample(record, data), alt)
-    if kind == "query":
-        picture = labelled(picture, data)
-    item = Markup('<li class="{}" title="{}"><span class="mark-text">{}</span>{}<span class="said">{}</span></li>')
-    return item.format(kind, record.name, mark, picture, Markup("<br>").join(said))
+    picture = stacked(thumbnails(record, data), alt, data.modalities if kind == "query" else ())
+    return {"kind": kind, "name": record.name, "mark": mark, "picture": picture, "camera": record.camera, "score": ""}

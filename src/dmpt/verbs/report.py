@@ -33,21 +33,14 @@ def add(parser: Parser) -> None:
 def run(arguments: Namespace) -> None:
     """Run the verb ``report``."""
     from dmpt.evaluation.opened import Conditions
-    from dmpt.report.compare import compare
-    from dmpt.report.measured import measure_all
-    from dmpt.report.several import several
-    from dmpt.report.single import report
+    from dmpt.report.pages import report
+    from dmpt.report.runs import evaluate_all
 
     out = arguments.out
     if out is not None and out.is_dir():  # now, not after the features
         raise UserError(f"--out {out} is a folder; give a file, for instance {out / 'report.html'}")
     runs = [arguments.run, *arguments.others]
     weights, skip = arguments["backbone.weights"], arguments.skip_broken
-    measured = measure_all(runs, Conditions(data=test_data_of(arguments), weights=weights, skip_broken=skip))
-    if len(measured) == 1:
-        page = report(measured[0], out)
-    elif len(measured) == 2:
-        page = compare(measured[0], measured[1], out)
-    else:
-        page = several(measured, out)
+    conditions = Conditions(data=test_data_of(arguments), weights=weights, skip_broken=skip)
+    page = report(evaluate_all(runs, conditions), out)
     print(f"{page}: open it in a browser")
