@@ -46,13 +46,14 @@ class Benchmark:
     def _find(self, root: Path) -> tuple[Path, str]:
         """The benchmark's folder at or below ``root``, and in it that of train; empty where test images lie alone."""
         train, *tests = dict.fromkeys(self.splits)
-        wanted = [train, *tests]
+        wanted, depth = [train, *tests], 2
         if "*" in train:  # looked for by itself, and less deep: much may be called like it
-            homes = self._homes(root, [train], depth=1)
+            depth = 1
+            homes = self._homes(root, [train], depth)
             found = [path for home in homes for path in subfolders(home) if path.match(train)]
             none, many = f"{root} holds no folder {train}", f"more than one folder {train} ({some(found)})"
         else:
-            homes = self._homes(root, wanted)
+            homes = self._homes(root, wanted, depth)
             found = [home / train for home in homes]
             none = f"neither {root} nor a folder below holds {_and(wanted)}"
             many = f"more than one folder holds {_and(wanted)} ({some(homes)})"
@@ -61,13 +62,13 @@ class Benchmark:
         if found:
             raise UserError(f"{many}; keep one, or set data.root to a folder that holds one")
         # Enough to judge a model on; but another folder beside them may be train by a name that nobody reads.
-        alone = [home for home in self._homes(root, tests) if len(subfolders(home)) == len(tests)]
+        alone = [home for home in self._homes(root, tests, depth) if len(subfolders(home)) == len(tests)]
         if len(alone) == 1:
             return alone[0], ""
         raise UserError(f"{none} ({contents(root)}); set data.root to the folder that does, or correct data.layout")
 
-    def _homes(self, root: Path, wanted: Sequence[str], depth: int = 2) -> list[Path]:
-        """The folders that hold all that is wanted; the highest level that has one wins."""
+    def _homes(self, root: Path, wanted: Sequence[str], depth: int) -> list[Path]:
+        """The folders that hold all that is wanted, so many levels below at most; the highest that has one wins."""
         if not root.is_dir():
             what = f"{root} is a file" if root.exists() else f"there is no folder {root}"
             raise UserError(f"{what}; set data.root to the folder that holds {_and(wanted)}")
