@@ -192,27 +192,14 @@ class Trainer:
 
     def _step(self, batch: Batch, count: int) -> dict[str, Any]:
         """One batch forward and backward, and the optimiser's step when enough batches have been seen."""
-        recipe, progress, accelerator = self.config.train, self.progress, self.accelerator
+        recipe, progress = self.config.train, self.progress
         done = (progress.epoch + progress.position / count) / recipe.epochs
         lr = learning_rate(done, self.config)
         started = progress.position - progress.position % recipe.accumulate
         group = min(recipe.accumulate, count - started)
-        device = accelerator.device
-        images, labels, present, subset = (part.to(device, non_blocking=True) for part in batch)
-        views = [present, subset] if self.config.missing.view == "both" else [present]
-        masks = [None if batch.present.all() else present, *views[1:]]
-        with accelerator.autocast():
-            tokens = self.network.tokens(images, masks[0])  # the tower sees each image alone: one pass for all views
-            outputs = [self.network.read(tokens, mask) for mask in masks]
-        outputs = [gather(output, view, accelerator) for output, view in zip(outputs, views, strict=True)]
-        labels, loss = accelerator.gather(labels), self.config.loss  # shards are contiguous: the global order
-        if len(outputs) == 1:
-            terms = self.objective(outputs[0], labels)
-        else:
-            whole, subset_alone = outputs
-            terms = both_views(self.objective, whole, subset_alone, labels, loss.distil, loss.metric_scale)
+        terms = self._terms(batch)
         each = torch.stack(list(terms.values()))
-        accelerator.backward(each.sum() / group)  # Eq. 17
+        self.accelerator.backward(each.sum() / group)  # Eq. 17
         losses = dict(zip(terms, each.tolist(), strict=True))  # waits for a GPU, so once, when all is queued there
         for name, value in losses.items():
             if not math.isfinite(value):
@@ -227,11 +214,26 @@ class Trainer:
             line["grad_norm"] = self._update(lr)
         text = self.config.text
         if text.loss == "modality" and "text" in losses and progress.saturated is None:
-            count = len(self.config.data.modalities) if text.reduction == "sum" else 1
-            if losses["text"] / (self.config.loss.text * count) < _SATURATED:
+            modalities = len(self.config.data.modalities) if text.reduction == "sum" else 1
+            if losses["text"] / (self.config.loss.text * modalities) < _SATURATED:
                 progress.saturated = progress.step
                 line["text_saturated"] = True
         return {**line, "losses": losses}
+
+    def _terms(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The weighted terms of the loss of the global batch, by name."""
+        accelerator, loss = self.accelerator, self.config.loss
+        images, labels, present, subset = (part.to(accelerator.device, non_blocking=True) for part in batch)
+        views = [present, subset] if self.config.missing.view == "both" else [present]
+        masks = [None if batch.present.all() else present, *views[1:]]
+        with accelerator.autocast():
+            tokens = self.network.tokens(images, masks[0])  # the tower sees each image alone: one pass for all views
+            outputs = [self.network.read(tokens, mask) for mask in masks]
+        whole, *parts = (gather(output, view, accelerator) for output, view in zip(outputs, views, strict=True))
+        labels = accelerator.gather(labels)  # shards are contiguous: the global order
+        if not parts:
+            return self.objective(whole, labels)
+        return both_views(self.objective, whole, parts[0], labels, loss.distil, loss.metric_scale)
 
     def _update(self, lr: float) -> float:
         """The optimiser's step; returns the gradient's norm before clipping."""
