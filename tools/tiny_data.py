@@ -3,8 +3,6 @@
 import hashlib
 import io
 import json
-import multiprocessing
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +14,7 @@ from PIL import Image
 
 import dmpt
 from dmpt.base.files import write_atomically, write_text
+from dmpt.base.processes import spread
 from dmpt.base.terminal import track
 from dmpt.synthetic.world import World
 
@@ -112,7 +111,7 @@ def captioned(worlds: list[WorldPlan], cache: Path, workers: int) -> Captioned:
     """
     files = [cache / f"{world.object}-{world.seed}-{_key(world)}.npy" for world in worlds]
     missing = [pair for pair in zip(worlds, files, strict=True) if not pair[1].exists()]
-    for _ in track(_each(missing, workers), "rendering", len(missing)):
+    for _ in track(spread(_render, missing, max(1, workers)), "rendering", len(missing)):
         pass
     return Captioned([(file, _read_items(file)) for file in files])
 
@@ -134,14 +133,6 @@ def captions(object: Thing, seed: int, ids: int, modality: str) -> list[str]:
     """Captions of the identities of a world."""
     world = World(object, seed, cameras=CAMERAS, size=_DRAWN[object])
     return [world.caption(pid, modality) for pid in range(ids)]
-
-
-def _each(missing: list[tuple[WorldPlan, Path]], workers: int) -> Iterator[Any]:
-    if not workers:
-        yield from map(_render, missing)
-    elif missing:
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            yield from pool.imap_unordered(_render, missing)
 
 
 def _render(task: tuple[WorldPlan, Path]) -> None:
