@@ -200,3 +200,13 @@ def train_steps(model: Small, steps: int = 3) -> set[str]:
         reached |= {name for name, p in trained.items() if p.grad is not None and p.grad.any()}
         optimizer.step()
     return reached
+
+
+def trains_all_that_is_to_be_trained(model: Small) -> None:
+    """In a few steps each trained tensor moves, and no other but batch norm's statistics."""
+    network = model.network
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert train_steps(model) == set(network.trained())
+    for name, value in network.state_dict().items():
+        moved = name in network.trained() or "running" in name or "num_batches" in name
+        assert torch.equal(value, before[name]) is not moved, name

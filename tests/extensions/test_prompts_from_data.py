@@ -7,9 +7,17 @@ import torch
 
 from dmpt.base.errors import UserError
 from dmpt.extensions.prompts_from_data import _start_from_data
+from dmpt.method.network import DMPT
+from dmpt.method.prompts import SemanticPrompts
 from dmpt.training.trainer import Trainer
 from runs import dying, fit, same_state, settings, toy, with_
 from small import NO_TEXT, seeded, small_images, small_network
+
+
+def semantic_of(network: DMPT) -> SemanticPrompts:
+    assert network.prompts is not None
+    assert network.prompts.semantic is not None
+    return network.prompts.semantic
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -18,9 +26,7 @@ from small import NO_TEXT, seeded, small_images, small_network
 def test_prompts_start_as_patch_tokens_of_their_layer_and_modality(first: int, share: bool) -> None:
     network = small_network("registers", 3, semantic={"first_layer": first, "share": share}, **NO_TEXT)
     backbone, vit = network.backbone, network.backbone.vit
-    assert network.prompts is not None
-    own = network.prompts.semantic
-    assert own is not None
+    own = semantic_of(network)
     images, present = small_images(backbone, batch=4), torch.ones(3, 4, dtype=torch.bool)
     present[1, :2] = False
     _start_from_data(own, backbone, images, present, seeded(5))
@@ -44,9 +50,7 @@ def test_prompts_start_as_patch_tokens_of_their_layer_and_modality(first: int, s
 @torch.no_grad()
 def test_a_modality_that_no_image_shows_keeps_its_values() -> None:
     network = small_network(**NO_TEXT)
-    assert network.prompts is not None
-    own = network.prompts.semantic
-    assert own is not None
+    own = semantic_of(network)
     before, present = own.tokens.clone(), torch.tensor([[True], [False], [True]])
     _start_from_data(own, network.backbone, small_images(network.backbone, batch=1), present, seeded())
     assert torch.equal(own.tokens[:, 1], before[:, 1])
@@ -56,11 +60,9 @@ def test_a_modality_that_no_image_shows_keeps_its_values() -> None:
 
 def test_too_few_patches_are_said() -> None:
     network = small_network(semantic={"length": 7}, **NO_TEXT)
-    assert network.prompts is not None
-    assert network.prompts.semantic is not None
     images, present = small_images(network.backbone, batch=1), torch.ones(3, 1, dtype=torch.bool)
     with pytest.raises(UserError, match=r"draws semantic\.length 7 different patches.* have 6"):
-        _start_from_data(network.prompts.semantic, network.backbone, images, present, seeded())
+        _start_from_data(semantic_of(network), network.backbone, images, present, seeded())
 
 
 def test_a_run_starts_from_its_data_and_is_repeatable(tmp_path: Path) -> None:
