@@ -18,7 +18,7 @@ from dmpt.cli import main
 from dmpt.data.layouts import load_dataset
 from dmpt.retrieval.metrics import evaluate
 from dmpt.retrieval.protocols import Labels
-from dmpt.synthetic.canvas import COLDEST, KELVIN_STEP, PATTERNS, Canvas, Surface
+from dmpt.synthetic.canvas import COLDEST, KELVIN_STEP, PATTERNS, Canvas
 from dmpt.synthetic.scene import Weather
 from dmpt.synthetic.world import World
 from dmpt.synthetic.write import jpeg, plan, write_world
@@ -40,8 +40,8 @@ def digest(root: Path) -> str:
 
 def test_a_canvas_renders_each_spectrum_from_one_map():
     canvas = Canvas((8, 4))
-    wall = canvas.add(Surface((0.2, 0.4, 0.6), 0.8, 10.0))
-    thing = canvas.add(Surface((1.0, 0.0, 0.0), 0.2, 30.0))
+    wall = canvas.add((0.2, 0.4, 0.6), 0.8, 10.0)
+    thing = canvas.add((1.0, 0.0, 0.0), 0.2, 30.0)
     canvas.box(0, 0, 1, 1, wall)
     canvas.box(0, 0.5, 1, 1, thing)
     rgb, nir, tir = (canvas.render(spectrum) for spectrum in ("rgb", "nir", "tir"))
@@ -55,14 +55,14 @@ def test_a_canvas_renders_each_spectrum_from_one_map():
 
 def test_temperatures_beyond_the_scale_are_clipped():
     canvas = Canvas((8, 4))
-    canvas.box(0, 0, 1, 1, canvas.add(Surface((0, 0, 0), 0, -100.0)))
+    canvas.box(0, 0, 1, 1, canvas.add((0, 0, 0), 0, -100.0))
     assert (canvas.render("tir") == COLDEST).all()
 
 
 @pytest.mark.parametrize("spectrum", ["rgb", "nir", "tir"])
 def test_a_texture_shows_in_its_spectrum_alone(spectrum):
     canvas = Canvas((32, 32))
-    cloth = canvas.add(Surface((0.5, 0.5, 0.5), 0.5, 20.0))
+    cloth = canvas.add((0.5, 0.5, 0.5), 0.5, 20.0)
     canvas.box(0, 0, 1, 1, cloth)
     before = {s: canvas.render(s) for s in ("rgb", "nir", "tir")}
     canvas.texture(spectrum, cloth, (0, 0, 1, 1), "block", (1.0, 0, 0) if spectrum == "rgb" else 1.0)
@@ -83,7 +83,7 @@ def test_every_pattern_covers_some_of_a_garment_and_not_all(kind):
 
 def test_a_texture_outside_of_the_picture_does_nothing():
     canvas = Canvas((16, 8))
-    cloth = canvas.add(Surface((0.5, 0.5, 0.5), 0.5, 20.0))
+    cloth = canvas.add((0.5, 0.5, 0.5), 0.5, 20.0)
     canvas.texture("nir", cloth, (2, 2, 3, 3), "block", 1.0)
     assert canvas.textures == []
 

@@ -22,7 +22,7 @@ _SUPERSAMPLE = 2  # the map has so many pixels per side of a pixel of the pictur
 KELVIN_STEP, COLDEST = 0.25, -14.0
 
 
-class Surface(NamedTuple):
+class _Surface(NamedTuple):
     """A material as three cameras see it."""
 
     rgb: Colour  # visible reflectance of red, green and blue, in [0, 1]
@@ -52,15 +52,16 @@ class Canvas:
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size, self.aspect = size, size[1] / size[0]  # the width in heights
-        self.surfaces: list[Surface] = []  # by label; at most 256
+        self.surfaces: list[_Surface] = []  # by label; at most 256
         self.textures: list[_Texture] = []  # in the order in which they apply
         self._unit = size[0] * _SUPERSAMPLE
         self._image = Image.new("L", (size[1] * _SUPERSAMPLE, self._unit))
         self._draw = ImageDraw.Draw(self._image)
 
-    def add(self, surface: Surface) -> int:
-        """The label of a surface to paint with."""
-        self.surfaces.append(surface)
+    def add(self, colour: Colour, nir: float, temperature: float, darker: float = 1.0) -> int:
+        """The label of a surface to paint with, which may reflect less than is said."""
+        red, green, blue = colour
+        self.surfaces.append(_Surface((red * darker, green * darker, blue * darker), nir * darker, temperature))
         return len(self.surfaces) - 1
 
     def polygon(self, points: Sequence[Point], label: int) -> None:
@@ -88,11 +89,11 @@ class Canvas:
         self.ellipse(*end, thin, thin, label)
 
     def texture(self, spectrum: str, label: int, area: Sequence[float], kind: str, value: Colour | float) -> None:
-        """Give a surface a second look in one spectrum, as the pattern ``kind`` inside of left, top, right, bottom."""
+        """Give a surface a second look in one spectrum, of a pattern or ``plain``, within left, top, right, bottom."""
         height, width = self._image.height, self._image.width
         left, top, right, bottom = (round(v * self._unit) for v in area)
         x0, y0, x1, y1 = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-        if x1 - x0 < 2 or y1 - y0 < 2:
+        if kind == "plain" or x1 - x0 < 2 or y1 - y0 < 2:
             return
         u = ((np.arange(x0, x1) - left) / (right - left) * 2 - 1)[None]
         v = ((np.arange(y0, y1) - top) / (bottom - top))[:, None]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dmpt.synthetic.canvas import Canvas, Colour, Surface
+from dmpt.synthetic.canvas import Canvas, Colour
 
 _HOURS = ("day", "dusk", "night")
 
@@ -93,31 +93,31 @@ def paint_background(canvas: Canvas, camera: Camera, weather: Weather, draw: np.
         return (float(level + hue[0]), float(level), float(level + hue[1]))
 
     wall_colour = grey(0.3, 0.7, 0.12)
-    wall = canvas.add(Surface(wall_colour, fixed.uniform(0.3, 0.7), air + warm * fixed.uniform(0, 0.6)))
+    wall = canvas.add(wall_colour, fixed.uniform(0.3, 0.7), air + warm * fixed.uniform(0, 0.6))
     canvas.box(0, 0, width, 1, wall)
     for _ in range(int(fixed.integers(1, 5))):
         kind = fixed.integers(4)
         x, y = fixed.uniform(-0.1, 1.1) * width + shift, fixed.uniform(0, 0.7)
         w, h = fixed.uniform(0.08, 0.3), fixed.uniform(0.1, 0.4)
         if kind == 0:  # a window: glass is opaque to thermal cameras and mirrors the cold sky
-            glass = canvas.add(Surface(grey(0.15, 0.5), fixed.uniform(0.05, 0.3), air - fixed.uniform(1, 5)))
+            glass = canvas.add(grey(0.15, 0.5), fixed.uniform(0.05, 0.3), air - fixed.uniform(1, 5))
             canvas.box(x, y, x + w, y + h, glass)
         elif kind == 1:  # a bush or tree: bright in near-infrared, cool
-            leaf = canvas.add(Surface((0.12, float(fixed.uniform(0.25, 0.4)), 0.1), 0.75, air - 1))
+            leaf = canvas.add((0.12, float(fixed.uniform(0.25, 0.4)), 0.1), 0.75, air - 1)
             for dx, dy in fixed.uniform(-0.6, 0.6, (5, 2)):
                 canvas.ellipse(x + dx * w, y + dy * h, w * 0.5, h * 0.4, leaf)
         elif kind == 2:  # a door or poster
             colour: Colour = tuple(fixed.uniform(0.1, 0.9, 3).tolist())
-            canvas.box(x, y, x + w, y + h * 1.5, canvas.add(Surface(colour, fixed.uniform(0.1, 0.9), air + warm * 0.4)))
+            canvas.box(x, y, x + w, y + h * 1.5, canvas.add(colour, fixed.uniform(0.1, 0.9), air + warm * 0.4))
         else:  # a warm vent
-            canvas.box(x, y, x + w * 0.5, y + h * 0.3, canvas.add(Surface(grey(0.2, 0.4), 0.4, air + 9)))
+            canvas.box(x, y, x + w * 0.5, y + h * 0.3, canvas.add(grey(0.2, 0.4), 0.4, air + 9))
     if fixed.random() < 0.4:
-        ground = Surface((0.2, float(fixed.uniform(0.3, 0.45)), 0.15), 0.7, air - 0.5)
+        ground = canvas.add((0.2, float(fixed.uniform(0.3, 0.45)), 0.15), 0.7, air - 0.5)
     else:
-        ground = Surface(grey(0.25, 0.6), fixed.uniform(0.15, 0.5), air + warm)
-    canvas.box(0, horizon, width, 1, canvas.add(ground))
+        ground = canvas.add(grey(0.25, 0.6), fixed.uniform(0.15, 0.5), air + warm)
+    canvas.box(0, horizon, width, 1, ground)
     if fixed.random() < 0.6:
-        mark = canvas.add(Surface(grey(0.6, 0.9), 0.7, air + warm * 0.8))
+        mark = canvas.add(grey(0.6, 0.9), 0.7, air + warm * 0.8)
         x = fixed.uniform(0, width) + shift
         canvas.polygon([(x, horizon), (x + 0.03, horizon), (x + 0.2, 1), (x + 0.1, 1)], mark)
 
@@ -127,14 +127,14 @@ def paint_occluder(canvas: Canvas, weather: Weather, draw: np.random.Generator) 
     if draw.random() > 0.25:
         return
     colour: Colour = tuple(draw.uniform(0.1, 0.8, 3).tolist())
-    thing = canvas.add(Surface(colour, float(draw.uniform(0.1, 0.8)), weather.air + float(draw.uniform(-1, 4))))
+    thing = canvas.add(colour, float(draw.uniform(0.1, 0.8)), weather.air + float(draw.uniform(-1, 4)))
     width, kind = canvas.aspect, draw.integers(4)
     x = draw.uniform(0.1, 0.9) * width
     if kind == 0:
         thickness = draw.uniform(0.015, 0.04)
         canvas.box(x - thickness, 0, x + thickness, 1, thing)
     elif kind == 1:
-        leaf = canvas.add(Surface((0.12, 0.32, 0.1), 0.75, weather.air - 1))
+        leaf = canvas.add((0.12, 0.32, 0.1), 0.75, weather.air - 1)
         for dx, dy in draw.uniform(-0.12, 0.12, (6, 2)):
             canvas.ellipse(x + dx, 0.95 + dy, 0.1, 0.1, leaf)
     elif kind == 2:

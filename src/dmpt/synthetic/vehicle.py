@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dmpt.synthetic.canvas import Canvas, Colour, Point, Surface
+from dmpt.synthetic.canvas import Canvas, Colour, Point
 from dmpt.synthetic.palette import COLOURS, TONES, level, one_of, shade
 from dmpt.synthetic.scene import Camera, Weather
 
@@ -184,8 +184,7 @@ def _paint_face(
         canvas.box(wheel - 0.08 * face, y(0.2), wheel + 0.08 * face, y(0), label.tyre)
     left = [(x, y(0.12)), (x, y(belt)), (x + inset, y(1))]
     canvas.polygon([*left, (x + face - inset, y(1)), (x + face, y(belt)), (x + face, y(0.12))], label.face)
-    glassed = front or vehicle.body not in ("truck", "van")
-    if glassed:
+    if front or vehicle.body not in ("truck", "van"):
         canvas.polygon(
             [
                 (x + 0.08 * face, y(belt + 0.04)),
@@ -210,13 +209,10 @@ def _paint_face(
 
 
 def _decorate(canvas: Canvas, vehicle: Vehicle, label: "_Labels", area: tuple[float, float, float, float]) -> None:
-    if vehicle.decal != "plain" and vehicle.decal_colour != vehicle.paint:
+    if vehicle.decal_colour != vehicle.paint:
         canvas.texture("rgb", label.body, area, vehicle.decal, COLOURS[vehicle.decal_colour])
-    if vehicle.repair != "plain":
-        canvas.texture("nir", label.body, area, vehicle.repair, vehicle.repair_nir)
-    if vehicle.load != "plain":
-        warmth = canvas.surfaces[label.body].tir + vehicle.load_warmth
-        canvas.texture("tir", label.body, area, vehicle.load, warmth)
+    canvas.texture("nir", label.body, area, vehicle.repair, vehicle.repair_nir)
+    canvas.texture("tir", label.body, area, vehicle.load, canvas.surfaces[label.body].tir + vehicle.load_warmth)
 
 
 class _Labels:
@@ -224,22 +220,16 @@ class _Labels:
 
     def __init__(self, canvas: Canvas, vehicle: Vehicle, weather: Weather) -> None:
         air = weather.air + 1.5
-        red, green, blue = vehicle.shade
-        sun = 6.0 * (1 - (red + green + blue) / 3) * (weather.hour == "day")
+        sunny = air + 6.0 * (1 - sum(vehicle.shade) / 3) * (weather.hour == "day")
         lit = weather.hour != "day"
-
-        def paint(warmth: float, darker: float = 1.0) -> int:
-            shade = (red * darker, green * darker, blue * darker)
-            return canvas.add(Surface(shade, vehicle.nir * darker, air + sun + warmth))
-
-        self.body = paint(0)
-        self.face = paint(0, 0.88)
-        self.engine = paint(vehicle.engine, 0.95)
-        self.glass = canvas.add(Surface((0.1, 0.12, 0.14), vehicle.glass_nir, air - 2 + vehicle.cabin))
-        self.plastic = canvas.add(Surface((0.1, 0.1, 0.11), 0.2, air + 1))
-        self.tyre = canvas.add(Surface((0.06, 0.06, 0.06), 0.12, air + vehicle.tyre))
-        self.rim = canvas.add(Surface((0.55, 0.55, 0.57), vehicle.rim_nir, air + vehicle.tyre * 0.5))
+        self.body = canvas.add(vehicle.shade, vehicle.nir, sunny)
+        self.face = canvas.add(vehicle.shade, vehicle.nir, sunny, 0.88)
+        self.engine = canvas.add(vehicle.shade, vehicle.nir, sunny + vehicle.engine, 0.95)
+        self.glass = canvas.add((0.1, 0.12, 0.14), vehicle.glass_nir, air - 2 + vehicle.cabin)
+        self.plastic = canvas.add((0.1, 0.1, 0.11), 0.2, air + 1)
+        self.tyre = canvas.add((0.06, 0.06, 0.06), 0.12, air + vehicle.tyre)
+        self.rim = canvas.add((0.55, 0.55, 0.57), vehicle.rim_nir, air + vehicle.tyre * 0.5)
         bright: Colour = (1.0, 0.98, 0.9) if lit else (0.8, 0.8, 0.82)
-        self.lamp = canvas.add(Surface(bright, 0.9, air + (10 if lit else 1)))
-        self.rear_lamp = canvas.add(Surface((0.75 if lit else 0.5, 0.08, 0.08), 0.5, air + (5 if lit else 1)))
-        self.exhaust = canvas.add(Surface((0.2, 0.2, 0.2), 0.3, air + vehicle.exhaust))
+        self.lamp = canvas.add(bright, 0.9, air + (10 if lit else 1))
+        self.rear_lamp = canvas.add((0.75 if lit else 0.5, 0.08, 0.08), 0.5, air + (5 if lit else 1))
+        self.exhaust = canvas.add((0.2, 0.2, 0.2), 0.3, air + vehicle.exhaust)

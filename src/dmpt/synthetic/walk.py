@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from dmpt.synthetic.canvas import Canvas, Point, Surface
+from dmpt.synthetic.canvas import Canvas, Point
 from dmpt.synthetic.palette import COLOURS
 from dmpt.synthetic.person import HAIR, Cloth, Person
 from dmpt.synthetic.scene import Camera, Weather
@@ -121,14 +121,13 @@ def _paint_head(
 
 def _dress(canvas: Canvas, cloth: Cloth, label: int, area: tuple[float, float, float, float], front: bool) -> None:
     """Prints, panels and quilting of one garment; a logo is on the front alone."""
-    temperature = canvas.surfaces[label].tir
-    if cloth.pattern != "plain" and (front or cloth.pattern not in ("logo", "sash")):
+    if front or cloth.pattern not in ("logo", "sash"):
         canvas.texture("rgb", label, area, cloth.pattern, cloth.second_shade)
-    if cloth.panel != "plain" and (front or cloth.panel != "patch"):
+    if front or cloth.panel != "patch":
         canvas.texture("nir", label, area, cloth.panel, cloth.panel_nir)
-    if cloth.quilt != "plain" and (front or cloth.quilt != "patch"):
+    if front or cloth.quilt != "patch":
         change = (cloth.insulation - cloth.quilt_insulation) * 18
-        canvas.texture("tir", label, area, cloth.quilt, temperature + change)
+        canvas.texture("tir", label, area, cloth.quilt, canvas.surfaces[label].tir + change)
 
 
 class _Labels:
@@ -142,19 +141,14 @@ class _Labels:
             return air + (body - air) * (1 - insulation)
 
         def cloth(of: Cloth, darker: float = 1.0) -> int:
-            red, green, blue = of.shade
-            # Dark cloth is warmed by the sun.
-            sun = 3.0 * (1 - (red + green + blue) / 3) * (weather.hour == "day")
-            shade = (red * darker, green * darker, blue * darker)
-            return canvas.add(Surface(shade, of.nir * darker, covered(of.insulation) + sun))
+            sun = 3.0 * (1 - sum(of.shade) / 3) * (weather.hour == "day")  # warms dark cloth
+            return canvas.add(of.shade, of.nir, covered(of.insulation) + sun, darker)
 
-        self.skin = canvas.add(Surface(person.skin, 0.62, body))
-        self.hair = canvas.add(Surface(HAIR[person.hair], 0.45, covered(0.55)))
+        self.skin = canvas.add(person.skin, 0.62, body)
+        self.hair = canvas.add(HAIR[person.hair], 0.45, covered(0.55))
         self.upper = cloth(person.upper_cloth)
         self.sleeve = cloth(person.upper_cloth, 0.92)
         self.lower = cloth(person.lower_cloth)
-        self.shoe = canvas.add(
-            Surface(COLOURS[person.shoe], person.shoe_nir, air + (body - air) * person.shoe_warmth * 0.6)
-        )
-        self.bag = canvas.add(Surface(COLOURS[person.bag_colour], person.bag_nir, air + 1.5))
-        self.hat = canvas.add(Surface(COLOURS[person.hat or "black"], person.hat_nir, covered(0.7)))
+        self.shoe = canvas.add(COLOURS[person.shoe], person.shoe_nir, air + (body - air) * person.shoe_warmth * 0.6)
+        self.bag = canvas.add(COLOURS[person.bag_colour], person.bag_nir, air + 1.5)
+        self.hat = canvas.add(COLOURS[person.hat or "black"], person.hat_nir, covered(0.7))
