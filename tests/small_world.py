@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from dmpt.demo.demo import Scale
+from dmpt.demo.demo import _Scale
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.synthetic.cached import world
 
-SMALL = Scale(100, 60, 8)
+SMALL = _Scale(100, 60, 8)
 """200 steps."""
 MARGIN = 3.0
 """MAP, percent; less than what training gained here with any of three seeds (docs/world.md)."""

@@ -232,7 +232,7 @@ def test_adapters_with_older_names_are_read(tmp_path: Path, name: str) -> None:
     path = folder / "adapter.safetensors"
     tensors, metadata = load_file(path), adapter.metadata_of(path)
     assert now in tensors
-    names = {new: old for old, new in adapter.RENAMED.items()}
+    names = {new: old for old, new in adapter._RENAMED.items()}
 
     def of_old(tensor: str) -> str:
         new = next((prefix for prefix in names if tensor.startswith(prefix)), "")

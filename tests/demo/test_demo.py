@@ -19,7 +19,7 @@ from dmpt.data.layouts import load_dataset
 from dmpt.data.loader import SampleDataset, test_batches
 from dmpt.data.records import Dataset, Record
 from dmpt.data.transforms import TestTransform
-from dmpt.demo.demo import QUICK, ROWS, configure, demo
+from dmpt.demo.demo import _QUICK, _ROWS, _configure, demo
 from dmpt.demo.own_files import clear
 from dmpt.settings.config import Config
 from dmpt.synthetic.cached import world
@@ -36,7 +36,7 @@ def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     folder, runs = tmp_path_factory.mktemp("runs"), {}
     for row in ("frozen", "DMPT"):
         runs[row] = folder / row
-        Trainer(configure(root, row, SMALL.epochs), runs[row]).fit()
+        Trainer(_configure(root, row, SMALL.epochs), runs[row]).fit()
     return runs
 
 
@@ -44,7 +44,7 @@ def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 
 def test_rows_differ_in_what_their_names_say(root: Path) -> None:
-    frozen, semantic, full = (configure(root, row, 3) for row in ROWS)
+    frozen, semantic, full = (_configure(root, row, 3) for row in _ROWS)
     assert (frozen.semantic.length, frozen.modality.length, frozen.bind.depth, frozen.train.epochs) == (0, 0, 0, 0)
     assert (semantic.semantic.length, semantic.modality.length, semantic.bind.depth) == (32, 0, 0)
     assert semantic.text.loss == "off"
@@ -93,11 +93,11 @@ def test_the_demo_prints_a_table_and_writes_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DMPT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(demo_module, "QUICK", replace(QUICK, train_ids=20, test_ids=12, epochs=1))
+    monkeypatch.setattr(demo_module, "QUICK", replace(_QUICK, train_ids=20, test_ids=12, epochs=1))
     demo(tmp_path / "demo", quick=True)
     said = capsys.readouterr().out
     page = (tmp_path / "demo" / "report.html").read_text()
-    for row in ROWS:
+    for row in _ROWS:
         assert row in said
         assert row in page
     assert "dmpt train --config rgbnt201 " in said
@@ -110,7 +110,7 @@ def test_the_demo_prints_a_table_and_writes_a_page(
 
 
 def test_the_tiny_clip_loads_as_any_clip_does(root: Path, tmp_path: Path) -> None:
-    trainer = Trainer(configure(root, "DMPT", 0), tmp_path / "run")
+    trainer = Trainer(_configure(root, "DMPT", 0), tmp_path / "run")
     trainer.fit()
     _, card = adapter.load(tmp_path / "run" / "last")
     assert card.config.backbone.weights.startswith("package:")  # no path of this machine
@@ -159,7 +159,7 @@ def test_swapped_modalities_cost(trained: dict[str, Path], monkeypatch: pytest.M
 @cache
 def images_of(root: Path) -> torch.Tensor:
     """A test batch, ``(3, B, 3, H, W)``."""
-    config = configure(root, "DMPT", 0)
+    config = _configure(root, "DMPT", 0)
     half = (0.5, 0.5, 0.5)
     dataset = SampleDataset(
         load_dataset("rgbnt201", root).gallery, TestTransform(config.data.size, half, half), (0, 65535)
@@ -221,7 +221,7 @@ def test_a_component_switched_off_takes_its_own_and_no_more(
     root: Path, tmp_path: Path, without: dict[str, Any], tensors: tuple[str, ...], term: str | None
 ) -> None:
     """What it trained and what it added to the loss."""
-    whole = with_(configure(root, "DMPT", 1), train={"ids": 2, "instances": 2})
+    whole = with_(_configure(root, "DMPT", 1), train={"ids": 2, "instances": 2})
     full, less = (Trainer(c, tmp_path / str(n)) for n, c in enumerate((whole, with_(whole, **without))))
     gone = {name for name in full.trained if name.startswith(tensors)} if tensors else set()
     assert bool(gone) == bool(tensors)

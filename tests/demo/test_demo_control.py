@@ -8,7 +8,7 @@ import pytest
 
 from dmpt.data.layouts import load_dataset
 from dmpt.data.records import Dataset
-from dmpt.demo.demo import configure
+from dmpt.demo.demo import _configure
 from dmpt.training.trainer import Trainer
 from small_world import SMALL, root, score
 
@@ -25,8 +25,8 @@ def relabelled(dataset: Dataset) -> Dataset:
 @pytest.mark.long
 def test_wrong_labels_teach_nothing(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dmpt.training.data.load_dataset", lambda *arguments: relabelled(load_dataset(*arguments)))
-    Trainer(configure(root, "DMPT", SMALL.epochs), tmp_path / "run").fit()
-    Trainer(configure(root, "frozen", 0), tmp_path / "frozen").fit()
+    Trainer(_configure(root, "DMPT", SMALL.epochs), tmp_path / "run").fit()
+    Trainer(_configure(root, "frozen", 0), tmp_path / "frozen").fit()
     wrong, frozen = score(tmp_path / "run"), score(tmp_path / "frozen")
     print(f"wrong labels {wrong:.1f} frozen {frozen:.1f}")
     assert wrong < frozen

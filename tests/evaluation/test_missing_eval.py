@@ -15,7 +15,7 @@ from dmpt.data.missing import restrict
 from dmpt.data.records import Dataset, Record
 from dmpt.embed.extract import Seen
 from dmpt.evaluation.evaluate import evaluate
-from dmpt.evaluation.missing import MIXED_SEED, any_to_any, measure
+from dmpt.evaluation.missing import _MIXED_SEED, _any_to_any, measure
 from dmpt.evaluation.opened import Conditions
 from dmpt.retrieval.embeddings import join
 from dmpt.retrieval.metrics import evaluate as score
@@ -129,11 +129,11 @@ def seen_in(kept: tuple[str, ...]) -> Seen:
 def test_any_to_any_is_every_pair_and_a_draw_of_views() -> None:
     seen = {kept: seen_in(kept) for kept in SUBSETS}
     labels = seen[SUBSETS[0]].query_labels, seen[SUBSETS[0]].gallery_labels
-    found = any_to_any(seen, "none")
+    found = _any_to_any(seen, "none")
     for pair in found["pairs"]:
         one, other = seen[tuple(pair["query"])], seen[tuple(pair["gallery"])]
         assert pair["mAP"] == score(one.query, other.gallery, *labels, "none").mAP
-    chance, views = np.random.default_rng(MIXED_SEED), list(seen.values())
+    chance, views = np.random.default_rng(_MIXED_SEED), list(seen.values())
     choice = chance.integers(0, 7, 9), chance.integers(0, 7, 15)
     query = join(*(views[c].query[np.array([i])] for i, c in enumerate(choice[0])))
     gallery = join(*(views[c].gallery[np.array([i])] for i, c in enumerate(choice[1])))

@@ -27,12 +27,12 @@ from dmpt.embed.extract import Seen
 from dmpt.evaluation.evaluate import Evaluation, evaluate
 from dmpt.evaluation.opened import Conditions
 from dmpt.pages import charts as figures
-from dmpt.pages.frame import count
-from dmpt.pages.pictures import EMPTY, FRAME, thumbnail
+from dmpt.pages.frame import _count
+from dmpt.pages.pictures import _EMPTY, _FRAME, _thumbnail
 from dmpt.report import attention, breakdown, curves, embedding, ranked
-from dmpt.report.changes import differences
+from dmpt.report.changes import _differences
 from dmpt.report.pages import report
-from dmpt.report.runs import check_same_data, names
+from dmpt.report.runs import _check_same_data, _names
 from dmpt.retrieval.embeddings import join, plain, unit
 from dmpt.retrieval.metrics import evaluate as score
 from dmpt.retrieval.statistics import bootstrap
@@ -214,12 +214,12 @@ def test_ranked_lists_are_those_of_a_slow_ranking(full: Evaluation, page: Page) 
             if full.query[q].pid not in seen and len(seen) < 4:
                 seen.add(full.query[q].pid)
                 wanted.append(q)
-    assert ranked.chosen(full, "best", 4) + ranked.chosen(full, "worst", 4) == wanted
+    assert ranked._chosen(full, "best", 4) + ranked._chosen(full, "worst", 4) == wanted
     kinds = [a["class"] for a in page.all("li") if a.get("class") in ("query", "hit", "miss")]
-    shown = [("hit" if hit else "miss") for q in wanted for hit in [None, *hits[q][: ranked.TOP]] if hit is not None]
+    shown = [("hit" if hit else "miss") for q in wanted for hit in [None, *hits[q][: ranked._TOP]] if hit is not None]
     assert [kind for kind in kinds if kind != "query"] == shown
     alts = [a["alt"] or "" for a in page.all("img") if re.match(r"Rank|Query", a["alt"] or "")]
-    rows = [(full.query[q], *(full.gallery[row] for _, row in lists[q][: ranked.TOP])) for q in wanted]
+    rows = [(full.query[q], *(full.gallery[row] for _, row in lists[q][: ranked._TOP])) for q in wanted]
     assert [re.findall(r"identity (\d+), camera (\d+)", alt) for alt in alts] == [
         [(str(record.pid), str(record.camera))] for row in rows for record in row
     ]
@@ -233,11 +233,11 @@ def test_a_query_without_a_match_is_never_shown(full: Evaluation) -> None:
     precision[:] = np.nan
     precision[3] = 50
     odd = replace(full, metrics=replace(full.metrics, average_precision=precision))
-    assert ranked.chosen(odd, "best", 4) == ranked.chosen(odd, "worst", 4) == [3]
+    assert ranked._chosen(odd, "best", 4) == ranked._chosen(odd, "worst", 4) == [3]
 
 
 def test_camera_pairs_against_slow_lists(full: Evaluation) -> None:
-    pairs = breakdown.by_cameras(full)
+    pairs = breakdown._by_cameras(full)
     assert list(pairs) == list(itertools.product((1, 2, 3), repeat=2))
     for (a, b), numbers in pairs.items():
         found = []
@@ -263,11 +263,11 @@ def test_a_part_is_the_feature_of_its_modality(full: Evaluation) -> None:
         own = full.opened.network(images.images).features.x
     for m in range(len(MODALITIES)):
         expected = torch.nn.functional.normalize(own[m], dim=-1)
-        cut, rows = breakdown.chosen_features(full.seen.gallery[:5], [m])
+        cut, rows = breakdown._chosen_features(full.seen.gallery[:5], [m])
         assert rows.tolist() == list(range(5))
         assert error_of(torch.from_numpy(unit(cut.features[:, m])), expected) < 1e-4
         assert not np.delete(cut.features, m, axis=1).any()
-    values = breakdown.by_spectra(full)
+    values = breakdown._by_spectra(full)
     assert list(values)[:3] == [(0,), (1,), (2,)]
     assert values[0, 1, 2] == full.metrics
 
@@ -278,7 +278,7 @@ def test_the_share_of_each_spectrum_there_is(tmp_path: Path, feature: Any, whole
     config = with_(settings(toy(tmp_path / "toy"), epochs=0), data={"modalities": modalities})
     fit(replace(config, feature=feature), tmp_path / "run")
     run = evaluate(tmp_path / "run")
-    values = breakdown.by_spectra(run)
+    values = breakdown._by_spectra(run)
     assert sorted(values) == sorted(c for n in (1, 2, 3) for c in itertools.combinations(whole, n))
     assert values[whole] == run.metrics
 
@@ -293,9 +293,9 @@ def test_a_run_of_two_spectra_shows_these_alone(tmp_path: Path) -> None:
     assert any("samples of RGB and thermal pictures" in text for text in page.said("p"))
     assert all((a["alt"] or "").endswith("in RGB and TIR") for a in page.all("img"))
     assert [text for text in page.said("th") if text.endswith(", %")] == ["RGB, %", "TIR, %", "even look, %"]
-    seen = attention.gaze(run.opened.network, run.gallery[:3], run.opened.card.config)
+    seen = attention._gaze(run.opened.network, run.gallery[:3], run.opened.card.config)
     assert {values.shape[:2] for values in seen.maps.values()} == {(2, 3)}
-    whole = attention.gaze(
+    whole = attention._gaze(
         run.opened.network, run.gallery[:3], with_(run.opened.card.config, data={"modalities": MODALITIES})
     )
     for kind, values in seen.maps.items():
@@ -318,7 +318,7 @@ def test_what_only_training_needed_may_be_gone(folder: Path, full: Evaluation, t
 
 
 def test_gaze_splits_the_class_token_s_attention(full: Evaluation, frozen: Evaluation) -> None:
-    seen = attention.gaze(full.opened.network, full.gallery[:3], full.opened.card.config)
+    seen = attention._gaze(full.opened.network, full.gallery[:3], full.opened.card.config)
     config = full.opened.card.config
     assert seen.counts == {"class token": 1, "modality prompts": 1, "semantic prompts": 3, "patches": 2}
     assert sum(seen.cls.values()) == pytest.approx(np.ones((3, 3)), abs=1e-5)
@@ -336,7 +336,7 @@ def test_gaze_splits_the_class_token_s_attention(full: Evaluation, frozen: Evalu
     by_hand = looked[:, :, 2:5, 5:].mean(dim=2)[..., None].numpy()  # class token, M, then three S, then two patches
     assert seen.maps["semantic prompts"] == pytest.approx(by_hand, abs=1e-6)
     assert seen.cls["modality prompts"] == pytest.approx(looked[:, :, 0, 1].numpy(), abs=1e-6)
-    bare = attention.gaze(frozen.opened.network, frozen.gallery[:1], frozen.opened.card.config)
+    bare = attention._gaze(frozen.opened.network, frozen.gallery[:1], frozen.opened.card.config)
     assert set(bare.maps) == {"class token"}
     assert set(bare.cls) == {"class token", "patches"}
 
@@ -354,28 +354,28 @@ def test_a_run_in_half_precision_has_a_page(tmp_path: Path, lora: bool) -> None:
 
 def test_overlay_is_light_where_the_attention_is(full: Evaluation) -> None:
     image = np.full((40, 20, 3), 100, np.uint8)
-    drawn = attention.overlay(image, np.array([[0.0], [0.0], [3.0], [0.0]], np.float32), top=3.0).astype(float)
+    drawn = attention._overlay(image, np.array([[0.0], [0.0], [3.0], [0.0]], np.float32), top=3.0).astype(float)
     assert drawn[25].mean() > 1.5 * drawn[5].mean()
-    clipped = attention.overlay(image, np.full((4, 1), 9.0, np.float32), top=3.0)
+    clipped = attention._overlay(image, np.full((4, 1), 9.0, np.float32), top=3.0)
     assert (clipped == clipped[0, 0]).all()
 
 
 def test_map_shows_the_same_samples_for_both(full: Evaluation, frozen: Evaluation) -> None:
-    rows, pids = embedding.pick(full)
-    assert (rows == embedding.pick(frozen)[0]).all()
+    rows, pids = embedding._pick(full)
+    assert (rows == embedding._pick(frozen)[0]).all()
     assert len(np.unique(pids)) == 6
-    points = embedding.tsne(full.seen.gallery[rows])
+    points = embedding._tsne(full.seen.gallery[rows])
     assert points.shape == (len(rows), 2)
-    assert (points == embedding.tsne(full.seen.gallery[rows])).all()
+    assert (points == embedding._tsne(full.seen.gallery[rows])).all()
 
 
 def test_pick_is_bounded_and_spread(full: Evaluation) -> None:
     record = full.gallery[0]
     many = [replace(record, pid=pid) for pid in range(100) for _ in range(1 if pid % 2 else 30)]
     wide = listed(many, many, *[np.zeros((len(many), 3), np.float32)] * 2)
-    names, counts = np.unique(embedding.pick(wide)[1], return_counts=True)
-    assert len(names) == embedding.IDENTITIES
-    assert (counts == embedding.ITEMS).all()
+    names, counts = np.unique(embedding._pick(wide)[1], return_counts=True)
+    assert len(names) == embedding._IDENTITIES
+    assert (counts == embedding._ITEMS).all()
     assert (names % 2 == 0).all()
     assert names.min() == 0
     assert names.max() == 98
@@ -387,15 +387,15 @@ def test_distractors_are_no_identity(full: Evaluation) -> None:
     features = join(full.seen.gallery[np.zeros(9, np.int64)], full.seen.gallery)
     gallery = [*crowd, *full.gallery]
     wide = replace(full, gallery=gallery, seen=replace(full.seen, gallery=features, gallery_labels=labels_of(gallery)))
-    assert 0 not in embedding.pick(wide)[1]
-    assert 0 not in [record.pid for record in attention.examples(wide, 4)]
+    assert 0 not in embedding._pick(wide)[1]
+    assert 0 not in [record.pid for record in attention._examples(wide, 4)]
     said = embedding.section([wide]).body
     assert f"over all {len({record.pid for record in full.query})} identities" in said
-    assert f"{embedding.silhouette(full.seen.gallery, full.seen.gallery_labels.pids):.2f}" in said
+    assert f"{embedding._silhouette(full.seen.gallery, full.seen.gallery_labels.pids):.2f}" in said
 
 
 def test_equal_features_have_a_map_too() -> None:
-    assert not embedding.tsne(plain(np.ones((20, 8), np.float32))).any()
+    assert not embedding._tsne(plain(np.ones((20, 8), np.float32))).any()
 
 
 def test_silhouette_against_its_definition(full: Evaluation) -> None:
@@ -406,14 +406,14 @@ def test_silhouette_against_its_definition(full: Evaluation) -> None:
         own = np.mean([distance[i, j] for j in np.flatnonzero(pids == pid) if j != i])
         other = min(distance[i, pids == other].mean() for other in set(pids) - {pid})
         values.append((other - own) / max(other, own))
-    assert embedding.silhouette(full.seen.gallery, pids) == pytest.approx(
+    assert embedding._silhouette(full.seen.gallery, pids) == pytest.approx(
         np.mean(values), abs=1e-4
     )  # of float32 scores
-    assert np.isnan(embedding.silhouette(full.seen.gallery, np.zeros(len(pids))))
+    assert np.isnan(embedding._silhouette(full.seen.gallery, np.zeros(len(pids))))
 
 
 def test_comparison_is_by_query(folder: Path, full: Evaluation, frozen: Evaluation, tmp_path: Path) -> None:
-    change = differences(frozen, full)
+    change = _differences(frozen, full)
     assert np.nanmean(change) == pytest.approx(full.metrics.mAP - frozen.metrics.mAP)
     page = stands_alone(report([frozen, full], tmp_path / "both.html"))
     better, worse = int((change > 0).sum()), int((change < 0).sum())
@@ -447,7 +447,7 @@ def test_several_runs_stand_side_by_side(folder: Path, full: Evaluation, frozen:
     rows = ["frozen", "semantic", AWKWARD]
     assert [text for text in page.said("th") if text in rows] == rows
     every = np.array([record.pid for record in full.gallery])
-    silhouettes = [f"{embedding.silhouette(run.seen.gallery, every):.2f}" for run in (frozen, full)]
+    silhouettes = [f"{embedding._silhouette(run.seen.gallery, every):.2f}" for run in (frozen, full)]
     captions = [text for text in page.said("figcaption") if "silhouette by identity" in text]
     assert len(captions) == 3
     assert captions[0].endswith(f"identities {silhouettes[0]}")
@@ -471,7 +471,7 @@ def test_runs_on_different_data_are_refused(folder: Path, tmp_path: Path, capsys
 def test_runs_judged_by_two_protocols_are_refused(full: Evaluation) -> None:
     other = replace(full, metrics=replace(full.metrics, protocol="none"))
     with pytest.raises(UserError, match=r"is judged by protocol same_camera, .* by none; train them with one"):
-        check_same_data([full, other])
+        _check_same_data([full, other])
 
 
 def test_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -497,7 +497,7 @@ def test_demo_page(folder: Path, tmp_path: Path) -> None:
     page = stands_alone(tmp_path / "demo.html")
     assert "What <this> is." in page.said("p")
     assert page.said("code") == ["\n".join(commands)]
-    rows = [[f"{x.metrics.mAP:.1f}", f"{x.metrics.rank1:.1f}", count(x.trained)] for x in measured]
+    rows = [[f"{x.metrics.mAP:.1f}", f"{x.metrics.rank1:.1f}", _count(x.trained)] for x in measured]
     assert page.said("td")[:9] == list(itertools.chain(*rows))
     assert rows[0][2] == "0"
     charts = [a["aria-label"] or "" for a in page.all("svg", "chart")]
@@ -513,17 +513,17 @@ def test_log_without_its_cut_line(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(text)
     assert read_log(tmp_path) == lines
     run: Any = SimpleNamespace(name="run", run=tmp_path)
-    drawn = curves.losses([run])
+    drawn = curves._losses([run])
     assert drawn is not None
     assert "total: from 3 to 1; cross-entropy: from 2 to 0" in drawn
-    assert curves.selection(run) is None
+    assert curves._selection(run) is None
 
 
 def test_line_goes_from_corner_to_corner() -> None:
     x, y = figures.axis("x", 0, 10), figures.axis("y", 0, 1)
     drawn = figures.lines([figures.Series("s", [0, 10], [0, 1])], x, y, "alt")
-    left, right = figures.LEFT, figures.WIDTH - figures.RIGHT
-    assert f'd="M{left:.1f} {figures.HEIGHT - figures.BOTTOM:.1f}L{right:.1f} {figures.TOP:.1f}"' in drawn
+    left, right = figures._LEFT, figures._WIDTH - figures._RIGHT
+    assert f'd="M{left:.1f} {figures._HEIGHT - figures._BOTTOM:.1f}L{right:.1f} {figures._TOP:.1f}"' in drawn
 
 
 @pytest.mark.parametrize(
@@ -558,21 +558,21 @@ def test_bars_rise_for_gains_and_hang_for_losses() -> None:
 
 
 def test_names_are_told_apart(tmp_path: Path) -> None:
-    assert names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
-    assert names([tmp_path / "a" / "last", tmp_path / "b" / "last"]) == ["a", "b"]
-    assert names([tmp_path / "a" / "x", tmp_path / "b" / "x", tmp_path / "b" / "y"]) == ["a/x", "b/x", "b/y"]
-    assert names([tmp_path / "a", tmp_path / "a" / "last"]) == ["a", "last"]
-    assert len(set(names([tmp_path, tmp_path]))) == 2
+    assert _names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
+    assert _names([tmp_path / "a" / "last", tmp_path / "b" / "last"]) == ["a", "b"]
+    assert _names([tmp_path / "a" / "x", tmp_path / "b" / "x", tmp_path / "b" / "y"]) == ["a/x", "b/x", "b/y"]
+    assert _names([tmp_path / "a", tmp_path / "a" / "last"]) == ["a", "last"]
+    assert len(set(_names([tmp_path, tmp_path]))) == 2
 
 
 def test_an_absent_modality_is_an_empty_frame(full: Evaluation) -> None:
     record = full.gallery[0]
     partial = replace(record, paths={"rgb": record.paths["rgb"]})
-    frame = thumbnail(partial, "tir", full.opened.card.config.data)
-    assert frame.shape == thumbnail(record, "tir", full.opened.card.config.data).shape
-    assert np.unique(frame[2:-2, 2:-2]).tolist() == [EMPTY]
-    assert np.unique(frame[[0, 1, -2, -1]]).tolist() == np.unique(frame[:, [0, 1, -2, -1]]).tolist() == [FRAME]
-    assert thumbnail(partial, "rgb", full.opened.card.config.data).std() > 1
+    frame = _thumbnail(partial, "tir", full.opened.card.config.data)
+    assert frame.shape == _thumbnail(record, "tir", full.opened.card.config.data).shape
+    assert np.unique(frame[2:-2, 2:-2]).tolist() == [_EMPTY]
+    assert np.unique(frame[[0, 1, -2, -1]]).tolist() == np.unique(frame[:, [0, 1, -2, -1]]).tolist() == [_FRAME]
+    assert _thumbnail(partial, "rgb", full.opened.card.config.data).std() > 1
 
 
 @pytest.fixture(scope="module")
@@ -595,7 +595,7 @@ def test_incomplete_samples_are_ranked_as_evaluate_does_and_shown_with_empty_fra
     assert own.metrics == lacking.metrics
     for query in range(len(lacking.query)):
         slow = slow_list(lacking, query)
-        shown = ranked.ranked(lacking, query, len(slow))
+        shown = ranked._ranked(lacking, query, len(slow))
         by_row = {row: value for value, row in slow}
         assert sorted(by_row) == sorted(shown.items)
         assert shown.scores == pytest.approx([by_row[row] for row in shown.items], abs=1e-5)
@@ -614,7 +614,7 @@ def test_incomplete_samples_are_ranked_as_evaluate_does_and_shown_with_empty_fra
 
 
 def test_spectra_are_counted_where_they_are(lacking: Evaluation) -> None:
-    found = breakdown.by_spectra(lacking)
+    found = breakdown._by_spectra(lacking)
     assert found[0, 1, 2] == lacking.metrics
     alone = found[1,]
     assert alone is not None
@@ -623,31 +623,31 @@ def test_spectra_are_counted_where_they_are(lacking: Evaluation) -> None:
     part = unit(lacking.seen.gallery.features[has, 1])
     labels = lacking.seen.gallery_labels[np.array(has)]
     assert alone.mAP == pytest.approx(score(part, part, labels, labels, lacking.metrics.protocol).mAP)
-    assert "queries valid" in breakdown.spectra_table(found, bound=True)
-    assert "–" in breakdown.spectra_table({(0,): None, (1,): alone}, bound=True)
+    assert "queries valid" in breakdown._spectra_table(found, bound=True)
+    assert "–" in breakdown._spectra_table({(0,): None, (1,): alone}, bound=True)
 
 
 def test_distances_of_incomplete_samples_are_those_of_their_ranking(lacking: Evaluation) -> None:
     items, pids = lacking.seen.gallery, lacking.seen.gallery_labels.pids
     count = len(items)
     expected = [[1 - slow_score(lacking, i, j) if i != j else 0 for j in range(count)] for i in range(count)]
-    found = np.concatenate([block for _, block in embedding.distances(items)])
+    found = np.concatenate([block for _, block in embedding._distances(items)])
     assert found == pytest.approx(np.array(expected), abs=1e-5)
     whole = silhouette_score(np.array(expected), pids, metric="precomputed")
-    assert embedding.silhouette(items, pids) == pytest.approx(whole, abs=1e-4)
-    points = embedding.tsne(items)
+    assert embedding._silhouette(items, pids) == pytest.approx(whole, abs=1e-4)
+    points = embedding._tsne(items)
     assert points.shape == (count, 2)
-    assert (points == embedding.tsne(items)).all()
+    assert (points == embedding._tsne(items)).all()
 
 
 def test_nobody_looks_at_what_is_absent(lacking: Evaluation) -> None:
-    seen = attention.gaze(lacking.opened.network, lacking.gallery[:9], lacking.opened.card.config)
+    seen = attention._gaze(lacking.opened.network, lacking.gallery[:9], lacking.opened.card.config)
     there = np.array([[m in record.paths for record in lacking.gallery[:9]] for m in MODALITIES])
     assert not there.all()
     assert (np.isnan(seen.cls["patches"]) == ~there).all()
     for maps in seen.maps.values():
         assert (np.isnan(maps).all(axis=(2, 3)) == ~there).all()
-    shown = attention.examples(lacking, 4)
+    shown = attention._examples(lacking, 4)
     fullest = {record.pid: max(len(r.paths) for r in lacking.gallery if r.pid == record.pid) for record in shown}
     assert [len(record.paths) for record in shown] == [fullest[record.pid] for record in shown]
 
@@ -660,7 +660,7 @@ def test_pictures_of_files_side_by_side_are_their_own_columns(tmp_path: Path) ->
     paths = dict.fromkeys(MODALITIES, tmp_path / "0001_c0001_000.png")
     record = Record(paths, pid=1, camera=1, columns={"rgb": (0, 256), "nir": (256, 512), "tir": (512, 768)})
     for number, modality in enumerate(MODALITIES):
-        found = thumbnail(record, modality, DataConfig(size=(128, 256))).reshape(-1, 3).mean(axis=0)
+        found = _thumbnail(record, modality, DataConfig(size=(128, 256))).reshape(-1, 3).mean(axis=0)
         assert found.round().tolist() == [250 if channel == number else 0 for channel in range(3)]
 
 

@@ -29,9 +29,9 @@ from dmpt.towers.image import build_vit
 from dmpt.towers.packaged import local
 from dmpt.towers.tensors import refuse_nan, write_tensors
 
-FORMAT = "dmpt-adapter/1"
+_FORMAT = "dmpt-adapter/1"
 TENSORS, CARD = "adapter.safetensors", "config.json"
-RENAMED = {"bind.between.": "exchanges.", "probe.": "readout.", "shared.": "also.shared."}
+_RENAMED = {"bind.between.": "exchanges.", "probe.": "readout.", "shared.": "also.shared."}
 """How tensors of older adapters begin, and how they begin now."""
 
 
@@ -39,27 +39,19 @@ RENAMED = {"bind.between.": "exchanges.", "probe.": "readout.", "shared.": "also
 class Card:
     """What travels with the tensors.
 
-    Attributes:
-        config: the settings, readings included; ``data.mean`` and ``data.std`` are filled in. In the file its weights
-            and words are named without their folders, and its data not at all.
-        ids: number of training identities.
-        backbone_sha256: of the weights file; where the weights were random, of the tensors themselves.
-        object: person or vehicle.
-        data: name, fingerprint and size of the training set, and the fingerprint of the test split beside it.
-        metrics: what training reported last.
-        licence: of the backbone's weights and of the data, as far as known.
-        history: what makes this another model than its settings alone would: a start from another
-            adapter, another plan on the way.
+    In the file the settings name weights and words without their folders, and no data; ``data.mean`` and ``data.std``
+    are filled in. A history makes another model of it than its settings alone would.
     """
 
     config: Config
-    ids: int
-    backbone_sha256: str | None
-    object: str
+    ids: int  # training identities
+    backbone_sha256: str | None  # of the weights file; where the weights were random, of the tensors themselves
+    object: str  # person or vehicle
+    # name, fingerprint and size of the training set, and the fingerprint of the test split beside it
     data: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    licence: str = ""
-    history: tuple[dict[str, Any], ...] = ()
+    metrics: dict[str, Any] = field(default_factory=dict)  # what training reported last
+    licence: str = ""  # of the backbone's weights and of the data, as far as known
+    history: tuple[dict[str, Any], ...] = ()  # a start from another adapter, another plan on the way
 
 
 def save_card(folder: Path, card: Card) -> None:
@@ -69,7 +61,7 @@ def save_card(folder: Path, card: Card) -> None:
         UserError: the folder cannot be written to.
     """
     shared = replace(card, config=without_places(card.config))
-    content = {"format": FORMAT, "dmpt": __version__, **asdict(shared)}
+    content = {"format": _FORMAT, "dmpt": __version__, **asdict(shared)}
     write_text(folder / CARD, json.dumps(content, indent=2) + "\n")
 
 
@@ -124,8 +116,8 @@ def load_card(folder: Path) -> Card:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy it again from where it was trained") from error
     found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise UserError(f"{path} has format {found!r}; this version of dmpt ({__version__}) reads {FORMAT!r}")
+    if found != _FORMAT:
+        raise UserError(f"{path} has format {found!r}; this version of dmpt ({__version__}) reads {_FORMAT!r}")
     try:
         content = {"history": [], **content}  # older cards lack it
         card = checked(Card, {f.name: content[f.name] for f in fields(Card)}, "card")
@@ -218,8 +210,8 @@ def load_tensors(folder: Path) -> tuple[dict[str, Tensor], int]:
 
 def name_today(name: str) -> str:
     """What a tensor of an older file is called now."""
-    old = next((prefix for prefix in RENAMED if name.startswith(prefix)), "")
-    return RENAMED.get(old, "") + name.removeprefix(old)
+    old = next((prefix for prefix in _RENAMED if name.startswith(prefix)), "")
+    return _RENAMED.get(old, "") + name.removeprefix(old)
 
 
 def chosen_by(folder: Path, card: Card) -> str:

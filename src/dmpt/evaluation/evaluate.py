@@ -28,31 +28,18 @@ PRIVATE = ("adapter", "command")
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A trained model on a test split: the numbers, and what they came from.
+    """A trained model on a test split: the numbers, and what they came from."""
 
-    Attributes:
-        name: what people call it; pages about several need names that differ.
-        run: the folder that the user gave.
-        opened: the model, and the data set.
-        query: records of the query side.
-        gallery: records of the gallery side; the same object where the two are one.
-        seen: their features and labels.
-        metrics: the numbers.
-        skipped: missing or broken files that were left out, of any split.
-        missing: numbers with modalities missing; None = not asked for.
-        reranked: numbers after re-ranking; None = not asked for.
-    """
-
-    name: str
-    run: Path
+    name: str  # what people call it; pages about several need names that differ
+    run: Path  # the folder that the user gave
     opened: Opened
     query: Sequence[Record]
-    gallery: Sequence[Record]
+    gallery: Sequence[Record]  # the same object where the two are one
     seen: Seen
     metrics: Metrics
-    skipped: Sequence[str] = ()
-    missing: dict[str, Any] | None = None
-    reranked: dict[str, Any] | None = None
+    skipped: Sequence[str] = ()  # missing or broken files that were left out, of any split
+    missing: dict[str, Any] | None = None  # numbers with modalities missing; None = not asked for
+    reranked: dict[str, Any] | None = None  # numbers after re-ranking; None = not asked for
 
     @property
     def trained(self) -> int:

@@ -22,7 +22,7 @@ from dmpt.embed.extract import Pair, Seen
 from dmpt.retrieval.embeddings import Embeddings, join
 from dmpt.retrieval.metrics import MEASURES, evaluate
 
-MIXED_SEED = 0
+_MIXED_SEED = 0
 
 
 def parse(text: str, modalities: Subset) -> list[Subset]:
@@ -91,11 +91,11 @@ def measure(
         "cases": by_case,
     }
     if len(cases) > 1:
-        result |= {"mean": _mean(list(by_case.values())), "any_to_any": any_to_any(seen, protocol)}
+        result |= {"mean": _mean(list(by_case.values())), "any_to_any": _any_to_any(seen, protocol)}
     return result
 
 
-def any_to_any(seen: dict[Subset, Seen], protocol: str) -> dict[str, Any]:
+def _any_to_any(seen: dict[Subset, Seen], protocol: str) -> dict[str, Any]:
     """Every subset of the query against every subset of the gallery.
 
     Returns:
@@ -118,7 +118,7 @@ def any_to_any(seen: dict[Subset, Seen], protocol: str) -> dict[str, Any]:
     result: dict[str, Any] = {name: _mean(group) for name, group in groups.items() if group}
     whole = next(iter(seen.values()))
     if all(len(one.query) == len(whole.query) and len(one.gallery) == len(whole.gallery) for one in seen.values()):
-        rng = np.random.default_rng(MIXED_SEED)
+        rng = np.random.default_rng(_MIXED_SEED)
         query = _shuffle([one.query for one in seen.values()], rng)
         gallery = _shuffle([one.gallery for one in seen.values()], rng)
         mixed = replace(whole, query=query, gallery=gallery)

@@ -74,27 +74,16 @@ USUAL = Conditions()
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A trained adapter and the data set that it is judged on, as they are before an image is read.
-
-    Attributes:
-        folder: the adapter's.
-        network: on the device.
-        card: its settings name the data folder and the loader processes of now, not of training.
-        step: of training, at which it was saved.
-        precision: compute precision, a key of ``PRECISIONS``.
-        dataset: its test split may hold broken images (``test_records``).
-        incomplete: what was left out in listing it.
-        apart: why its numbers are not the run's own; empty where they are.
-    """
+    """A trained adapter and the data set that it is judged on, as they are before an image is read."""
 
     folder: Path
-    network: DMPT
-    card: adapter.Card
-    step: int
-    precision: str
-    dataset: Dataset
-    incomplete: list[str]
-    apart: str
+    network: DMPT  # on the device
+    card: adapter.Card  # its settings name the data folder and the loader processes of now, not of training
+    step: int  # of training, at which it was saved
+    precision: str  # of its computation, a key of ``PRECISIONS``
+    dataset: Dataset  # its test split may hold broken images (``test_records``)
+    incomplete: list[str]  # what was left out in listing it
+    apart: str  # why its numbers are not the run's own; empty where they are
 
     @property
     def data(self) -> DataConfig:

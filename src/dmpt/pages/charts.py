@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from dmpt.pages.frame import render
 
-WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 46
+_WIDTH, _HEIGHT = 460, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 46
 _COLOURS = 6
 """The style sheet has so many, ``.c0`` ... ``.c5``; each has a dash pattern of its own. The next six lines
 are thinner."""
@@ -31,36 +31,22 @@ _Drawn = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Series:
-    """A named line, or the points of one group.
+    """A named line, or the points of one group."""
 
-    Attributes:
-        name: for the key.
-        x: horizontal values.
-        y: vertical values, as many.
-        colour: number of its colour, so that a run keeps it from chart to chart; None = its place in the chart.
-    """
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    colour: int | None = None
+    name: str  # for the key
+    x: Sequence[float]  # horizontal values
+    y: Sequence[float]  # vertical values, as many
+    colour: int | None = None  # its number, so that a run keeps it from chart to chart; None = its place in the chart
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis.
+    """One axis."""
 
-    Attributes:
-        label: what and in which unit.
-        low: value at its beginning.
-        high: value at its end.
-        ticks: labelled values; empty = no labels.
-    """
-
-    label: str
-    low: float
-    high: float
-    ticks: tuple[float, ...] = ()
+    label: str  # what and in which unit
+    low: float  # value at its beginning
+    high: float  # value at its end
+    ticks: tuple[float, ...] = ()  # labelled values; empty = no labels
 
 
 def axis(label: str, low: float, high: float) -> Axis:
@@ -77,23 +63,14 @@ def axis(label: str, low: float, high: float) -> Axis:
 
 @dataclass(frozen=True)
 class Panel:
-    """Two axes along a rectangle of a drawing; units of the drawing count from its upper left corner.
+    """Two axes along a rectangle of a drawing; units of the drawing count from its upper left corner."""
 
-    Attributes:
-        x: along the floor.
-        y: along the left side.
-        left: of the rectangle.
-        right: of it.
-        top: of it.
-        floor: of it.
-    """
-
-    x: Axis
-    y: Axis
-    left: float = LEFT
-    right: float = WIDTH - RIGHT
-    top: float = TOP
-    floor: float = HEIGHT - BOTTOM
+    x: Axis  # along the floor
+    y: Axis  # along the left side
+    left: float = _LEFT
+    right: float = _WIDTH - _RIGHT
+    top: float = _TOP
+    floor: float = _HEIGHT - _BOTTOM
 
     def across(self, value: float) -> float:
         """Where a value of ``x`` is."""
@@ -166,4 +143,4 @@ def _mark(number: int, x: float, y: float) -> str:
 
 def _chart(panel: Panel, alt: str, drawn: Sequence[_Drawn], key: Sequence[_Drawn] = ()) -> Markup:
     """Frame, ticks and labels around what is drawn; a key of names, classes and swatches."""
-    return render("pages/chart.svg", panel=panel, width=WIDTH, height=HEIGHT, alt=alt, drawn=drawn, key=key)
+    return render("pages/chart.svg", panel=panel, width=_WIDTH, height=_HEIGHT, alt=alt, drawn=drawn, key=key)

@@ -18,17 +18,11 @@ from dmpt.base.files import write_text
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page.
+    """One part of the page."""
 
-    Attributes:
-        anchor: its address in the page.
-        title: its heading.
-        body: for a newcomer what to look at, then its content.
-    """
-
-    anchor: str
-    title: str
-    body: Markup
+    anchor: str  # its address in the page
+    title: str  # its heading
+    body: Markup  # for a newcomer what to look at, then its content
 
 
 def write_page(out: Path, title: str, lead: Markup, sections: Sequence[Section]) -> None:
@@ -52,7 +46,7 @@ def render(template: str, **shown: Any) -> Markup:
     return Markup(_TEMPLATES.get_template(template).render(shown))
 
 
-def count(number: int) -> str:
+def _count(number: int) -> str:
     """``17.6 M``, ``233 k``, ``12``."""
     if number >= 999_950:
         return f"{number / 1e6:.1f}\N{NO-BREAK SPACE}M"
@@ -80,4 +74,4 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.filters |= {"count": count, "fixed": _fixed, "signed": signed, "tick": _tick}
+_TEMPLATES.filters |= {"count": _count, "fixed": _fixed, "signed": signed, "tick": _tick}

@@ -17,7 +17,7 @@ from dmpt.settings.config import DataConfig
 
 Pixels = NDArray[np.uint8]
 
-FRAME, EMPTY = 150, 238
+_FRAME, _EMPTY = 150, 238
 """Grey values of the frame of a picture that is not there, and of what it encloses."""
 SPECTRA = {"rgb": "RGB", "nir": "NIR", "tir": "TIR"}
 """What the page calls the modalities in tables and beside pictures."""
@@ -39,7 +39,7 @@ def lying(data: DataConfig) -> bool:
     return data.size[1] > data.size[0]
 
 
-def thumbnail(record: Record, modality: str, data: DataConfig) -> Pixels:
+def _thumbnail(record: Record, modality: str, data: DataConfig) -> Pixels:
     """``(H, W, 3)`` uint8, in the shape that the network sees; an absent modality is a thin frame around nothing.
 
     Raises:
@@ -49,8 +49,8 @@ def thumbnail(record: Record, modality: str, data: DataConfig) -> Pixels:
     size = round(data.size[0] * factor), round(data.size[1] * factor)
     path = record.paths.get(modality)
     if path is None:
-        frame = np.full((*size, 3), FRAME, np.uint8)
-        frame[2:-2, 2:-2] = EMPTY
+        frame = np.full((*size, 3), _FRAME, np.uint8)
+        frame[2:-2, 2:-2] = _EMPTY
         return frame
     own = read_record(replace(record, paths={modality: path}), data.black_and_white)[modality]
     return resize(own, size).transpose(1, 2, 0)
@@ -58,7 +58,7 @@ def thumbnail(record: Record, modality: str, data: DataConfig) -> Pixels:
 
 def thumbnails(record: Record, data: DataConfig) -> list[Pixels]:
     """Of the modalities that the run uses."""
-    return [thumbnail(record, modality, data) for modality in data.modalities]
+    return [_thumbnail(record, modality, data) for modality in data.modalities]
 
 
 def spectra_of(record: Record, data: DataConfig) -> str:

@@ -26,34 +26,22 @@ _EXAMPLES = 4
 
 
 @dataclass(frozen=True)
-class Gaze:
+class _Gaze:
     """Attention of some samples, the mean over attention heads, by kind of token; NaN where a modality is absent.
 
-    Attributes:
-        maps: by kind of the looking token, its attention to each patch ``(M, B, rows, columns)``, the mean over its
-            tokens, M = the modalities in use; what it gives to other tokens is missing from the sum.
-        cls: by kind of token looked at, the share of the class token's attention ``(M, B)``; they sum to 1.
-        counts: tokens of each kind.
+    ``maps`` is of the looking token, the mean over its kind, to each patch ``(M, B, rows, columns)``, of the M modalities
+    in use; what it gives to other tokens is missing from the sum. ``cls`` is the share of the class token's attention
+    that each kind draws, ``(M, B)``; they sum to 1.
     """
 
     maps: dict[str, NDArray[np.float32]]
     cls: dict[str, NDArray[np.float32]]
-    counts: dict[str, int]
+    counts: dict[str, int]  # tokens of each kind
 
 
-def gaze(network: DMPT, records: Sequence[Record], config: Config) -> Gaze:
-    """Attention of the last block for a few samples.
-
-    Args:
-        network: in evaluation mode; left in full precision, for LoRA's updates and the interaction are, whatever the
-            tower was kept in.
-        records: the samples.
-        config: ``data`` with mean and std set.
-
-    Raises:
-        UserError: a file does not decode.
-    """
-    network.float()
+def _gaze(network: DMPT, records: Sequence[Record], config: Config) -> _Gaze:
+    """Attention of the last block for a few samples; mean and std of ``config.data`` are set."""
+    network.float()  # as LoRA's updates and the interaction are, whatever the tower was kept in; it stays so
     data, backbone = config.data, network.backbone
     batch = test_set(records, data).batch(0, range(len(records)))
     parameter = next(network.parameters())
@@ -74,21 +62,15 @@ def gaze(network: DMPT, records: Sequence[Record], config: Config) -> Gaze:
     grid = [side // patch for side, patch in zip(data.size, backbone.vit.patch_embed.patch_size, strict=True)]
     lookers = [kind for kind in ("modality prompts", "semantic prompts", "class token") if kind in kinds]
     patches = kinds["patches"]
-    return Gaze(
+    return _Gaze(
         maps={k: looked[:, :, kinds[k], patches].mean(axis=2).reshape(*looked.shape[:2], *grid) for k in lookers},
         cls={kind: looked[:, :, 0, where].sum(axis=-1) for kind, where in kinds.items()},
         counts={kind: where.stop - where.start for kind, where in kinds.items()},
     )
 
 
-def overlay(image: Pixels, weights: NDArray[np.float32], top: float) -> Pixels:
-    """The picture in grey under its attention map.
-
-    Args:
-        image: ``(H, W, 3)``.
-        weights: ``(rows, columns)``, in multiples of an even look.
-        top: the value that is drawn in the lightest colour, as all above it.
-    """
+def _overlay(image: Pixels, weights: NDArray[np.float32], top: float) -> Pixels:
+    """The picture ``(H, W, 3)`` in grey under its map ``(rows, columns)``; ``top`` and all above it are lightest."""
     height, width = image.shape[:2]
     scaled = np.minimum(weights / np.float32(top), 1)
     smooth = np.asarray(Image.fromarray(scaled).resize((width, height), Image.Resampling.BILINEAR))
@@ -99,7 +81,7 @@ def overlay(image: Pixels, weights: NDArray[np.float32], top: float) -> Pixels:
     return mixed
 
 
-def examples(run: Evaluation, count: int) -> list[Record]:
+def _examples(run: Evaluation, count: int) -> list[Record]:
     """The first of the fullest gallery samples of identities that are asked for, spread evenly over the numbers."""
     first: dict[int, Record] = {}
     asked = {record.pid for record in run.query}  # distractors, all of one number, are not
@@ -112,8 +94,8 @@ def examples(run: Evaluation, count: int) -> list[Record]:
 
 def section(run: Evaluation) -> Section:
     """Overlays of some test samples, and the class token's shares as a table."""
-    opened, records = run.opened, examples(run, _EXAMPLES)
-    data, seen = opened.data, gaze(opened.network, records, opened.card.config)
+    opened, records = run.opened, _examples(run, _EXAMPLES)
+    data, seen = opened.data, _gaze(opened.network, records, opened.card.config)
     ratios = {kind: values / values.mean(axis=(-2, -1), keepdims=True) for kind, values in seen.maps.items()}
     # Single patches may attract nearly all attention; one scale for all maps that lets the rest be seen.
     top = max(2.0, float(np.nanpercentile(np.stack(list(ratios.values())), 98)))
@@ -123,7 +105,7 @@ def section(run: Evaluation) -> Section:
         columns = {"picture": pictures}
         for kind, weights in ratios.items():
             maps = zip(pictures, weights[:, number], strict=True)
-            columns[kind] = [p if np.isnan(w).any() else overlay(p, w, top) for p, w in maps]
+            columns[kind] = [p if np.isnan(w).any() else _overlay(p, w, top) for p, w in maps]
         title = f"identity {record.pid}, camera {record.camera}"
         alt = f"{title}, {spectra_of(record, data)}"
         labels = {"picture": data.modalities}
@@ -142,7 +124,7 @@ def section(run: Evaluation) -> Section:
     return Section("attention", f"Where {who}", body)
 
 
-def _shares(seen: Gaze) -> list[list[str]]:
+def _shares(seen: _Gaze) -> list[list[str]]:
     """What the class token looks at, by spectrum, against what an even look would give."""
     total, rows = sum(seen.counts.values()), []
     for kind, share in seen.cls.items():

@@ -19,7 +19,7 @@ from dmpt.settings.modalities import MODALITIES
 
 def camera_section(run: Evaluation) -> Section:
     """The table of camera pairs, a heat map whose cells say their number."""
-    pairs = by_cameras(run)
+    pairs = _by_cameras(run)
     cameras = sorted({camera for camera, _ in pairs})
     return Section("cameras", "Camera by camera", render("report/cameras.html", cameras=cameras, pairs=pairs))
 
@@ -27,18 +27,18 @@ def camera_section(run: Evaluation) -> Section:
 def spectra_section(run: Evaluation) -> Section:
     """What each modality feature is worth."""
     bind = run.opened.card.config.bind
-    body = spectra_table(by_spectra(run), bound=bind.depth > 0 and bind.external)
+    body = _spectra_table(_by_spectra(run), bound=bind.depth > 0 and bind.external)
     return Section("spectra", "What each spectrum contributes", body)
 
 
-def spectra_table(found: dict[tuple[int, ...], Metrics | None], bound: bool) -> Markup:
+def _spectra_table(found: dict[tuple[int, ...], Metrics | None], bound: bool) -> Markup:
     """Bars with their numbers; where samples are incomplete, also how many queries each is of."""
     rows = [(" + ".join(SPECTRA[MODALITIES[m]] for m in chosen), numbers) for chosen, numbers in found.items()]
     counts = {numbers.valid_queries if numbers else 0 for numbers in found.values()}
     return render("report/spectra.html", rows=rows, differ=len(counts) > 1, bound=bound)
 
 
-def by_cameras(run: Evaluation) -> dict[tuple[int, int], Metrics | None]:
+def _by_cameras(run: Evaluation) -> dict[tuple[int, int], Metrics | None]:
     """The numbers of one camera's queries in one camera's gallery, under the run's protocol."""
     query, gallery, asked, labels = run.seen.sides
     cameras = sorted({*asked.cameras.tolist(), *labels.cameras.tolist()})
@@ -50,17 +50,17 @@ def by_cameras(run: Evaluation) -> dict[tuple[int, int], Metrics | None]:
     return found
 
 
-def by_spectra(run: Evaluation) -> dict[tuple[int, ...], Metrics | None]:
+def _by_spectra(run: Evaluation) -> dict[tuple[int, ...], Metrics | None]:
     """The numbers of every choice of modalities, the single ones first, from the same features."""
     query, gallery, asked, labels = run.seen.sides
     used, found = [MODALITIES.index(m) for m in run.opened.data.modalities], {}
     for chosen in itertools.chain.from_iterable(itertools.combinations(used, size) for size in (1, 2, 3)):
-        (own, rows), (other, columns) = chosen_features(query, chosen), chosen_features(gallery, chosen)
+        (own, rows), (other, columns) = _chosen_features(query, chosen), _chosen_features(gallery, chosen)
         found[chosen] = _numbers(own, other, asked[rows], labels[columns], run.metrics.protocol)
     return found
 
 
-def chosen_features(items: Embeddings, chosen: Sequence[int]) -> tuple[Embeddings, NDArray[np.int64]]:
+def _chosen_features(items: Embeddings, chosen: Sequence[int]) -> tuple[Embeddings, NDArray[np.int64]]:
     """The items as far as they have the chosen modalities, and the rows of those that have any of them."""
     kept = np.isin(np.arange(items.present.shape[1]), chosen)
     present = items.present & kept

@@ -21,14 +21,14 @@ _BARS = 400
 """Drawn at most; of more queries evenly spread ones are taken from the sorted differences."""
 
 
-def differences(a: Evaluation, b: Evaluation) -> NDArray[np.float64]:
+def _differences(a: Evaluation, b: Evaluation) -> NDArray[np.float64]:
     """Average precision of each query in b minus that in a, percentage points; NaN where there is nothing to find."""
     return b.metrics.average_precision - a.metrics.average_precision
 
 
 def summary(a: Evaluation, b: Evaluation) -> dict[str, Any]:
     """How many queries moved, and how much of the difference in mAP could be the draw of identities."""
-    change = differences(a, b)
+    change = _differences(a, b)
     compared = bootstrap(a.metrics.average_precision[None], b.metrics.average_precision[None], a.seen.query_labels.pids)
     moved = {"better": (change > 0).sum(), "worse": (change < 0).sum(), "same": (change == 0).sum()}
     return {**moved, "compared": compared, "draws": DRAWS}
@@ -36,7 +36,7 @@ def summary(a: Evaluation, b: Evaluation) -> dict[str, Any]:
 
 def section(a: Evaluation, b: Evaluation) -> Section:
     """Every query's change as bars, before against after, and by file."""
-    changes = differences(a, b)
+    changes = _differences(a, b)
     valid = np.flatnonzero(~np.isnan(changes))
     change, before, after = (of[valid] for of in (changes, a.metrics.average_precision, b.metrics.average_precision))
     groups = [
@@ -60,7 +60,7 @@ def section(a: Evaluation, b: Evaluation) -> Section:
 
 def list_section(a: Evaluation, b: Evaluation) -> Section:
     """The ranked lists of the queries that changed most, of both runs, one query per identity."""
-    change, groups = differences(a, b), []
+    change, groups = _differences(a, b), []
     for title, sign in (("Most gained", 1), ("Most lost", -1)):
         order = np.argsort(-sign * change, kind="stable")  # those without a change come last
         moved = [int(q) for q in order if sign * change[q] > 0]

@@ -22,12 +22,12 @@ _Points = dict[str, list[tuple[float, float]]]
 def section(runs: Sequence[Evaluation]) -> Section:
     """CMC and losses; of a single run every term of the loss, and how its best checkpoint was found."""
     single = len(runs) == 1
-    chosen = selection(runs[0]) if single else None
-    body = render("report/curves.html", cmc=_cmc(runs), losses=losses(runs), selection=chosen, single=single)
+    chosen = _selection(runs[0]) if single else None
+    body = render("report/curves.html", cmc=_cmc(runs), losses=_losses(runs), selection=chosen, single=single)
     return Section("curves", "Curves", body)
 
 
-def losses(runs: Sequence[Evaluation]) -> Markup | None:
+def _losses(runs: Sequence[Evaluation]) -> Markup | None:
     """Total loss over the steps of training, of a single run also its terms; None where nothing was trained."""
     single = len(runs) == 1
     values: _Points = {}
@@ -41,7 +41,7 @@ def losses(runs: Sequence[Evaluation]) -> Markup | None:
     return _over_steps(values, label, f"{label.capitalize()} over training steps")
 
 
-def selection(run: Evaluation) -> Markup | None:
+def _selection(run: Evaluation) -> Markup | None:
     """The mAP that training measured on the way; None where it did not."""
     values: _Points = defaultdict(list)
     for line in read_log(run.run):

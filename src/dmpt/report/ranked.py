@@ -14,28 +14,22 @@ from dmpt.pages.pictures import SPOKEN, listed, lying, spectra_of, stacked, thum
 from dmpt.retrieval.protocols import PROTOCOLS
 from dmpt.retrieval.scores import blocks
 
-TOP = 8
+_TOP = 8
 """Items of a list that are shown."""
 _LISTS = 4
 """Best, and worst, ranked lists on a page."""
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """One query's list.
+class _Ranked:
+    """One query's list."""
 
-    Attributes:
-        items: rows of the gallery, best first, without what the protocol ignores.
-        scores: their similarities: cosines over the modalities that both have.
-        hits: which of them are the query's identity.
-    """
-
-    items: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    hits: NDArray[np.bool_]
+    items: NDArray[np.int64]  # rows of the gallery, best first, without what the protocol ignores
+    scores: NDArray[np.float32]  # cosines over the modalities that both have
+    hits: NDArray[np.bool_]  # which of them are the query's identity
 
 
-def ranked(run: Evaluation, query: int, top: int = TOP) -> Ranked:
+def _ranked(run: Evaluation, query: int, top: int = _TOP) -> _Ranked:
     """The first ``top`` items of one query's list; equal scores by gallery row."""
     features, gallery, query_labels, labels = run.seen.sides
     asked = query_labels[query : query + 1]
@@ -44,19 +38,19 @@ def ranked(run: Evaluation, query: int, top: int = TOP) -> Ranked:
     scores = found[0, kept]
     order = np.argsort(-scores, kind="stable")[:top]
     items = kept[order]
-    return Ranked(items, scores[order], labels.pids[items] == asked.pids[0])
+    return _Ranked(items, scores[order], labels.pids[items] == asked.pids[0])
 
 
 def section(run: Evaluation) -> Section:
     """Best and worst lists: the queries of highest and lowest average precision, one per identity."""
-    best, worst = chosen(run, "best", _LISTS), chosen(run, "worst", _LISTS)
+    best, worst = _chosen(run, "best", _LISTS), _chosen(run, "worst", _LISTS)
     columns = [(title, [shown(run, query) for query in of]) for title, of in (("Best", best), ("Worst", worst))]
     data = run.opened.data
     body = render("report/lists.html", columns=columns, wide=lying(data), spectra=listed(data.modalities, SPOKEN))
     return Section("lists", "Best and worst ranked lists", body)
 
 
-def chosen(run: Evaluation, which: Literal["best", "worst"], count: int) -> list[int]:
+def _chosen(run: Evaluation, which: Literal["best", "worst"], count: int) -> list[int]:
     """Queries of the highest or lowest average precision, one per identity; equal ones by row.
 
     One per identity, since the queries of a lost identity look alike, and so do hundreds with a perfect list.
@@ -82,7 +76,7 @@ def shown(run: Evaluation, query: int, title: str = "") -> dict[str, Any]:
         query: row of the query.
         title: in front of the average precision.
     """
-    found, asked = ranked(run, query), run.query[query]
+    found, asked = _ranked(run, query), run.query[query]
     heading = f"identity {asked.pid}, average precision {run.metrics.average_precision[query]:.1f}"
     spread = float(np.ptp(found.scores)) if len(found.scores) else 0.0
     decimals = 2 if spread >= 0.05 else 3 if spread >= 0.005 else 5  # enough to tell the items apart

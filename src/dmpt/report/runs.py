@@ -19,14 +19,14 @@ def evaluate_all(runs: Sequence[Path], conditions: Conditions = USUAL) -> list[E
         UserError: they were tested on different data; something is missing or does not fit.
     """
     found = []
-    for run, name in zip(runs, names(runs), strict=True):
+    for run, name in zip(runs, _names(runs), strict=True):
         console.print(f"{name}: features of the test samples")
         found.append(replace(evaluate(run, conditions), name=name))
-    check_same_data(found)
+    _check_same_data(found)
     return found
 
 
-def names(folders: Sequence[Path]) -> list[str]:
+def _names(folders: Sequence[Path]) -> list[str]:
     """The folders' names, with as much of their paths as makes them differ; what all end with is left out."""
     parts = [folder.resolve().parts for folder in folders]
     if len(parts) == 1:
@@ -41,7 +41,7 @@ def names(folders: Sequence[Path]) -> list[str]:
     return [f"{folder.name} ({number})" for number, folder in enumerate(folders, 1)]
 
 
-def check_same_data(runs: Sequence[Evaluation]) -> None:
+def _check_same_data(runs: Sequence[Evaluation]) -> None:
     """Refuse runs that were not tested on the same records by the same protocol.
 
     Raises:

@@ -15,17 +15,11 @@ _WIDE, _HIGH, _KEY = 560, 340, 24
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the picture.
+    """One row of the picture."""
 
-    Attributes:
-        name: to the left.
-        values: mAP of each seed, percent.
-        seconds: per training step, of each seed; empty where they are not known.
-    """
-
-    name: str
-    values: Sequence[float]
-    seconds: Sequence[float]
+    name: str  # to the left
+    values: Sequence[float]  # mAP of each seed, percent
+    seconds: Sequence[float]  # per training step, of each seed; empty where they are not known
 
     @property
     def short(self) -> str:
