@@ -27,7 +27,7 @@ from dmpt.settings.saved import read_settings
 from dmpt.settings.values import checked
 from dmpt.towers.image import build_vit
 from dmpt.towers.packaged import local
-from dmpt.towers.tensors import refuse_nan, write_tensors
+from dmpt.towers.tensors import read_safetensors, refuse_nan, write_tensors
 
 _FORMAT = "dmpt-adapter/1"
 TENSORS, CARD = "adapter.safetensors", "config.json"
@@ -201,9 +201,9 @@ def load_tensors(folder: Path) -> tuple[dict[str, Tensor], int]:
         UserError: the file is missing or damaged, or holds NaN or infinity.
     """
     path = folder / TENSORS
-    with reading(path), safe_open(path, framework="pt") as file:
-        tensors = {name_today(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        step = int((file.metadata() or {})["step"])
+    with reading(path):
+        found, said = read_safetensors(path)
+        tensors, step = {name_today(name): tensor for name, tensor in found.items()}, int(said["step"])
     refuse_nan(tensors, path)
     return tensors, step
 

@@ -31,7 +31,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); correct the path, or its rights") from error
     if head[5:9] == b"\0\0\0{":  # before the others: the length in front may begin with any byte
-        tensors, info = _read_safetensors(path)
+        try:
+            tensors, info = read_safetensors(path)
+        except SafetensorError as error:
+            raise UserError(f"{path}: is cut short or damaged; download or copy it again") from error
+        info["container"] = "safetensors"
     elif head.startswith((b"PK\x03\x04", b"\x80")):
         tensors, info = read_torch(path)
     elif head.startswith(b"version https://git-lfs"):
@@ -45,13 +49,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, info
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            return tensors, {**(file.metadata() or {}), "container": "safetensors"}
-    except SafetensorError as error:
-        raise UserError(f"{path}: is cut short or damaged; download or copy it again") from error
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and what it says beside them; errors are the library's own."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        return tensors, dict(file.metadata() or {})
 
 
 def refuse_nan(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from dmpt.adapter.folder import metadata_of, name_today, reading
 from dmpt.base.errors import UserError
@@ -19,7 +18,7 @@ from dmpt.extensions.ema import EMA
 from dmpt.method.network import DMPT
 from dmpt.settings.config import Config
 from dmpt.settings.values import difference, dotted, renamed
-from dmpt.towers.tensors import write_tensors
+from dmpt.towers.tensors import read_safetensors, write_tensors
 from dmpt.training.data import TrainingData
 
 STATE = "state.safetensors"
@@ -127,7 +126,8 @@ class State:
         """
         path = self.out / STATE
         with reading(path):
-            tensors, metadata = {_today(name): t for name, t in load_file(path).items()}, metadata_of(path)
+            found, metadata = read_safetensors(path)
+            tensors = {_today(name): tensor for name, tensor in found.items()}
             began, progress = json.loads(metadata["identity"]), Progress(**json.loads(metadata["progress"]))
         self._go_on(began, progress, replan)
         model = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
