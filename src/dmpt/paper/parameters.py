@@ -63,7 +63,7 @@ def count_parameters(config: Config, ids: int) -> dict[str, Any]:
         network, _ = build_network(config, build_backbone(config, vit), info, ids, words)
         if config.text.loss == "identity":
             tokens = torch.empty(MODALITY_COUNT, ids, config.text.tokens, text_width)
-            network.register_parameter("identity_text", nn.Parameter(tokens))
+            network.add_module("identity_text", nn.ParameterList([tokens]))
     floating = (buffer for buffer in network.named_buffers() if buffer[1].is_floating_point())
     groups: dict[tuple[str, bool], list[Tensor]] = {}
     for name, tensor in (*network.named_parameters(), *floating):
