@@ -1035,7 +1035,9 @@ def test_rows_of_a_shipped_study(name: str) -> None:
             assert {key for key in after if after[key] != base[key]} == {k for k, v in change.items() if base[k] != v}
         rows, left_out = runnable(chosen, on, base)
         assert (
-            len({row.slug for row, _ in rows}) == len(rows) == len({json.dumps(asdict(c)) + str(r.lr) for r, c in rows})
+            len({slug(row.name) for row, _ in rows})
+            == len(rows)
+            == len({json.dumps(asdict(c)) + str(r.lr) for r, c in rows})
         )
         assert len(rows) + len(left_out) == len(chosen.rows)
         assert any(row.name in chosen.reference for row, _ in rows)

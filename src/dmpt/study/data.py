@@ -7,38 +7,21 @@ from dmpt.base.errors import UserError
 from dmpt.base.files import expanded
 from dmpt.settings.shipped import folder, settings_file
 from dmpt.settings.values import flatten
+from dmpt.study import reading
 from dmpt.study.definition import name_of_data
-from dmpt.study.reading import (
-    KNOWN,
-    check_keys,
-    is_whole,
-    mapping_in,
-    names_of,
-    read_yaml,
-    require,
-    settings_in,
-    shipped_settings,
-)
+from dmpt.study.reading import KNOWN, mapping_in, names_of, require, settings_in
 
-ASKED = ("data.root", "backbone.weights")
-"""Settings that a file may ask the user for."""
+_ASKED = ("data.root", "backbone.weights")  # settings that a file may ask the user for
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a study runs on: data set, backbone, recipe.
+    """What a study runs on: data set, backbone, recipe."""
 
-    Attributes:
-        name: as the table shows it.
-        settings: the base, as dotted keys; all that are known.
-        world: of a rendered data set: ``train_ids``, ``test_ids``, ``seed`` and ``object``; None = the user's own.
-        asks: settings that the user must give.
-    """
-
-    name: str
-    settings: dict[str, Any]
-    world: dict[str, Any] | None = None
-    asks: tuple[str, ...] = ()
+    name: str  # as the table shows it
+    settings: dict[str, Any]  # the base, as dotted keys; all that are known
+    world: dict[str, Any] | None = None  # of drawn data: its identities, seed and object; None = the user's own
+    asks: tuple[str, ...] = ()  # settings that the user must give
 
 
 def find_data(given: str) -> Data:
@@ -57,22 +40,23 @@ def find_data(given: str) -> Data:
                 f"--on {given}: no such data; there are {', '.join(known)}, the files of configs/, or a .yaml file"
             )
         path = shipped
-    content = read_yaml(path)
+    content = reading.read_yaml(path)
     if not {"config", "settings", "world", "asks"} & set(content):  # plain settings
         content = {"settings": content, "asks": ["data.root"]}
-    check_keys(path, "", content, {"caption", "config", "settings", "world", "asks"})
+    reading.check_keys(path, "", content, (), ("caption", "config", "settings", "world", "asks"))
     if "world" in content:
-        ids, drawn = ("train_ids", "test_ids"), content["world"]
-        check_keys(path, "world: ", drawn, {*ids, "seed", "object"}, ids)
-        for key, least in (("train_ids", 2), ("test_ids", 2), ("seed", 0)):
-            require(path, is_whole(drawn.get(key, least), least), f"world: {key} is {drawn.get(key)!r}; give a number")
+        drawn, ids = content["world"], ("train_ids", "test_ids")
+        reading.check_keys(path, "world: ", drawn, ids, ("seed", "object"))
+        for key, least in (*((name, 2) for name in ids), ("seed", 0)):
+            number = drawn.get(key, least)
+            require(path, reading.is_whole(number, least), f"world: {key} is {number!r}; give a number")
         kind = drawn.get("object", "person")
         require(path, kind in ("person", "vehicle"), f"world: object is {kind!r}; write person or vehicle")
     asks = names_of(content.get("asks", []))
     for name in asks:
-        require(path, name in ASKED, f"asks {name}; what can be asked for is {' and '.join(ASKED)}")
+        require(path, name in _ASKED, f"asks {name}; what can be asked for is {' and '.join(_ASKED)}")
     settings = dict(KNOWN)
     if "config" in content:
-        settings |= shipped_settings(path, content["config"])
+        settings |= reading.shipped_settings(path, content["config"])
     settings |= settings_in(path, "settings", flatten(mapping_in(path, "settings", content.get("settings", {}))))
     return Data(name_of_data(given), settings, content.get("world"), asks)

@@ -7,27 +7,18 @@ from typing import Any
 import numpy as np
 
 from dmpt.base.errors import UserError
+from dmpt.paper.cells import Cell
 from dmpt.retrieval.statistics import Comparison, bootstrap, holm
-from dmpt.study.definition import Row
 from dmpt.study.results import Result
 
 
 @dataclass(frozen=True)
 class Group:
-    """A row and its seeds.
+    """A row that was tested."""
 
-    Attributes:
-        row: of the study.
-        results: one per seed, in ascending order.
-    """
-
-    row: Row
-    results: Sequence[Result]
-
-    @property
-    def name(self) -> str:
-        """Of its row."""
-        return self.row.name
+    name: str  # of the row
+    cell: Cell | None  # the paper's that it mirrors on these data
+    results: Sequence[Result]  # one per seed, in ascending order
 
     def values(self, *keys: str) -> list[float]:
         """A number of each seed, by its path among the result's numbers; empty where a seed has none."""
@@ -43,11 +34,7 @@ class Group:
 
 
 def compare(pairs: Sequence[tuple[Group, Group]]) -> list[tuple[Comparison, float]]:
-    """How far the second of each pair is ahead of the first, with p corrected over all pairs.
-
-    Raises:
-        UserError: they were tested on other queries.
-    """
+    """How far the second of each pair is ahead of the first, with p corrected over all pairs."""
     pids: Any = None
     values: dict[str, Any] = {}
     for group in (group for pair in pairs for group in pair):

@@ -20,8 +20,7 @@ from dmpt.base.yaml import load
 from dmpt.settings.config import Config
 from dmpt.settings.values import from_dict
 
-_PATIENCE = 60.0
-"""Seconds in which a run whose study is gone should have saved; then it is interrupted again, which ends it unsaved."""
+_PATIENCE = 60.0  # seconds in which a run whose study is gone should have saved; another signal ends it unsaved
 _RESULT = "result.json"
 
 
@@ -76,11 +75,7 @@ def work(config: Config, out: Path, missing: bool = False, may_diverge: bool = F
 
 
 def found_in(out: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Numbers and those of each query of a run that has ended well, with its time and memory.
-
-    Raises:
-        UserError: there is no result.
-    """
+    """Numbers and those of each query of a run that has ended well, with its time and memory."""
     from dmpt.training.log import read_log
 
     try:

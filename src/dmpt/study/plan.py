@@ -19,32 +19,18 @@ from dmpt.study.rows import config_of, runnable
 
 @dataclass(frozen=True)
 class Task:
-    """A run to be.
+    """A run to be. One of a learning rate's choice, or of validation, does not read the test split."""
 
-    Attributes:
-        data: name of the data.
-        row: name of the row.
-        kind: ``choice``: of a learning rate; of the table, ``test`` or ``validation``. Choice and validation hold out
-            training identities and do not read the test split.
-        config: its settings.
-        out: its run folder.
-        missing: whether it is also tested with modalities missing.
-        fingerprint: of all the data, all splits; empty = not looked at.
-        backbone: sha256 of the weights; None = not looked at, or random.
-        jobs: how many runs share the machine.
-        gpu: the one that it is to see, as ``CUDA_VISIBLE_DEVICES`` names it; None = there is no choice.
-    """
-
-    data: str
-    row: str
+    data: str  # name of the data
+    row: str  # name of the row
     kind: Literal["choice", "test", "validation"]
-    config: Config
-    out: Path
-    missing: bool = False
-    fingerprint: str = ""
-    backbone: str | None = None
-    jobs: int = 1
-    gpu: str | None = None
+    config: Config  # its settings
+    out: Path  # its run folder
+    missing: bool = False  # whether it is also tested with modalities missing
+    fingerprint: str = ""  # of all the data, all splits; empty = not looked at
+    backbone: str | None = None  # sha256 of the weights; None = not looked at, or random
+    jobs: int = 1  # how many runs share the machine
+    gpu: str | None = None  # that it is to see, as ``CUDA_VISIBLE_DEVICES`` names it; None = there is no choice
 
     @property
     def place(self) -> Path:
@@ -78,29 +64,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study on its data.
-
-    Attributes:
-        study: what is run.
-        data: name of the data.
-        rows: what the data can run, with settings.
-        left_out: why other rows are not, a line each.
-        seeds: of training; also in each row's settings.
-        out: run folders go below it.
-        fingerprint: of the data, all splits; empty = not looked at.
-        backbones: sha256 of weights, by ``backbone_name``, as far as they are known.
-        jobs: how many runs share the machine.
-    """
+    """A study on its data."""
 
     study: Study
-    data: str
-    rows: list[tuple[Row, Config]]
-    left_out: list[str]
-    seeds: tuple[int, ...]
-    out: Path = field(default_factory=Path)
-    fingerprint: str = ""
-    backbones: Mapping[str, str] = field(default_factory=dict)
-    jobs: int = 1
+    data: str  # name of the data
+    rows: list[tuple[Row, Config]]  # what the data can run, with settings
+    left_out: list[str]  # why other rows are not, a line each
+    seeds: tuple[int, ...]  # of training; also in each row's settings
+    out: Path = Path()  # run folders go below it
+    fingerprint: str = ""  # of the data, all splits; empty = not looked at
+    backbones: Mapping[str, str] = field(default_factory=dict)  # sha256 of weights, as far as they are known
+    jobs: int = 1  # how many runs share the machine
 
     @property
     def choices(self) -> list[Task]:
@@ -157,13 +131,10 @@ def make(study: Study, data: str, base: Config, *, seeds: int, only: Sequence[st
     Args:
         study: what to run.
         data: name of the data.
-        base: their settings; ``train.seed`` is the first seed.
-        seeds: how many, counted on from it.
+        base: their settings; ``train.seed`` is the first of so many ``seeds``.
+        seeds: how many.
         only: names of rows; empty = all.
         out: run folders go below it.
-
-    Raises:
-        UserError: settings are not valid, or a seed is the one by which learning rates are chosen.
     """
     rows, left_out = runnable(study, data, dotted(base), only)
     if seeds > MOST or base.train.seed + seeds > 2**63:
@@ -180,11 +151,7 @@ def make(study: Study, data: str, base: Config, *, seeds: int, only: Sequence[st
 
 
 def asked(study: Study, data: str, kept: Kept) -> Plan:
-    """The plan of what a study was asked for last on some data, from what is kept alone.
-
-    Raises:
-        UserError: a row's settings are not valid any more.
-    """
+    """The plan of what a study was asked for last on some data, from what is kept alone."""
     ranks = {row.name: {**row.change, RANK: kept.ranks[row.name]} for row in study.rows if row.name in kept.ranks}
     study = replace(study, rows=tuple(replace(row, change=ranks.get(row.name, row.change)) for row in study.rows))
     rows, left_out = runnable(study, data, KNOWN | kept.base) if kept.base else ([], [])
@@ -217,11 +184,7 @@ def estimate(tasks: Sequence[Task], results: Sequence[Result]) -> float | None:
 
 
 def hashes(configs: Iterable[Config]) -> dict[str, str]:
-    """sha256 of each backbone's file, by ``backbone_name``; random weights have none.
-
-    Raises:
-        UserError: a file is not there.
-    """
+    """sha256 of each backbone's file, by ``backbone_name``; random weights have none."""
     from dmpt.base.files import sha256
     from dmpt.towers.hub import resolve
 

@@ -1,7 +1,7 @@
 """YAML files that people write: what is wrong is said in one line."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +18,30 @@ KNOWN: dict[str, Any] = dotted(Config())
 """Every setting and its default, as dotted keys."""
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Keys and values of a file.
+def require(path: Path, holds: object, otherwise: str) -> None:
+    """Refuse a file: ``otherwise`` is what is wrong with it."""
+    if not holds:
+        raise UserError(f"{path}: {otherwise}")
 
-    Raises:
-        UserError: it cannot be read, or holds something else.
-    """
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a file."""
     try:
         content = load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold keys and values; studies/components.yaml is an example")
-    return content
+    require(path, isinstance(content, dict), "must hold keys and values; studies/components.yaml is an example")
+    return dict(content)
 
 
-def check_keys(path: Path, where: str, content: Any, known: set[str], needed: Sequence[str] = ()) -> None:
-    """Refuse other keys, and the lack of those that are needed.
-
-    Args:
-        path: of the file, for the message.
-        where: in the file, with a colon and space at its end; empty = the file itself.
-        content: what was read there.
-        known: keys that may stand there.
-        needed: keys that must.
-
-    Raises:
-        UserError: names the key.
-    """
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: {where or 'the file'} must hold keys and values, not {content!r}")
-    if unknown := sorted(set(content) - known, key=str):
-        raise UserError(f"{path}: {where}unknown key {unknown[0]}; known are {', '.join(sorted(known))}")
-    if lacking := [key for key in needed if key not in content]:
-        raise UserError(f"{path}: {where}lacks {lacking[0]}")
-
-
-def require(path: Path, holds: object, otherwise: str) -> None:
-    """Refuse a file.
-
-    Args:
-        path: of the file, for the message.
-        holds: what must be true.
-        otherwise: what is wrong.
-
-    Raises:
-        UserError: it does not hold.
-    """
-    if not holds:
-        raise UserError(f"{path}: {otherwise}")
+def check_keys(path: Path, where: str, content: Any, needed: Iterable[str], optional: Iterable[str]) -> None:
+    """Refuse other keys, and the lack of those that are needed; ``where`` is in the file, empty or ending in ``: ``."""
+    known = {*needed, *optional}
+    require(path, isinstance(content, dict), f"{where or 'the file'} must hold keys and values, not {content!r}")
+    unknown = sorted(set(content) - known, key=str)
+    require(path, not unknown, f"{where}unknown key {[*unknown, ''][0]}; known are {', '.join(sorted(known))}")
+    for key in needed:
+        require(path, key in content, f"{where}lacks {key}")
 
 
 def is_whole(value: Any, least: int) -> bool:
@@ -80,15 +55,7 @@ def names_of(value: Any) -> tuple[str, ...]:
 
 
 def shipped_settings(path: Path, name: str) -> dict[str, Any]:
-    """What a file of ``configs/`` sets, as dotted keys.
-
-    Args:
-        path: of the file that names it, for the message.
-        name: without the ending.
-
-    Raises:
-        UserError: there is no such file.
-    """
+    """What a file of ``configs/`` sets, as dotted keys; ``path`` is the file that names it."""
     file = settings_file(name)
     if file is None:
         raise UserError(f"{path}: config {name!r} is no file of configs/")
@@ -96,11 +63,7 @@ def shipped_settings(path: Path, name: str) -> dict[str, Any]:
 
 
 def settings_in(path: Path, where: str, change: Any) -> dict[str, Any]:
-    """Settings as dotted keys, all of them known.
-
-    Raises:
-        UserError: there is something else, or a key is unknown: it names the nearest that is.
-    """
+    """Settings as dotted keys, all of them known; else the nearest that is is named."""
     found = renamed(mapping_in(path, where, change), warn)
     for key in found:
         if key not in KNOWN:
@@ -111,11 +74,7 @@ def settings_in(path: Path, where: str, change: Any) -> dict[str, Any]:
 
 
 def mapping_in(path: Path, where: str, change: Any) -> dict[str, Any]:
-    """Keys and values.
-
-    Raises:
-        UserError: there is something else.
-    """
+    """Keys and values, and nothing else."""
     if not isinstance(change, dict):
         raise UserError(f"{path}, {where}: must hold keys and values, as in {{train.epochs: 60}}, not {change!r}")
     return change

@@ -42,17 +42,11 @@ _NEEDED = (
 
 @dataclass(frozen=True)
 class Result:
-    """One finished run.
+    """One finished run."""
 
-    Attributes:
-        config: its settings, as dotted keys.
-        numbers: the metrics, where they come from, and under ``study`` what the run was for.
-        per_query: ``pids`` and ``average_precision``, a list each.
-    """
-
-    config: dict[str, Any]
-    numbers: dict[str, Any]
-    per_query: dict[str, list[Any]]
+    config: dict[str, Any]  # its settings, as dotted keys
+    numbers: dict[str, Any]  # the metrics, where they come from, and under ``study`` what the run was for
+    per_query: dict[str, list[Any]]  # ``pids`` and ``average_precision``
 
     @property
     def study(self) -> dict[str, Any]:
@@ -90,10 +84,10 @@ class Result:
         return content_of(self.config)
 
     def is_run_of(self, content: Mapping[str, Any], data: str, backbone: str | None) -> bool:
-        """Whether it is a seed of these settings, whoever asked for it.
+        """Whether it is a seed of these settings (``content_of``), whoever asked for it.
 
         Args:
-            content: of the settings (``content_of``).
+            content: of the settings.
             data: fingerprint; empty = not looked at.
             backbone: sha256 of the weights; None = not looked at, or random, and so of the settings.
         """
@@ -112,30 +106,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Kept:
-    """The file of a study and its data.
+    """The file of a study and its data: what was asked for last, and all that was found, for whatever settings."""
 
-    Attributes:
-        base: the settings that were asked for last, as dotted keys, without paths.
-        data: fingerprint of the data.
-        backbones: sha256 of weights, by ``backbone_name``.
-        ranks: of LoRA, of the rows that train as many parameters as the base.
-        results: all that was found, in the order of rows and runs; of other settings and data too.
-    """
-
-    base: dict[str, Any] = field(default_factory=dict)
-    data: str = ""
-    backbones: dict[str, str] = field(default_factory=dict)
-    ranks: dict[str, int] = field(default_factory=dict)
-    results: tuple[Result, ...] = ()
+    base: dict[str, Any] = field(default_factory=dict)  # settings as dotted keys, without paths
+    data: str = ""  # fingerprint
+    backbones: dict[str, str] = field(default_factory=dict)  # sha256 of weights, by ``backbone_name``
+    ranks: dict[str, int] = field(default_factory=dict)  # of LoRA, in rows that train as many parameters as the base
+    results: tuple[Result, ...] = ()  # in the order of rows and runs
 
 
 def run_name(kind: str, config: Mapping[str, Any]) -> str:
-    """How a run is called beside the others of its row.
-
-    Args:
-        kind: of its task.
-        config: its settings, as dotted keys.
-    """
+    """How a run is called beside the others of its row, by its task's kind and its settings as dotted keys."""
     return f"lr-{config['train.lr']:g}" if kind == "choice" else f"seed-{config['train.seed']}"
 
 
@@ -145,11 +126,7 @@ def backbone_name(config: Config) -> str:
 
 
 def read(path: Path) -> Kept:
-    """What is kept in a file; nothing where there is none.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """What is kept in a file; nothing where there is none."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             asked, *lines = map(json.loads, file)
@@ -177,16 +154,7 @@ def _checked(config: dict[str, Any], numbers: dict[str, Any], per_query: dict[st
 
 
 def keep(path: Path, found: Iterable[Result] = (), **asked: Any) -> Kept:
-    """Add results to a file, or say what is asked for; a result of the same run is replaced.
-
-    Args:
-        path: the file.
-        found: results.
-        **asked: what ``Kept`` says beside results, where it changes.
-
-    Raises:
-        UserError: it cannot be written, or is damaged.
-    """
+    """Add results to a file, in place of those of the same runs; or say what is asked for, as ``Kept`` has it."""
     lock = _alone(path.parent)
     try:
         before = read(path)
@@ -224,11 +192,7 @@ def _alone(folder: Path) -> Lock | None:
 
 
 def read_loose(folder: Path) -> list[Result]:
-    """Results as they were kept before there was one file: a folder for each, in a folder for each row.
-
-    Raises:
-        UserError: one of them is damaged.
-    """
+    """Results as they were kept before there was one file: a folder for each, in a folder for each row."""
     found = []
     for path in sorted(folder.rglob("metrics.json")):
         try:

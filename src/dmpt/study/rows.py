@@ -11,24 +11,14 @@ from dmpt.study.definition import EQUAL, RANK, Row, Study
 
 
 def config_of(flat: Mapping[str, Any]) -> Config:
-    """Settings from dotted keys.
-
-    Raises:
-        UserError: a key or a choice is unknown, or settings contradict each other.
-    """
+    """Settings from dotted keys, checked."""
     config = from_dict(nest(flat))
     check(config)
     return config
 
 
 def settings_of(study: Study, row: Row, data: str, base: Mapping[str, Any]) -> Config:
-    """A row's settings in full.
-
-    Args:
-        study: whose row.
-        row: the row.
-        data: name of the data.
-        base: their settings, as dotted keys.
+    """A row's settings in full, on the data's name and base, as dotted keys.
 
     Raises:
         UserError: this version does not know a choice, a value is of another type, or not valid on this base.
@@ -47,11 +37,7 @@ def settings_of(study: Study, row: Row, data: str, base: Mapping[str, Any]) -> C
 
 
 def _equal_rank(base: Config, lora: Config) -> int:
-    """The rank of LoRA that trains as many parameters as the base; the data, and so the identities, are not known yet.
-
-    Raises:
-        UserError: it is not LoRA, or the rank depends on the number of identities.
-    """
+    """The rank of LoRA that trains as many parameters as the base, however many identities the data have."""
     from dmpt.paper.parameters import equal_lora_rank
 
     if lora.backbone.tune != "lora":
@@ -68,16 +54,10 @@ def _equal_rank(base: Config, lora: Config) -> int:
 def runnable(
     study: Study, data: str, base: Mapping[str, Any], only: Sequence[str] = ()
 ) -> tuple[list[tuple[Row, Config]], list[str]]:
-    """The rows that this base can run, and why the others are left out, a line each.
+    """The rows that this base can run, of those named ``only``, and why the others are left out, a line each.
 
     Without text in the base there are no rows with text. Two rows that come to the same settings are one: the
     reference, else the first.
-
-    Args:
-        study: whose rows.
-        data: name of the data.
-        base: their settings, as dotted keys.
-        only: names of rows; empty = all.
 
     Raises:
         UserError: a row's settings are not valid, or a name of ``only`` is no row.
@@ -89,8 +69,7 @@ def runnable(
     found: list[tuple[Row, Config]] = []
     left_out = []
     has_text = base["text.loss"] != "off"
-    order = sorted(study.rows, key=lambda row: row.name not in study.reference)
-    for row in order:
+    for row in sorted(study.rows, key=lambda row: row.name not in study.reference):
         if only and row.name not in only:
             continue
         config = settings_of(study, row, data, base)

@@ -104,21 +104,15 @@ def dry_run(plan: Plan, results: Path) -> list[str]:
 
 
 class _Place:
-    """Where a study keeps what it finds on some data, and what is there already.
-
-    Attributes:
-        own: the study's results.
-        others: those of other studies, and of this one from before it had a file.
-    """
+    """Where a study keeps what it finds on some data (``own``), and what there is beside it (``others``)."""
 
     def __init__(self, study: Study, results: Path, data: str):
         self.path = results / f"{data}{ENDING}"
         self.own = read(self.path).results
-        folders = [folder for folder in sorted(results.parent.glob(f"*/{data}")) if folder.is_dir()]
-        self.others = [result for folder in folders if folder.parent == results for result in read_loose(folder)]
+        self.others = read_loose(results / data)  # from before there was a file
         if study.timed:  # other studies' runs shared the machine otherwise
             return
-        found = [(folder.parent, read_loose(folder)) for folder in folders if folder.parent != results]
+        found = [(path.parent, read_loose(path)) for path in sorted(results.parent.glob(f"*/{data}"))]
         files = (path for path in sorted(results.parent.glob(f"*/{data}{ENDING}")) if path != self.path)
         for folder, listed in [*found, *((path.parent, read(path).results) for path in files)]:
             self.others += [result.as_of(taken_from="/".join([folder.name, data, *result.place])) for result in listed]

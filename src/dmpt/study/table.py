@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from dmpt.base.errors import UserError
 from dmpt.base.files import write_text
-from dmpt.paper.cells import Cell, cell_on
+from dmpt.paper.cells import cell_on
 from dmpt.retrieval.metrics import MEASURES
 from dmpt.retrieval.statistics import DRAWS, Comparison
 from dmpt.study.definition import GRID, Study
@@ -39,7 +39,7 @@ def write(study: Study, results: Path) -> Path:
 
     Args:
         study: gives caption, order and reference.
-        results: its results, a file for each data set.
+        results: its results, a file for each data set; the tables are written beside them.
 
     Returns:
         ``table.md``.
@@ -54,16 +54,15 @@ def write(study: Study, results: Path) -> Path:
         data, kept = path.name.removesuffix(ENDING), read(path)
         plan = asked(study, data, kept)
         found = plan.found(kept.results)
-        groups = [Group(row, found[row.name]) for row in study.rows if row.name in found]
+        printed = {row.name: cell_on(row.paper, data) if row.paper else None for row in study.rows}
+        groups = [Group(name, cell, found[name]) for name, cell in printed.items() if name in found]
         if not groups:
             continue
         reference = next((g for name in study.reference for g in groups if g.name == name), None)
-        compared = _against(groups, reference)
-        pairs = ((group.name, cell_on(group.row.paper, data)) for group in groups if group.row.paper)
-        printed = {name: cell for name, cell in pairs if cell is not None}
-        text += _section(plan, kept.results, groups, reference, compared, printed)
-        for group in groups:
-            lines += _csv_lines(data, group, compared.get(group.name), printed.get(group.name))
+        pairs = [(reference, group) for group in groups if reference is not None and group is not reference]
+        compared = {group.name: difference for (_, group), difference in zip(pairs, compare(pairs), strict=True)}
+        text += _section(plan, kept.results, groups, reference, compared)
+        lines += [line for group in groups for line in _csv_lines(data, group, compared.get(group.name))]
         shown = [*chain(*found.values(), *plan.tried(kept.results).values())]
         provenance[data] = [_origin(result) for result in kept.results if any(result is one for one in shown)]
         plotted = [Line(group.name, group.values("mAP"), group.seconds()) for group in groups]
@@ -95,21 +94,12 @@ def grid_lines(plan: Plan, results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def _against(groups: Sequence[Group], reference: Group | None) -> dict[str, tuple[Comparison, float]]:
-    """Each row against the reference, with its corrected p, by name."""
-    if reference is None:
-        return {}
-    others = [group for group in groups if group is not reference]
-    found = compare([(reference, group) for group in others])
-    return {group.name: comparison for group, comparison in zip(others, found, strict=True)}
-
-
 def _pairs(study: Study, groups: Sequence[Group]) -> list[str]:
     """The pairs of rows that the study names, as a table of its own, with its own correction."""
     by_name = {group.name: group for group in groups}
     pairs = [(by_name[a], by_name[b]) for a, b in study.pairs if a in by_name and b in by_name]
     rows = [
-        [after.name, before.name, *_compared(comparison, False)]
+        [after.name, before.name, *_compared(comparison)]
         for (before, after), comparison in zip(pairs, compare(pairs), strict=True)
     ]
     header = ["", "against", "difference [95 %]", "p (Holm, of these pairs)"]
@@ -130,17 +120,17 @@ def _section(
     groups: Sequence[Group],
     reference: Group | None,
     compared: Mapping[str, tuple[Comparison, float]],
-    printed: Mapping[str, Cell],
 ) -> list[str]:
+    """What ``table.md`` says of some data."""
     study, data = plan.study, plan.data
-    shown = _MISSING if study.missing else ()  # a result taken over from another study may have them all the same
+    shown = _MISSING if study.missing else ()  # a result of another study may have them all the same
     extra = [m for m in shown if any(g.values("missing", *m[1:], "mAP") for g in groups)]
+    printed = {group.name: group.cell for group in groups if group.cell is not None}
     timed = any(group.seconds() for group in groups)
     header = ["", "mAP", "rank-1", *(f"mAP, {name}" for name, *_ in extra), *["mAP in the paper"] * bool(printed)]
     header += ["trained parameters", *["s / step"] * timed, "difference [95 %]", "p (Holm)", "learning rate", "seeds"]
-    rows = []
+    rows, alone = [], ("", "reference")
     for group in groups:
-        comparison = compared.get(group.name)
         seconds = group.seconds()
         rows.append(
             [
@@ -148,10 +138,10 @@ def _section(
                 _spread(group.values("mAP")),
                 _spread(group.values("rank1")),
                 *(_spread(group.values("missing", *keys, "mAP")) for _, *keys in extra),
-                *[f"{printed[group.name].paper['mAP']:.1f}" if group.name in printed else ""] * bool(printed),
+                *[f"{group.cell.paper['mAP']:.1f}" if group.cell else ""] * bool(printed),
                 f"{group.results[0].study['trained']:,}",
                 *[f"{min(seconds):.3f}" if seconds else ""] * timed,
-                *_compared(comparison, group is reference),
+                *(_compared(compared[group.name]) if group.name in compared else (alone[group is reference], "")),
                 ", ".join(sorted({f"{r.lr:g}" for r in group.results if r.config["train.epochs"]})),
                 ", ".join(str(r.seed) for r in group.results),
             ]
@@ -193,16 +183,12 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean:.1f} ± {sd:.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
-def _compared(comparison: tuple[Comparison, float] | None, reference: bool) -> list[str]:
-    if comparison is None:
-        return ["reference" if reference else "", ""]
+def _compared(comparison: tuple[Comparison, float]) -> tuple[str, str]:
     found, p = comparison
-    return [f"{found.difference:+.1f} [{found.low:+.1f}, {found.high:+.1f}]", f"{p:.4f}" if p >= 0.001 else "< 0.001"]
+    return f"{found.difference:+.1f} [{found.low:+.1f}, {found.high:+.1f}]", f"{p:.4f}" if p >= 0.001 else "< 0.001"
 
 
-def _csv_lines(
-    data: str, group: Group, comparison: tuple[Comparison, float] | None, printed: Cell | None
-) -> list[dict[str, Any]]:
+def _csv_lines(data: str, group: Group, comparison: tuple[Comparison, float] | None) -> list[dict[str, Any]]:
     """A line for each seed; what holds for the row is repeated."""
     values = group.values("mAP")
     row: dict[str, Any] = {
@@ -211,12 +197,8 @@ def _csv_lines(
         "mAP_min": min(values),
         "mAP_max": max(values),
     }
-    names = ("difference", "low", "high", "p", "p_holm")
-    numbers: tuple[float | None, ...] = (None,) * len(names)
-    if comparison is not None:
-        found, corrected = comparison
-        numbers = found.difference, found.low, found.high, found.p, corrected
-    row |= dict(zip(names, numbers, strict=True))
+    found, corrected = comparison or (None, None)
+    row |= {key: getattr(found, key, None) for key in ("difference", "low", "high", "p")} | {"p_holm": corrected}
     lines = []
     for result in group.results:
         study, without = result.study, result.numbers.get("missing", {})
@@ -230,7 +212,7 @@ def _csv_lines(
                 "epochs": result.config["train.epochs"],
                 **{key: result.numbers[key] for key in MEASURES},
                 "mAP_missing_mean": without.get("mean", {}).get("mAP"),
-                "mAP_in_paper": printed.paper["mAP"] if printed else None,
+                "mAP_in_paper": group.cell.paper["mAP"] if group.cell else None,
                 "trained": study["trained"],
                 "seconds_per_epoch": timed.get("seconds_per_epoch"),
                 "seconds_per_step": timed.get("seconds_per_step"),
