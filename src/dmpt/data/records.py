@@ -133,17 +133,12 @@ def fingerprint(records: Iterable[Record]) -> str:
 
 def same_data(one: str, other: str) -> bool:
     """Whether two fingerprints are of the same data, as far as both know: one of names alone knows no sizes."""
-    return one == other if sizes_in(one) and sizes_in(other) else names_in(one) == names_in(other)
+    return one == other if one.startswith("2:") and other.startswith("2:") else names_in(one) == names_in(other)
 
 
 def names_in(fingerprint: str) -> str:
     """The part that knows no sizes: all of it, where it is an old one."""
     return fingerprint.rpartition(":")[2]
-
-
-def sizes_in(fingerprint: str) -> bool:
-    """Whether it knows the sizes of the files."""
-    return fingerprint.startswith("2:")
 
 
 def short(fingerprint: str) -> str:

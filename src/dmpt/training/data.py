@@ -94,8 +94,7 @@ def read(config: Config, skip_broken: bool) -> TrainingData:
     dataset = load_dataset(config.data.layout, config.data.root, config.data, incomplete if skip_broken else None)
     if not dataset.train:
         raise UserError(f"data of layout {dataset.name} have no training images; list them as train")
-    splits = {"train": dataset.train, "query": dataset.query, "gallery": dataset.gallery}
-    used = {split: restrict(listed, config.data.modalities) for split, listed in splits.items()}
+    used = {split: restrict(listed, config.data.modalities) for split, listed in dataset.splits.items()}
     looks = look_at(dataset, chain(*used.values()))
     records, unreadable = keep_readable(used["train"], looks, skip_broken)
     value_range = settled(config.data.value_range, records, looks)
