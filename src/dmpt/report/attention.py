@@ -29,8 +29,8 @@ _EXAMPLES = 4
 class _Gaze:
     """Attention of some samples, the mean over attention heads, by kind of token; NaN where a modality is absent.
 
-    ``maps`` is of the looking token, the mean over its kind, to each patch ``(M, B, rows, columns)``, of the M modalities
-    in use; what it gives to other tokens is missing from the sum. ``cls`` is the share of the class token's attention
+    ``maps`` is of the looking token, the mean over its kind, to each patch ``(M, B, rows, columns)``, M modalities in
+    use; what it gives to other tokens is missing from the sum. ``cls`` is the share of the class token's attention
     that each kind draws, ``(M, B)``; they sum to 1.
     """
 

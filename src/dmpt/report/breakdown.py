@@ -21,7 +21,9 @@ def camera_section(run: Evaluation) -> Section:
     """The table of camera pairs, a heat map whose cells say their number."""
     pairs = _by_cameras(run)
     cameras = sorted({camera for camera, _ in pairs})
-    return Section("cameras", "Camera by camera", render("report/cameras.html", cameras=cameras, pairs=pairs))
+    header = ["queries of", *(f"in camera {camera}" for camera in cameras)]
+    body = render("report/cameras.html", header=header, cameras=cameras, pairs=pairs)
+    return Section("cameras", "Camera by camera", body)
 
 
 def spectra_section(run: Evaluation) -> Section:
