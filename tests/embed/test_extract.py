@@ -71,7 +71,7 @@ def test_images_and_what_is_present_go_where_the_network_is(tmp_path: Path, monk
 
 def test_both_sides_are_looked_at_in_one_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = list[tuple[Any, Any]]()
-    monkeypatch.setattr("dmpt.embed.extract.extract", lambda _, records, __, **how: seen.append((records, how)))
+    monkeypatch.setattr("dmpt.embed.extract.extract", lambda _, records, data, **how: seen.append((records, how)))
     query, gallery = ([Record({"rgb": Path(name)}, 1, 1)] for name in ("q", "g"))
     look(None, DataConfig(), (query, gallery), "bf16", 7)  # type: ignore[arg-type]
     how = {"precision": torch.bfloat16, "batch_size": 7}

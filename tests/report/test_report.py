@@ -386,7 +386,7 @@ def test_distractors_are_no_identity(full: Evaluation) -> None:
     crowd = [replace(full.gallery[0], pid=0) for _ in range(9)]
     features = join(full.seen.gallery[np.zeros(9, np.int64)], full.seen.gallery)
     gallery = [*crowd, *full.gallery]
-    wide = replace(full, gallery=gallery, seen=replace(full.seen, gallery=features, gallery_labels=labels_of(gallery)))
+    wide = replace(full, gallery=gallery, seen=full.seen._replace(gallery=features, gallery_labels=labels_of(gallery)))
     assert 0 not in embedding._pick(wide)[1]
     assert 0 not in [record.pid for record in attention._examples(wide, 4)]
     said = embedding.section([wide]).body

@@ -1,8 +1,8 @@
 """Features and labels of the test set."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,19 +21,13 @@ Pair = tuple[Sequence[Record], Sequence[Record]]
 """Query and gallery; one list for both where they are one."""
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the network says of query and gallery, in one subset of modalities."""
+class Seen(NamedTuple):
+    """What the network says of query and gallery, in one subset of modalities; in the order that metrics ask for."""
 
     query: Embeddings
     gallery: Embeddings
     query_labels: Labels
     gallery_labels: Labels
-
-    @property
-    def sides(self) -> tuple[Embeddings, Embeddings, Labels, Labels]:
-        """In the order that the metrics ask for."""
-        return self.query, self.gallery, self.query_labels, self.gallery_labels
 
 
 def look(network: DMPT, data: DataConfig, records: Pair, precision: str, batch_size: int = 64) -> Seen:
@@ -50,11 +44,9 @@ def look(network: DMPT, data: DataConfig, records: Pair, precision: str, batch_s
         UserError: an image does not decode.
     """
     query, gallery = records
-    features = extract(network, gallery, data, precision=PRECISIONS[precision], batch_size=batch_size)
-    own = features
-    if query is not gallery:
-        own = extract(network, query, data, precision=PRECISIONS[precision], batch_size=batch_size)
-    return Seen(own, features, labels_of(query), labels_of(gallery))
+    of = partial(extract, network, data=data, precision=PRECISIONS[precision], batch_size=batch_size)
+    features = of(gallery)
+    return Seen(features if query is gallery else of(query), features, labels_of(query), labels_of(gallery))
 
 
 def extract(

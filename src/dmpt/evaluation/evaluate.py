@@ -133,12 +133,12 @@ def evaluate(
         return look(opened.network, opened.data, pair, opened.precision, conditions.batch_size)
 
     seen = look_at(records)
-    metrics = score(*seen.sides, protocol)
+    metrics = score(*seen, protocol)
     lacking = missing.measure(records, seen, opened.data.modalities, cases, protocol, look_at) if cases else None
     again = None
     if reranked:
         method = KReciprocal()
-        found = measure(rerank(seen.query, seen.gallery, method), seen.query_labels, seen.gallery_labels, protocol)
+        found = measure(rerank(*seen[:2], method), *seen[2:], protocol)
         again = {"method": method.name, **found.to_dict()}
     skipped, name = [*opened.incomplete, *unreadable], run.resolve().name
     return Evaluation(name, run, opened, *records, seen, metrics, skipped, lacking, again)
@@ -157,7 +157,7 @@ def retrieve(
     Raises:
         UserError: no query has a valid match, or a feature is not finite.
     """
-    return score(*look(network, data, (query, gallery), precision).sides, protocol)
+    return score(*look(network, data, (query, gallery), precision), protocol)
 
 
 def by_query(metrics: Metrics, queries: Labels) -> dict[str, list[Any]]:

@@ -121,9 +121,9 @@ def _any_to_any(seen: dict[Subset, Seen], protocol: str) -> dict[str, Any]:
         rng = np.random.default_rng(_MIXED_SEED)
         query = _shuffle([one.query for one in seen.values()], rng)
         gallery = _shuffle([one.gallery for one in seen.values()], rng)
-        mixed = replace(whole, query=query, gallery=gallery)
+        mixed = whole._replace(query=query, gallery=gallery)
         result["mixed"] = _score(mixed, mixed, protocol)
-        raw = replace(mixed, gallery=replace(gallery, standardisation=None))
+        raw = mixed._replace(gallery=replace(gallery, standardisation=None))
         result["mixed_unstandardised"] = _score(raw, raw, protocol)
     return result | {"pairs": pairs}
 

@@ -42,7 +42,7 @@ def _spectra_table(found: dict[tuple[int, ...], Metrics | None], bound: bool) ->
 
 def _by_cameras(run: Evaluation) -> dict[tuple[int, int], Metrics | None]:
     """The numbers of one camera's queries in one camera's gallery, under the run's protocol."""
-    query, gallery, asked, labels = run.seen.sides
+    query, gallery, asked, labels = run.seen
     cameras = sorted({*asked.cameras.tolist(), *labels.cameras.tolist()})
     found = {}
     for one, other in itertools.product(cameras, repeat=2):
@@ -54,7 +54,7 @@ def _by_cameras(run: Evaluation) -> dict[tuple[int, int], Metrics | None]:
 
 def _by_spectra(run: Evaluation) -> dict[tuple[int, ...], Metrics | None]:
     """The numbers of every choice of modalities, the single ones first, from the same features."""
-    query, gallery, asked, labels = run.seen.sides
+    query, gallery, asked, labels = run.seen
     used, found = [MODALITIES.index(m) for m in run.opened.data.modalities], {}
     for chosen in itertools.chain.from_iterable(itertools.combinations(used, size) for size in (1, 2, 3)):
         (own, rows), (other, columns) = _chosen_features(query, chosen), _chosen_features(gallery, chosen)

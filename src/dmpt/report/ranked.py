@@ -31,7 +31,7 @@ class _Ranked:
 
 def _ranked(run: Evaluation, query: int, top: int = _TOP) -> _Ranked:
     """The first ``top`` items of one query's list; equal scores by gallery row."""
-    features, gallery, query_labels, labels = run.seen.sides
+    features, gallery, query_labels, labels = run.seen
     asked = query_labels[query : query + 1]
     kept = np.flatnonzero(~PROTOCOLS[run.metrics.protocol](asked, labels)[0])
     _, found = next(blocks(features[query : query + 1], gallery, match_copies=False))
