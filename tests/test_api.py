@@ -1,8 +1,11 @@
 """The public face: what ``import dmpt`` gives, and the page about it."""
 
 import doctest
+import inspect
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,12 +18,38 @@ PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 def test_every_public_name_is_there_and_on_the_page() -> None:
     assert dir(dmpt) == dmpt.__all__
     assert len(dmpt.__all__) < 20
-    sections = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("## ")]
+    sections = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("## `")]
     assert sorted(sections) == sorted(f"## `dmpt.{name}`" for name in dmpt.__all__)
     for name in dmpt.__all__:
         assert getattr(dmpt, name).__doc__
     with pytest.raises(AttributeError, match="module 'dmpt' has no attribute 'evaluat'"):
         dmpt.evaluat  # type: ignore[attr-defined]  # noqa: B018
+
+
+def listed() -> dict[str, list[str]]:
+    """What the page's table names, by module."""
+    rows = re.findall(r"^\| `(dmpt\.[\w.]+)` \| (.*) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    return {module: re.findall(r"`(\w+)`", names) for module, names in rows}
+
+
+def test_what_else_is_public_is_there_and_documented() -> None:
+    found = listed()
+    assert len(found) > 40
+    assert len(dmpt.__all__) + sum(map(len, found.values())) < 120
+    for module, names in found.items():
+        for name in names:
+            assert inspect.getdoc(getattr(import_module(module), name)), f"{module}.{name}"
+
+
+def test_pages_take_nothing_that_is_private() -> None:
+    """What README and docs import is on the page."""
+    public, taken = {"dmpt": dmpt.__all__} | listed(), set()
+    for page in (PAGE.parents[1] / "README.md", *PAGE.parent.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        for module, names in re.findall(r"^[ >]*from (dmpt[\w.]*) import ([\w, ]+)", text, re.MULTILINE):
+            taken |= {(module, name.strip(), page.name) for name in names.split(",")}
+    assert taken
+    assert [each for each in taken if each[1] not in public.get(each[0], [])] == []
 
 
 def test_the_import_alone_is_light() -> None:
