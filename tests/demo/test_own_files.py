@@ -8,7 +8,7 @@ import pytest
 import dmpt.demo.demo as demo_module
 from dmpt.base.errors import UserError
 from dmpt.cli import main
-from dmpt.demo.own_files import LIST, clear
+from dmpt.demo.own_files import _LIST, clear
 
 MAKEFILE = Path(__file__).parents[2] / "Makefile"
 
@@ -43,8 +43,8 @@ def refusal(capsys: pytest.CaptureFixture[str], out: str = "demo") -> str:
 
 def test_a_second_demo_replaces_the_first(out: Path) -> None:
     write(out / "stale")
-    listed = json.loads((out / LIST).read_text())
-    write(out / LIST, json.dumps([*listed, "stale"]))  # as if the first had written one file more
+    listed = json.loads((out / _LIST).read_text())
+    write(out / _LIST, json.dumps([*listed, "stale"]))  # as if the first had written one file more
     main(["demo", "--out", "demo", "--seed", "1"])
     assert (out / "report.html").read_text() == "seed 1"
     assert not (out / "stale").exists()
@@ -71,7 +71,7 @@ def test_a_folder_or_file_of_others_is_refused(tmp_path: Path, capsys: pytest.Ca
 def test_a_list_that_is_not_ours_deletes_nothing(tmp_path: Path, listed: str) -> None:
     write(tmp_path / "file")
     write(tmp_path / "demo" / "other")
-    write(tmp_path / "demo" / LIST, listed)
+    write(tmp_path / "demo" / _LIST, listed)
     with pytest.raises(UserError, match="is in use"):
         clear(tmp_path / "demo")
     assert (tmp_path / "file").exists()
@@ -82,7 +82,7 @@ def test_a_list_reaches_no_further_than_its_folder(tmp_path: Path) -> None:
     write(tmp_path / "away" / "file")
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "link").symlink_to(tmp_path / "away")
-    write(tmp_path / "demo" / LIST, json.dumps(["link", "link/file", "../away/file", str(tmp_path / "away" / "file")]))
+    write(tmp_path / "demo" / _LIST, json.dumps(["link", "link/file", "../away/file", str(tmp_path / "away" / "file")]))
     clear(tmp_path / "demo")
     assert list((tmp_path / "demo").iterdir()) == []
     assert (tmp_path / "away" / "file").exists()

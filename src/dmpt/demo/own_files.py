@@ -7,7 +7,7 @@ from pathlib import Path
 from dmpt.base.errors import UserError
 from dmpt.base.files import write_text
 
-LIST = ".dmpt-demo"
+_LIST = ".dmpt-demo"
 """The file in the folder that lists what else a demo wrote there."""
 
 
@@ -21,7 +21,7 @@ def clear(out: Path) -> None:
         UserError: there is something else in it, or it cannot be deleted; nothing else was.
     """
     try:
-        own = {LIST, *json.loads((out / LIST).read_text(encoding="utf-8"))}
+        own = {_LIST, *json.loads((out / _LIST).read_text(encoding="utf-8"))}
     except (OSError, ValueError, TypeError):  # none, or not ours
         own = set()
     try:
@@ -47,7 +47,7 @@ def remember(out: Path, names: Collection[str]) -> None:
     """
     written = [name for name in _within(out) if name.split("/")[0] in names]
     if written:
-        write_text(out / LIST, json.dumps(written, indent=0) + "\n")
+        write_text(out / _LIST, json.dumps(written, indent=0) + "\n")
 
 
 def _within(out: Path) -> list[str]:
