@@ -25,7 +25,7 @@ items by which modalities they lack."""
 
 
 def blocks(
-    query: Embeddings, gallery: Embeddings, chunk: int | None = None, match_copies: bool = True
+    query: Embeddings, gallery: Embeddings, chunk: int | None = None, match_copies: bool = True, mixed: bool = False
 ) -> Iterator[Block]:
     """Scores of some queries at a time; the next step overwrites them.
 
@@ -34,8 +34,10 @@ def blocks(
         gallery: G items.
         chunk: queries at a time, at least 1; None fits a block into 128 MiB.
         match_copies: copies in the gallery score bitwise equal. Looking for them reads the whole gallery once more.
+        mixed: score as items do that lack different modalities, even where all have the same: what a threshold is for,
+            since then no score depends on what else is there.
     """
-    vectors = as_vectors(query, gallery)
+    vectors = None if mixed else as_vectors(query, gallery)
     if vectors is None:
         found = _mixed(query, gallery, chunk or _chunk_rows(2 * len(gallery)))
         told: tuple[npt.NDArray[Any], ...] = (gallery.flat, gallery.present)
