@@ -18,6 +18,7 @@ from dmpt.retrieval.calibration import (
     tar_at,
     threshold_at,
     thresholds,
+    verification,
 )
 from dmpt.retrieval.embeddings import Embeddings, plain, unit
 from dmpt.retrieval.protocols import Labels
@@ -73,6 +74,24 @@ def test_a_score_does_not_depend_on_who_else_is_there() -> None:
     untouched = (complete.first != 2) & (complete.second != 2)
     assert untouched.sum() == 4
     assert (complete.scores[untouched] == mixed.scores[untouched]).all()
+
+
+def test_verification_counts_the_pairs_across_cameras() -> None:
+    (query, ql), (gallery, gl) = people(8, 3, seed=0, cameras=3), people(8, 5, seed=1, cameras=3)
+    found = verification(query, gallery, ql, gl)
+    scores = np.round(query.flat.astype(float) @ gallery.flat.T.astype(float), 6)
+    across, same = ql.cameras[:, None] != gl.cameras, ql.pids[:, None] == gl.pids
+    mates, strangers = scores[across & same], scores[across & ~same]
+    assert found is not None
+    assert found.strangers == pytest.approx(np.median(strangers), abs=2e-6)
+    assert found.mates == pytest.approx(np.median(mates), abs=2e-6)
+    assert found.eer == pytest.approx(100 * equal_error_rate(mates, strangers), abs=0.2)
+    assert set(found.tar) == {"10", "1", "0.1"}
+    assert found.tar["10"] == pytest.approx(100 * tar_at(mates, strangers, 0.1), abs=1.5)
+    fewer = verification(query, gallery, ql, gl, most=12 * 40)
+    half = np.arange(0, 24, 2)
+    assert fewer == verification(query[half], gallery, ql[half], gl)
+    assert verification(query, query, Labels(np.arange(24), ql.cameras), Labels(np.arange(24), ql.cameras)) is None
 
 
 @pytest.mark.parametrize("labels", [Labels(np.arange(6), np.arange(6) % 2), Labels(np.zeros(6, int), np.arange(6) % 2)])

@@ -79,6 +79,55 @@ class Threshold:
     fmr_high: float
 
 
+@dataclass(frozen=True)
+class Verification:
+    """How far mates and strangers of different cameras lie apart.
+
+    Attributes:
+        strangers: median score of strangers: near 1 it takes many decimals to tell people apart.
+        mates: median score of mates.
+        eer: equal error rate, percent.
+        tar: by FMR in percent, the share of mates that pass where so many of these strangers do, percent.
+    """
+
+    strangers: float
+    mates: float
+    eer: float
+    tar: dict[str, float]
+
+
+def verification(
+    query: Embeddings, gallery: Embeddings, query_labels: Labels, gallery_labels: Labels, most: int = 20_000_000
+) -> Verification | None:
+    """Rates of the pairs of a test split, for comparing models; None where either kind of pair is not there.
+
+    Args:
+        query: Q items.
+        gallery: G items.
+        query_labels: theirs.
+        gallery_labels: theirs.
+        most: pairs that are looked at: of larger splits queries at equal distances count.
+    """
+    rows = np.arange(0, len(query), max(1, math.ceil(len(query) * len(gallery) / most)))
+    chosen = query_labels[rows]
+    mates, strangers = [], []
+    for here, block in blocks(query[rows], gallery, match_copies=False, mixed=True):
+        own = chosen[here]
+        across = own.cameras[:, None] != gallery_labels.cameras
+        same = own.pids[:, None] == gallery_labels.pids
+        mates.append(block[across & same])
+        strangers.append(block[across & ~same])
+    of_mates, of_strangers = (np.concatenate(part).astype(np.float64) for part in (mates, strangers))
+    if not len(of_mates) or not len(of_strangers):
+        return None
+    return Verification(
+        strangers=float(np.median(of_strangers)),
+        mates=float(np.median(of_mates)),
+        eer=100 * equal_error_rate(of_mates, of_strangers),
+        tar={f"{100 * rate:g}": 100 * tar_at(of_mates, of_strangers, rate) for rate in RATES[:3]},
+    )
+
+
 def cross_camera_pairs(items: Embeddings, labels: Labels) -> Pairs:
     """Every two items of different cameras, once.
 
