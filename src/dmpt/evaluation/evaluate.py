@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from dmpt.embed.extract import Pair, Seen, look
 from dmpt.evaluation import missing
 from dmpt.evaluation.opened import USUAL, Conditions, Opened, open_adapter, test_records
 from dmpt.method.network import DMPT
+from dmpt.retrieval.calibration import Verification, verification
 from dmpt.retrieval.metrics import Metrics, measure
 from dmpt.retrieval.metrics import evaluate as score
 from dmpt.retrieval.protocols import Labels
@@ -68,6 +69,11 @@ class Evaluation:
             **environment(),
         }
 
+    @cached_property
+    def verification(self) -> Verification | None:
+        """How far mates and strangers of different cameras lie apart; None where there are none of either."""
+        return verification(*self.seen)
+
     @property
     def ending(self) -> str:
         """What files about it have in their names, behind a dot; empty for the run's own test split."""
@@ -80,9 +86,10 @@ class Evaluation:
         """The numbers, in percent, and where they come from, in types that JSON knows.
 
         Those with modalities missing are under ``missing``, those after re-ranking under ``k_reciprocal_reranked``; the
-        others are neither.
+        others are neither. Under ``verification`` are those of pairs, without a ranking.
         """
-        also = {"missing": self.missing, "k_reciprocal_reranked": self.reranked}
+        pairs = None if self.verification is None else asdict(self.verification)
+        also = {"verification": pairs, "missing": self.missing, "k_reciprocal_reranked": self.reranked}
         return {
             **self.metrics.to_dict(),
             "skipped": list(self.skipped),
