@@ -93,7 +93,7 @@ def test_the_demo_prints_a_table_and_writes_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DMPT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(demo_module, "QUICK", replace(_QUICK, train_ids=20, test_ids=12, epochs=1))
+    monkeypatch.setattr(demo_module, "_QUICK", replace(_QUICK, train_ids=20, test_ids=12, epochs=1))
     demo(tmp_path / "demo", quick=True)
     said = capsys.readouterr().out
     page = (tmp_path / "demo" / "report.html").read_text()
