@@ -1,6 +1,5 @@
 """The command ``dmpt``."""
 
-import difflib
 import io
 import os
 import signal
@@ -11,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from dmpt import __version__
-from dmpt.base.errors import UserError, one_line
+from dmpt.base.errors import UserError, nearest, one_line
 from dmpt.base.stopping import Stopped, stoppable
 
 VERBS = ("check", "train", "evaluate", "report", "reproduce", "study", "results", "params", "synth", "demo")
@@ -82,27 +81,17 @@ def _run(argv: list[str]) -> None:
         print(f"dmpt {__version__}")
         return
     if not argv or argv[0] in ("-h", "--help"):
-        verbs = "\n".join(f"  {name:<10} {(_verb(name).add.__doc__ or '').splitlines()[0]}" for name in VERBS)
+        verbs = "\n".join(f"  {name:<10} {_verb(name).run.__doc__.splitlines()[0]}" for name in VERBS)
         print(HELP.format(verbs=verbs, version=__version__))
         raise SystemExit(0 if argv else 2)
     if argv[0] not in VERBS:
-        near = difflib.get_close_matches(argv[0], VERBS, n=1)
-        sys.stderr.write(f"dmpt: error: unknown verb {argv[0]}" + (f"; did you mean {near[0]}?\n" if near else "\n"))
-        raise SystemExit(2)
-    # Imported here, where Ctrl-C is caught.
-    import yaml
-    from jsonargparse import set_loader
-
-    from dmpt.verbs.parser import Parser, load_settings
+        raise UserError(f"unknown verb {argv[0]}{nearest(argv[0], VERBS)}")
+    from dmpt.verbs.parser import call  # here, where Ctrl-C is caught
 
     # Pillow's, of damaged EXIF for one, name no file; what does not decode is an error of ours.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-    set_loader("yaml", load_settings, (yaml.YAMLError,))
     verb = _verb(argv[0])
-    parser = Parser(prog=f"dmpt {argv[0]}", description=verb.add.__doc__, allow_abbrev=False)
-    verb.add(parser)
-    arguments: Any = parser.parse_args(argv[1:])
-    verb.run(parser.instantiate(arguments))
+    call(verb.run, f"dmpt {argv[0]}", argv[1:], getattr(verb, "preset", None))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """What a person sees of work in a terminal: bars with the time that is left, notes, tables."""
 
 import io
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import TextIO, TypeVar, cast
+from typing import Any, TextIO, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -84,6 +85,11 @@ def track(items: Iterable[_T], what: str, total: int) -> Iterator[_T]:
         for item in items:
             yield item
             display.advance(task)
+
+
+def print_json(content: Any) -> None:
+    """Plain values on standard output, for programs."""
+    print(json.dumps(content, indent=2))
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,9 +1,12 @@
 """YAML as people write settings: ``off`` is a word and ``1e-3`` a number (YAML 1.2; PyYAML reads 1.1)."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from dmpt.base.errors import UserError
 
 _NUMBER = re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|nan))$")
 _TRUTH = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
@@ -47,3 +50,29 @@ def load(text: str) -> Any:
         return yaml.load(text, Loader=_FAST)
     except yaml.YAMLError:
         return yaml.load(text, Loader=_CAREFUL)  # raises again; the C parser says the wrong line
+
+
+def read_mapping(path: Path, called: str) -> dict[str, Any]:
+    """Keys and values of a file.
+
+    Args:
+        path: of the file.
+        called: what a message calls it.
+
+    Raises:
+        UserError: it cannot be read, or holds something else; names the line.
+    """
+    try:
+        content = load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{called}: cannot be read ({error.strerror}); correct the path, or its rights") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{called}: is no UTF-8 text; save it as UTF-8") from error
+    except (ValueError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        said = [getattr(error, "context", None), getattr(error, "problem", None)] if mark else [str(error)]
+        why = " ".join(" ".join(filter(None, said)).split())
+        raise UserError(f"{called}, {f'line {mark.line + 1}' if mark else 'as a whole'}: no YAML ({why})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{called}: must hold keys and values, as in train: {{epochs: 60}}")
+    return content

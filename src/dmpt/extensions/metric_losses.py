@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dmpt.method.losses import batch_hard_triplet
-from dmpt.settings.config import LossConfig
+from dmpt.settings.recipe import LossConfig
 
 
 def metric_loss(config: LossConfig, features: Tensor, labels: Tensor) -> Tensor:

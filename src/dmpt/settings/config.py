@@ -7,7 +7,13 @@ equation numbers are the paper's.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Range = tuple[float, float]
+from dmpt.settings.numbers import AboveZero, Count, Finite, Positive, Seed, Share, ShareBetween
+from dmpt.settings.recipe import LossConfig, MissingConfig, TrainConfig
+
+Layout = Literal["rgbnt201", "market1501_mm", "rgbnt100", "msvr310", "wmveid863", "rgbn300", "manifest", "folder"]
+Object = Literal["person", "vehicle"]
+Protocol = Literal["same_camera", "same_scene", "none"]
+Range = tuple[Finite, Finite]
 SIXTEEN_BITS: Range = (0.0, 65535.0)
 """What pictures of 16 bits can hold."""
 
@@ -38,22 +44,20 @@ class DataConfig:
     """
 
     root: str | None = None
-    layout: Literal[
-        "rgbnt201", "market1501_mm", "rgbnt100", "msvr310", "wmveid863", "rgbn300", "manifest", "folder"
-    ] = "rgbnt201"
-    object: Literal["person", "vehicle"] | None = None
-    protocol: Literal["same_camera", "same_scene", "none"] | None = None
-    test_share: float = 0.2
-    split_seed: int = 0
-    size: tuple[int, int] = (256, 128)
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    layout: Layout = "rgbnt201"
+    object: Object | None = None
+    protocol: Protocol | None = None
+    test_share: ShareBetween = 0.2
+    split_seed: Seed = 0
+    size: tuple[Positive, Positive] = (256, 128)
+    mean: tuple[Finite, Finite, Finite] | None = None
+    std: tuple[AboveZero, AboveZero, AboveZero] | None = None
     value_range: Range | Literal["auto"] = SIXTEEN_BITS
     augmentation: Literal["independent", "shared"] = "independent"
-    flip: float = 0.5
-    pad: int = 10
-    erasing: float = 0.5
-    workers: int = 2
+    flip: Share = 0.5
+    pad: Count = 10
+    erasing: Share = 0.5
+    workers: Count = 2
     modalities: tuple[Literal["rgb", "nir", "tir"], ...] = ("rgb", "nir", "tir")
 
     @property
@@ -85,11 +89,11 @@ class BackboneConfig:
 
     name: str = "vit_base_patch16_clip_quickgelu_224.openai"
     weights: str = "hub"
-    grid: tuple[int, int] | None = None
-    blocks: int | None = None
+    grid: tuple[Positive, Positive] | None = None
+    blocks: Positive | None = None
     norm: Literal["tower", "plain"] = "tower"
     projection: Literal["tower", "trained"] = "tower"
-    projection_dim: int = 512
+    projection_dim: Positive = 512
     antialias: bool = True
     tune: Literal["frozen", "linear", "lora", "full"] = "frozen"
     checkpoint: bool = False
@@ -110,10 +114,10 @@ class LoraConfig:
     """
 
     where: Literal["qv", "attention", "mlp", "all"] = "qv"
-    rank: int = 8
-    rank_per_modality: int = 0
-    first_layer: int | Literal["middle"] = 0
-    scale: float = 1.0
+    rank: Count = 8
+    rank_per_modality: Count = 0
+    first_layer: Count | Literal["middle"] = 0
+    scale: AboveZero = 1.0
 
 
 @dataclass(frozen=True)
@@ -128,9 +132,9 @@ class SemanticConfig:
         init: ``uniform`` as VPT, or from ``data``: patch tokens of training images at that layer.
     """
 
-    length: int = 32
+    length: Count = 32
     share: bool = False
-    first_layer: int | Literal["middle"] = 0
+    first_layer: Count | Literal["middle"] = 0
     init: Literal["uniform", "data"] = "uniform"
 
 
@@ -146,10 +150,10 @@ class ModalityConfig:
         first_layer: prompts enter from this layer on; null = where semantic prompts do.
     """
 
-    length: int = 1
+    length: Count = 1
     source: Literal["words", "attribute", "learned", "random", "permuted"] = "words"
-    width: int = 512
-    first_layer: int | None = None
+    width: Positive = 512
+    first_layer: Count | None = None
 
     @property
     def worded(self) -> bool:
@@ -169,11 +173,11 @@ class BindConfig:
         layers: of the tower, counted from 0, behind which the modalities exchange too; the last one is ``depth``'s.
     """
 
-    depth: int = 1
+    depth: Count = 1
     external: bool = True
-    rank: int | None = None
+    rank: Positive | None = None
     share: bool = False
-    layers: tuple[int, ...] = ()
+    layers: tuple[Count, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -198,114 +202,7 @@ class TextConfig:
     weights: str = "openai"
     file: str | None = None
     reduction: Literal["mean", "sum"] = "mean"
-    tokens: int = 4
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights and forms of the terms of Eq. 17.
-
-    Attributes:
-        ce: weight of cross-entropy.
-        smoothing: label smoothing of cross-entropy.
-        metric_weight: weight of the metric loss.
-        metric: ``triplet``: batch-hard, soft margin, Euclidean distances of unnormalised features; ``normalised``: the
-            same on L2-normalised features, distances times ``metric_scale``; ``contrastive``: supervised contrastive
-            on cosines times ``metric_scale``.
-        metric_scale: the inverse of a temperature.
-        head_reduction: of cross-entropy and metric loss over the heads: their ``mean``, or their ``sum``.
-        centre: weight of the centre loss.
-        centre_reduction: mean or sum over the feature's width.
-        centre_normalise: L2-normalise features first.
-        text: weight of the contrastive loss.
-        shared: weight of cross-entropy and metric loss of the shared part, where there is one.
-        distil: weight of distillation from the whole sample, where training sees it (``missing.view: both``).
-    """
-
-    ce: float = 1.0
-    smoothing: float = 0.1
-    metric_weight: float = 1.0
-    metric: Literal["triplet", "normalised", "contrastive"] = "triplet"
-    metric_scale: float = 10.0
-    head_reduction: Literal["mean", "sum"] = "mean"
-    centre: float = 1.0
-    centre_reduction: Literal["mean", "sum"] = "mean"
-    centre_normalise: bool = False
-    text: float = 1.0
-    shared: float = 1.0
-    distil: float = 1.0
-
-
-@dataclass(frozen=True)
-class MissingConfig:
-    """Samples that lack a modality; not in the paper.
-
-    Attributes:
-        dropout: probability with which training leaves out each modality of a sample; one always stays.
-        shared: train the shared part, by which items without a common modality are compared; null = where dropout is
-            above 0.
-        view: what training sees of a sample under dropout: the ``subset`` that is left; or ``both``, the whole sample
-            too, from one pass of the tower and two of the interaction, and the subset is taught by the whole.
-        absent: what stands in the bind for a modality that a sample lacks: ``nothing``, the bind is the mean over the
-            others; or ``learned`` tokens.
-    """
-
-    dropout: float = 0.0
-    shared: bool | None = None
-    view: Literal["subset", "both"] = "subset"
-    absent: Literal["nothing", "learned"] = "nothing"
-
-    @property
-    def with_shared(self) -> bool:
-        """Whether there is a shared part."""
-        return self.dropout > 0 if self.shared is None else self.shared
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """The recipe.
-
-    Attributes:
-        epochs: passes over the training identities; warm-up and cosine keep their shares of it.
-        ids: P, identities per batch.
-        instances: K, samples per identity.
-        lr: peak learning rate of Adam.
-        weight_decay: Adam's.
-        warmup: share of the run that warms up linearly.
-        warmup_from: first learning rate, as a share of the peak.
-        final: last learning rate, as a share of the peak.
-        precision: compute precision; trained tensors and Adam's moments stay float32.
-        accumulate: batches per optimiser step; the metric losses still see one batch at a time.
-        clip: gradient norm limit; null = none.
-        seed: of initial values, batches and augmentation.
-        save_every: steps between saves.
-        select: ``last``; ``val``: best on held-out training identities; ``test``: best on the test set, as every peer
-            does, and as such an optimistic number.
-        val_share: share of the training identities seen by two or more cameras that ``val`` holds out.
-        eval_every: epochs between evaluations for ``val`` and ``test``.
-        ema: decay of an exponential moving average of the trained tensors, which is what is evaluated and saved as
-            the adapter; 0 = none.
-        tensorboard: also write TensorBoard events (extra ``track``).
-    """
-
-    epochs: int = 60
-    ids: int = 8
-    instances: int = 8
-    lr: float = 1e-3
-    weight_decay: float = 1e-4
-    warmup: float = 1 / 6
-    warmup_from: float = 0.1
-    final: float = 1e-3
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    accumulate: int = 1
-    clip: float | None = None
-    seed: int = 0
-    save_every: int = 100
-    select: Literal["last", "val", "test"] = "last"
-    val_share: float = 0.2
-    eval_every: int = 1
-    ema: float = 0.0
-    tensorboard: bool = False
+    tokens: Positive = 4
 
 
 @dataclass(frozen=True)

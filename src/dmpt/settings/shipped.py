@@ -4,11 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dmpt.base.errors import UserError
 from dmpt.base.files import expanded
-from dmpt.base.yaml import load
+from dmpt.base.yaml import read_mapping
 from dmpt.settings.config import Config
 from dmpt.settings.values import flatten, from_dict, nest
 
@@ -42,10 +39,4 @@ def read_config(file: str | Path, change: Mapping[str, Any] | None = None) -> Co
     path = expanded(file)
     if not path.is_file():
         path = settings_file(str(file)) or path
-    try:
-        content = load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"settings {path}: cannot be read ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"settings {path}: must hold settings, as in train: {{epochs: 60}}")
-    return from_dict(nest(flatten(content) | dict(change or {})))
+    return from_dict(nest(flatten(read_mapping(path, f"settings {path}")) | dict(change or {})))

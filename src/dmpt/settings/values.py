@@ -1,12 +1,12 @@
 """Settings as plain values, as JSON and YAML hold them, and back: unknown keys and wrong types are refused."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, is_dataclass
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import asdict
+from typing import Any, TypeVar
 
-from dmpt.base.errors import UserError
+from dmpt.base.errors import UserError, nearest
 from dmpt.settings.config import Config
+from dmpt.settings.fitting import fitted, hints_of, is_section, written
 from dmpt.settings.places import named
 
 Section = TypeVar("Section")
@@ -99,12 +99,12 @@ def from_dict(content: Any) -> Config:
     """The settings of ``dataclasses.asdict(config)`` after a trip through JSON.
 
     Raises:
-        UserError: a key or a choice is unknown, or a value of another type.
+        UserError: a key is unknown, or a value of another type or out of range.
     """
-    return checked(Config, content, "settings")
+    return checked(Config, content)
 
 
-def checked(kind: type[Section], content: Any, where: str) -> Section:
+def checked(kind: type[Section], content: Any, where: str = "") -> Section:
     """A dataclass, and those within it, from a mapping; lists become tuples.
 
     Args:
@@ -113,53 +113,17 @@ def checked(kind: type[Section], content: Any, where: str) -> Section:
         where: what a message calls it.
 
     Raises:
-        UserError: a key or a choice is unknown, or a value of another type.
+        UserError: a key is unknown, or a value of another type or out of range.
     """
-    if not isinstance(content, dict):
-        raise UserError(f"{where}: must be a mapping, not {content!r}")
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where or 'settings'}: must be keys and values, not {written(content)}")
     if kind is Config:
         content = renamed(content)
-    hints, values = get_type_hints(kind), {}
+    hints, values = hints_of(kind), {}
     for name, value in content.items():
-        hint = hints.get(name)
-        if hint is None:
-            raise UserError(f"{where}: unknown key {name}; it was written by another version of dmpt")
-        if isinstance(hint, type) and is_dataclass(hint):
-            value = checked(hint, value, f"{where}.{name}")
-        elif get_origin(hint) is Literal and value not in get_args(hint):
-            raise UserError(f"{where}.{name}: unknown choice {value!r}; it was written by another version of dmpt")
-        elif not _fits(value, hint):
-            raise UserError(f"{where}.{name}: must be {_words(hint)}, not {value!r}")
-        values[name] = tuple(value) if isinstance(value, list) else value
+        place = f"{where}.{name}" if where else str(name)
+        if name not in hints:
+            raise UserError(f"this version of dmpt has no {place}{nearest(str(name), hints)}")
+        inner = hints[name]
+        values[name] = checked(inner, value, place) if is_section(inner) else fitted(value, inner, place)
     return kind(**values)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a field's type."""
-    kind, parts = get_origin(hint), get_args(hint)
-    if kind in (Union, UnionType):
-        return any(_fits(value, part) for part in parts)
-    if kind is Literal:
-        return value in parts
-    if kind is tuple and parts[-1] is Ellipsis:
-        return isinstance(value, (list, tuple)) and all(_fits(v, parts[0]) for v in value)
-    if kind is tuple:
-        return isinstance(value, (list, tuple)) and len(value) == len(parts) and all(map(_fits, value, parts))
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else kind or hint)
-
-
-def _words(hint: Any) -> str:
-    """A field's type as a user would say it."""
-    kind, parts = get_origin(hint), get_args(hint)
-    if kind in (Union, UnionType):
-        return " or ".join(map(_words, parts))
-    if kind is Literal:
-        return " or ".join(map(str, parts))
-    if kind is tuple and parts[-1] is Ellipsis:
-        return f"a list, each {_words(parts[0])}"
-    if kind is tuple:
-        return f"a list of {len(parts)}, each {_words(parts[0])}"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
-    return names.get(hint, "keys and values")

@@ -1,50 +1,40 @@
 """``dmpt check``."""
 
-import json
 import re
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
-
-from jsonargparse import Namespace
-from jsonargparse.typing import PositiveInt
+from typing import Annotated
 
 from dmpt.base.errors import UserError
-from dmpt.settings.config import Config, DataConfig
+from dmpt.base.terminal import print_json
+from dmpt.settings.config import Config, Layout
+from dmpt.settings.numbers import Positive
 from dmpt.settings.rules import check as check_settings
-from dmpt.verbs.parser import Parser
 
-#: Settings of the data that change what is found.
-SETTINGS = {"layout", "protocol", "value_range", "test_share", "split_seed"}
-
-
-def add(parser: Parser) -> None:
-    """Find what is wrong with a data set; exit code 1 when something is."""
-    parser.add_argument("dir", type=Path, help="The data set's folder, or its parent; of a manifest, also the file.")
-    layout = next(field for field in fields(DataConfig) if field.name == "layout")
-    parser.add_argument("--layout", type=layout.type, required=True, help="How files and names are arranged.")
-    skip = {field.name for field in fields(DataConfig)} - SETTINGS | {"layout"}
-    parser.add_class_arguments(DataConfig, "data", skip=skip)
-    parser.add_argument(
-        "--workers",
-        type=PositiveInt,
-        default=None,
-        help="Decoding threads; default: one per core.",
-    )
-    parser.add_argument("--json", action="store_true", help="Print all findings as JSON.")
+Judged = Annotated[Config, {"data.protocol", "data.value_range", "data.test_share", "data.split_seed"}]
+"""Settings that change what is found."""
 
 
-def run(arguments: Namespace) -> None:
-    """Run the verb ``check``."""
+def run(dir: Path, /, layout: Layout, config: Judged, workers: Positive | None = None, json: bool = False) -> None:
+    """Find what is wrong with a data set; exit code 1 when something is.
+
+    Args:
+        dir: The data set's folder, or its parent; of a manifest, also the file.
+        layout: How files and names are arranged.
+        config: settings of the data
+        workers: Decoding threads; default: one per core.
+        json: Print all findings as JSON.
+    """
     from dmpt.data.check import check
 
-    check_settings(Config(data=arguments.data))
+    check_settings(config)
     try:
-        report = check(arguments.layout, arguments.dir, arguments.data, arguments.workers)
+        report = check(layout, dir, replace(config.data, layout=layout), workers)
     except UserError as error:  # readers speak of the settings of training
         said = re.sub(r"\b(set|check) data\.root\b", r"\1 DIR", str(error))
         raise UserError(re.sub(r"\bcorrect data\.layout\b", "correct --layout", said)) from error
-    if arguments.json:
-        print(json.dumps(report.to_dict(), indent=2))
+    if json:
+        print_json(report.to_dict())
     else:
         print(*report.lines(), sep="\n")
     if report.errors:

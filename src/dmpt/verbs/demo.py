@@ -2,29 +2,23 @@
 
 from pathlib import Path
 
-from jsonargparse import Namespace
-from jsonargparse.typing import NonNegativeInt
-
 from dmpt.base.stopping import Stopped
 from dmpt.base.terminal import stderr
-from dmpt.verbs.parser import Parser
+from dmpt.settings.numbers import Seed
 
 
-def add(parser: Parser) -> None:
-    """Render a small world, train on it, compare, and write a page about it; needs no data, no GPU, no network."""
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo"), help="Folder to write; an earlier demo in it is replaced."
-    )
-    parser.add_argument("--quick", action="store_true", help="A smaller world and fewer epochs: under a minute.")
-    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Of training.")
+def run(out: Path = Path("demo"), quick: bool = False, seed: Seed = 0) -> None:
+    """Render a small world, train on it, compare, and write a page about it; needs no data, no GPU, no network.
 
-
-def run(arguments: Namespace) -> None:
-    """Run the verb ``demo``."""
+    Args:
+        out: Folder to write; an earlier demo in it is replaced.
+        quick: A smaller world and fewer epochs: under a minute.
+        seed: Of training.
+    """
     from dmpt.demo.demo import demo
 
     try:
-        demo(arguments.out, arguments.quick, arguments.seed)
+        demo(out, quick, seed)
     except Stopped:
         stderr.write("stopped; the next demo begins anew\n")
         raise

@@ -1,56 +1,50 @@
 """``dmpt evaluate``."""
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from jsonargparse import Namespace
-from jsonargparse.typing import NonNegativeInt, PositiveInt
-
-from dmpt.base.terminal import print_table, warn
-from dmpt.verbs.parser import Parser, add_test_data, test_data_of
-
-
-def add(parser: Parser) -> None:
-    """Evaluate a run or adapter on the test split: mAP, CMC, mINP."""
-    parser.add_argument("run", type=Path, help="Run folder or adapter folder.")
-    add_test_data(parser)
-    parser.add_argument(
-        "--data.workers", type=NonNegativeInt, default=None, help="Loader processes; default: as in training."
-    )
-    parser.add_argument("--backbone.weights", type=str, default=None, help="Weights file, when it has moved.")
-    parser.add_argument("--which", choices=["last", "best"], default=None, help="Default: the one training selected.")
-    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default=None, help="Default: as in training.")
-    parser.add_argument("--batch-size", type=PositiveInt, default=64, help="Samples per pass.")
-    parser.add_argument("--skip-broken", action="store_true", help="Leave out samples with unreadable images.")
-    parser.add_argument(
-        "--missing",
-        type=str,
-        default=None,
-        help="Also with modalities missing: all six cases, their mean and any-to-any (all), or one case (rgb+nir).",
-    )
-    parser.add_argument("--rerank", action="store_true", help="Also after k-reciprocal re-ranking.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
+from dmpt.base.terminal import print_json, print_table, warn
+from dmpt.settings.numbers import Positive
+from dmpt.settings.recipe import Precision
+from dmpt.verbs.judged import Judged
 
 
-def run(arguments: Namespace) -> None:
-    """Run the verb ``evaluate``."""
+def run(
+    run: Path,
+    /,
+    judged: Judged,
+    which: Literal["last", "best"] | None = None,
+    precision: Precision | None = None,
+    batch_size: Positive = 64,
+    skip_broken: bool = False,
+    missing: str | None = None,
+    rerank: bool = False,
+    json: bool = False,
+) -> None:
+    """Evaluate a run or adapter on the test split: mAP, CMC, mINP.
+
+    Args:
+        run: Run folder or adapter folder.
+        judged: the data, where they are not those of training
+        which: Default: the one training selected.
+        precision: Default: as in training.
+        batch_size: Samples per pass.
+        skip_broken: Leave out samples with unreadable images.
+        missing: Also with modalities missing: all six cases, their mean and any-to-any (all), or one case (rgb+nir).
+        rerank: Also after k-reciprocal re-ranking.
+        json: Print JSON.
+    """
     from dmpt.evaluation.evaluate import evaluate
     from dmpt.evaluation.opened import Conditions
 
-    conditions = Conditions(
-        data={**test_data_of(arguments), "workers": arguments["data.workers"]},
-        which=arguments.which,
-        weights=arguments["backbone.weights"],
-        precision=arguments.precision,
-        batch_size=arguments.batch_size,
-        skip_broken=arguments.skip_broken,
+    other = Conditions(
+        **judged.conditions(), which=which, precision=precision, batch_size=batch_size, skip_broken=skip_broken
     )
-    evaluation = evaluate(arguments.run, conditions, without=arguments.missing, reranked=arguments.rerank)
+    evaluation = evaluate(run, other, without=missing, reranked=rerank)
     result = evaluation.to_dict()
     try:
-        if arguments.json:
-            print(json.dumps(result, indent=2))
+        if json:
+            print_json(result)
         else:
             _show(result)
     finally:  # a pipe that nobody reads to its end, as of `| head`, loses no number either

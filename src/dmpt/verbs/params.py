@@ -1,39 +1,31 @@
 """``dmpt params``."""
 
-import json
-
-from jsonargparse import Namespace
-from jsonargparse.typing import PositiveInt
-
-from dmpt.base.terminal import print_table
-from dmpt.verbs.parser import Parser, add_settings, config_of
+from dmpt.base.errors import UserError
+from dmpt.base.terminal import print_json, print_table
+from dmpt.settings.config import Config
+from dmpt.settings.numbers import Positive
 
 
-def add(parser: Parser) -> None:
-    """Count parameters: component, shape, frozen or trained. Needs no weights."""
-    add_settings(parser)
-    parser.add_argument(
-        "--ids", type=PositiveInt, default=None, help="Training identities; default: the data set's own."
-    )
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
+def run(config: Config, ids: Positive | None = None, json: bool = False) -> None:
+    """Count parameters: component, shape, frozen or trained. Needs no weights.
 
-
-def run(arguments: Namespace) -> None:
-    """Run the verb ``params``."""
-    from dmpt.base.errors import UserError
+    Args:
+        config: settings
+        ids: Training identities; default: the data set's own.
+        json: Print JSON.
+    """
     from dmpt.data.layouts import DATASETS, Count
     from dmpt.paper.parameters import count_parameters, equal_lora_rank
 
-    config = config_of(arguments)
-    ids = arguments.ids or DATASETS[config.data.layout].known.get("train", Count()).ids
+    ids = ids or DATASETS[config.data.layout].known.get("train", Count()).ids
     if ids is None:
         raise UserError(f"the number of training identities of {config.data.layout} is not known; give --ids")
     result = count_parameters(config, ids)
     prompted = config.semantic.length or config.modality.length or config.bind.depth
     if config.backbone.tune == "frozen" and prompted:
         result["equal_lora_rank"] = equal_lora_rank(config, ids)
-    if arguments.json:
-        print(json.dumps(result, indent=2))
+    if json:
+        print_json(result)
         return
     rows = [
         [c["name"], c["shape"], f"{c['count']:,}", "trained" if c["trained"] else "frozen"]

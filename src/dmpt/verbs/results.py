@@ -1,53 +1,50 @@
 """``dmpt results``."""
 
-import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jsonargparse import Namespace
-
-from dmpt.base.terminal import print_table, stderr
-from dmpt.verbs.parser import Parser
+from dmpt.base.errors import UserError
+from dmpt.base.terminal import print_json, print_table, stderr
 
 if TYPE_CHECKING:
     from dmpt.paper.published import Row
 
 
-def add(parser: Parser) -> None:
-    """Print published numbers with their sources, and those of our runs beside them."""
-    from dmpt.paper.published import published
+def run(dataset: str, runs: Sequence[Path] = (), missing: bool = False, json: bool = False) -> None:
+    """Print published numbers with their sources, and those of our runs beside them.
 
-    names = list(dict.fromkeys(row.dataset for row in published() if row.dataset != "any"))
-    parser.add_argument("--dataset", choices=names, required=True, help="Data set.")
-    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="Run folders that dmpt evaluate has seen.")
-    parser.add_argument("--missing", action="store_true", help="Instead: with modalities missing at test.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
-
-
-def run(arguments: Namespace) -> None:
-    """Run the verb ``results``."""
+    Args:
+        dataset: Data set.
+        runs: Run folders that dmpt evaluate has seen.
+        missing: Instead: with modalities missing at test.
+        json: Print JSON.
+    """
     from dmpt.paper.published import ours, published
 
-    rows = published(arguments.dataset)
-    for folder in arguments.runs:
+    names = dict.fromkeys(row.dataset for row in published() if row.dataset != "any")
+    if dataset not in names:
+        raise UserError(f"--dataset {dataset}: nothing is published for it; there are {', '.join(names)}")
+    rows = published(dataset)
+    for folder in runs:
         every = ours(folder)
-        found = [row for row in every if row.dataset == arguments.dataset]
+        found = [row for row in every if row.dataset == dataset]
         if not found:
             on = " and ".join(dict.fromkeys(row.dataset for row in every))
             stderr.write(f"left out: {folder} was evaluated on {on}\n")
-        elif arguments.missing and not any(row.missing for row in found):
+        elif missing and not any(row.missing for row in found):
             stderr.write(f"left out: {folder} was evaluated with all modalities alone\n")
         else:
             rows += found
-    rows = [row for row in rows if bool(row.missing) == arguments.missing]
+    rows = [row for row in rows if bool(row.missing) == missing]
     rows.sort(key=lambda row: (row.missing not in ("", "mean"), -(row.mAP or 0)))  # a mean decides where it is known
-    if arguments.json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
-    elif arguments.missing:
-        _show_missing(arguments.dataset, rows)
+    if json:
+        print_json([asdict(row) for row in rows])
+    elif missing:
+        _show_missing(dataset, rows)
     else:
-        _show(arguments.dataset, rows)
+        _show(dataset, rows)
 
 
 def _show(dataset: str, rows: "list[Row]") -> None:

@@ -2,43 +2,50 @@
 
 from pathlib import Path
 
-from jsonargparse import Namespace
-from jsonargparse.typing import NonNegativeInt, PositiveInt
-
+from dmpt.base.errors import UserError
 from dmpt.base.terminal import stderr
-from dmpt.verbs.parser import Parser
+from dmpt.settings.config import Object
+from dmpt.settings.numbers import Positive, Seed
 
 
-def add(parser: Parser) -> None:
-    """Write a synthetic three-spectrum data set: persons as RGBNT201, vehicles as MSVR310."""
-    parser.add_argument("out", type=Path, help="Folder to write; must be empty or not exist.")
-    parser.add_argument("--ids", type=PositiveInt, default=250, help="Identities in all.")
-    parser.add_argument("--test-ids", type=PositiveInt, default=100, help="How many of them are for testing.")
-    parser.add_argument("--images", type=PositiveInt, default=8, help="Samples per identity.")
-    parser.add_argument("--cameras", type=PositiveInt, default=4, help="Cameras, at most 8.")
-    parser.add_argument("--object", choices=["person", "vehicle"], default="person", help="What is seen.")
-    parser.add_argument("--size", type=tuple[int, int] | None, default=None, help="Height and width in pixels.")
-    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Of everything that is drawn.")
-    parser.add_argument("--workers", type=PositiveInt | None, default=None, help="Processes; default: all cores.")
+def run(
+    out: Path,
+    /,
+    ids: Positive = 250,
+    test_ids: Positive = 100,
+    images: Positive = 8,
+    cameras: Positive = 4,
+    object: Object = "person",
+    size: tuple[int, int] | None = None,
+    seed: Seed = 0,
+    workers: Positive | None = None,
+) -> None:
+    """Write a synthetic three-spectrum data set: persons as RGBNT201, vehicles as MSVR310.
 
-
-def run(arguments: Namespace) -> None:
-    """Run the verb ``synth``."""
-    from dmpt.base.errors import UserError
+    Args:
+        out: Folder to write; must be empty or not exist.
+        ids: Identities in all.
+        test_ids: How many of them are for testing.
+        images: Samples per identity.
+        cameras: Cameras, at most 8.
+        object: What is seen.
+        size: Height and width in pixels.
+        seed: Of everything that is drawn.
+        workers: Processes; default: all cores.
+    """
     from dmpt.synthetic.write import write_world
 
-    if arguments.test_ids >= arguments.ids:
-        raise UserError(f"--test-ids is {arguments.test_ids} of --ids {arguments.ids}; leave some for training")
-    out = arguments.out
+    if test_ids >= ids:
+        raise UserError(f"--test-ids is {test_ids} of --ids {ids}; leave some for training")
     write_world(
         out,
-        object=arguments.object,
-        train_ids=arguments.ids - arguments.test_ids,
-        test_ids=arguments.test_ids,
-        images=arguments.images,
-        cameras=arguments.cameras,
-        seed=arguments.seed,
-        size=arguments.size,
-        workers=arguments.workers,
+        object=object,
+        train_ids=ids - test_ids,
+        test_ids=test_ids,
+        images=images,
+        cameras=cameras,
+        seed=seed,
+        size=size,
+        workers=workers,
     )
     stderr.write(f"done: {out}; look at {out / 'contact_sheet.png'}\n")

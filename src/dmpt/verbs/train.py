@@ -2,24 +2,20 @@
 
 from pathlib import Path
 
-from jsonargparse import Namespace
-
 from dmpt.base.terminal import console
-from dmpt.verbs.parser import Parser, add_settings, config_of
+from dmpt.settings.config import Config
 
 
-def add(parser: Parser) -> None:
-    """Train a model on the training split."""
-    add_settings(parser)
-    parser.add_argument("--out", type=Path, required=True, help="Run folder to write.")
-    parser.add_argument("--resume", action="store_true", help="Go on with the run in --out; with more epochs too.")
-    parser.add_argument("--skip-broken", action="store_true", help="Leave out samples with unreadable images.")
+def run(config: Config, out: Path, resume: bool = False, skip_broken: bool = False) -> None:
+    """Train a model on the training split.
 
-
-def run(arguments: Namespace) -> None:
-    """Run the verb ``train``."""
+    Args:
+        config: settings
+        out: Run folder to write.
+        resume: Go on with the run in --out; with more epochs too.
+        skip_broken: Leave out samples with unreadable images.
+    """
     from dmpt.training.train import train
 
-    out = arguments.out
-    train(config_of(arguments), out, resume=arguments.resume, skip_broken=arguments.skip_broken)
+    train(config, out, resume=resume, skip_broken=skip_broken)
     console.print(f"done: {out}; next: dmpt evaluate {out}", soft_wrap=True)  # in the main process alone
