@@ -5,11 +5,11 @@ from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
-from dmpt.base.errors import UserError
+from dmpt.base.errors import UserError, one_line
 from dmpt.base.terminal import console
 from dmpt.data.records import same_data, short
 from dmpt.evaluation.evaluate import Evaluation, evaluate
-from dmpt.evaluation.opened import USUAL, Conditions
+from dmpt.evaluation.opened import USUAL, Conditions, adapter_folder
 
 
 def evaluate_all(runs: Sequence[Path], conditions: Conditions = USUAL) -> list[Evaluation]:
@@ -18,9 +18,11 @@ def evaluate_all(runs: Sequence[Path], conditions: Conditions = USUAL) -> list[E
     Raises:
         UserError: they were tested on different data; something is missing or does not fit.
     """
+    for run in runs:  # refused before the features of another are looked at
+        adapter_folder(run, conditions.which)
     found = []
     for run, name in zip(runs, _names(runs), strict=True):
-        console.print(f"{name}: features of the test samples")
+        console.print(f"{one_line(name)}: features of the test samples")
         found.append(replace(evaluate(run, conditions), name=name))
     _check_same_data(found)
     return found
