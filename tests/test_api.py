@@ -76,10 +76,10 @@ def test_the_examples_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("text", "said"),
     [
         (None, "cannot be read .*No such file"),
-        ("train: {epochs: [", "cannot be read"),
-        ("- train", "must hold settings, as in train: {epochs: 60}"),
-        ("train: {epoch: 60}", "unknown key epoch"),
-        ("train: {epochs: many}", "must be a whole number, not 'many'"),
+        ("train: {epochs: [", "line 1: no YAML"),
+        ("- train", "must hold keys and values, as in train: {epochs: 60}"),
+        ("train: {epoch: 60}", "this version of dmpt has no train.epoch; did you mean train.epochs?"),
+        ("train: {epochs: many}", 'train.epochs is "many"; it must be a whole number of at least 0'),
     ],
 )
 def test_settings_that_cannot_be_read(tmp_path: Path, text: str | None, said: str) -> None:

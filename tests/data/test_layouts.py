@@ -400,9 +400,9 @@ def test_settings_name_every_layout_protocol_and_object() -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"test_share": 0.0}, "data.test_share is 0.0; it must lie between 0 and 1"),
+        ({"test_share": 0.0}, "data.test_share is 0.0; it must be a number between 0 and 1"),
         ({"test_share": 1.0}, "data.test_share is 1.0"),
-        ({"split_seed": -1}, "data.split_seed is -1; it must be at least 0"),
+        ({"split_seed": -1}, "data.split_seed is -1; it must be a whole number from 0"),
     ],
 )
 def test_settings_of_own_data_are_checked(data: dict[str, float], words: str) -> None:

@@ -497,7 +497,7 @@ def test_a_tower_without_projection_is_refused_where_one_is_needed(settings: dic
 def test_a_layer_that_does_not_exist_is_refused(kind: str) -> None:
     with pytest.raises(UserError, match=f"{kind}.first_layer is 2, but the tower has 2 layers.*at most 1"):
         small_network(**{kind: {"first_layer": 2}})
-    with pytest.raises(UserError, match=f"{kind}.first_layer is -1; it must be at least 0"):
+    with pytest.raises(UserError, match=f"{kind}.first_layer is -1; it must be a whole number of at least 0"):
         small_network(**{kind: {"first_layer": -1}})
 
 
@@ -508,15 +508,15 @@ def test_a_layer_that_does_not_exist_is_refused(kind: str) -> None:
         ({"feature": "cls+bind", "bind": {"external": False}}, "feature cls.bind takes semantic prompts after"),
         ({"neck": "after", "missing": {"dropout": 0.3}}, "neck is after, but the shared part"),
         ({"backbone": {"tune": "linear"}}, "backbone.tune linear .* bind.depth is 1; set it to 0"),
-        ({"lora": {"rank": -1}}, "lora.rank is -1; it must be at least 0"),
-        ({"lora": {"rank_per_modality": -1}}, "lora.rank_per_modality is -1; it must be at least 0"),
-        ({"lora": {"first_layer": -1}}, "lora.first_layer is -1; it must be at least 0"),
-        ({"lora": {"scale": 0.0}}, "lora.scale is 0.0; it must be above 0"),
+        ({"lora": {"rank": -1}}, "lora.rank is -1; it must be a whole number of at least 0"),
+        ({"lora": {"rank_per_modality": -1}}, "lora.rank_per_modality is -1; it must be a whole number of at least 0"),
+        ({"lora": {"first_layer": -1}}, "lora.first_layer is -1; it must be a whole number of at least 0"),
+        ({"lora": {"scale": 0.0}}, "lora.scale is 0.0; it must be a number above 0"),
         (
             {"backbone": {"tune": "lora"}, "lora": {"rank": 0}},
             "backbone.tune is lora, but lora.rank and",
         ),
-        ({"bind": {"rank": 0}}, "bind.rank is 0; it must be at least 1"),
+        ({"bind": {"rank": 0}}, "bind.rank is 0; it must be a whole number of at least 1"),
         ({"bind": {"layers": (1, 0)}}, r"bind.layers is \[1, 0\]; name layers once and in order"),
         (
             {"bind": {"layers": (0,)}, "semantic": {"first_layer": 1}},
@@ -524,7 +524,7 @@ def test_a_layer_that_does_not_exist_is_refused(kind: str) -> None:
         ),
         ({"bind": {"layers": (0,), "depth": 0}}, r"bind.layers is \[0\], but there is no interaction"),
         ({"bind": {"layers": (1,)}}, r"bind.layers is \[1\], but the tower has 2 layers.*layers up to 0"),
-        ({"train": {"ema": 1.0}}, "train.ema is 1.0; it must be at least 0 and below 1"),
+        ({"train": {"ema": 1.0}}, "train.ema is 1.0; it must be a number from 0 to below 1"),
         (
             {"semantic": {"init": "data", "length": 0}, "bind": {"depth": 0}},
             "semantic.init is data, but semantic.length is 0",

@@ -115,5 +115,5 @@ def test_the_default_is_the_unnormalised_triplet() -> None:
 
 
 def test_a_scale_of_0_is_refused() -> None:
-    with pytest.raises(UserError, match=r"loss\.metric_scale is 0; it must be above 0"):
+    with pytest.raises(UserError, match=r"loss\.metric_scale is 0; it must be a number above 0"):
         small_config(loss={"metric_scale": 0})

@@ -134,7 +134,7 @@ def test_changed_settings_are_deviations_but_not_the_free_ones() -> None:
         (["table4-k1"], "the paper has no cell 'table4-k1'; did you mean table4-k2?"),
         (["rgbnt201-clip"], "give --out"),
         ([], "give a cell"),
-        (["--out", "x", "table4-k2"], "give the cell first, then its settings: dmpt reproduce table4-k2"),
+        (["--out", "x", "table4-k2"], "no data: give --data.root"),
         (["table4-k2", "--out", "x"], "no data: give --data.root"),
         (["table4-k2", "--bind.dpeth", "1"], "did you mean bind.depth?"),
     ],

@@ -1294,7 +1294,7 @@ def test_other_mistakes_are_one_line(
     (tmp_path / "on.yaml").write_text("on: market_mm\n")
     for line, said in (
         (["study"], "give a study: dmpt study NAME"),
-        (["study", "components", "--config", "on.yaml"], "give --on as a flag, not in a file"),
+        (["study", "components", "--config", "on.yaml"], "market_mm is your own: give --data.root"),
         (["study", "components", "--rows", ""], "--rows is empty; name rows, separated by semicolons"),
         (["study", "components", "--seed", "5"], "unknown setting seed; did you mean seeds?"),
         (["study", "components", "--on", "market_mm"], "market_mm is your own: give --data.root"),

@@ -148,11 +148,11 @@ def test_a_run_reads_whole_samples_where_it_sees_both(data: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("--missing.dropout=1.5", "missing.dropout is 1.5; it must lie between 0 and 1"),
+        ("--missing.dropout=1.5", "missing.dropout is 1.5; it must be a number from 0 to 1"),
         ('--data.modalities=["nir","rgb"]', "data.modalities is ['nir', 'rgb']; name at least one of rgb, nir, tir"),
         ("--data.modalities=[]", "data.modalities is []; name at least one"),
-        ("--loss.shared=-1", "loss.shared is -1.0; it must be 0 or more"),
-        ("--loss.distil=-1", "loss.distil is -1.0; it must be 0 or more"),
+        ("--loss.shared=-1", "loss.shared is -1; it must be a number of at least 0"),
+        ("--loss.distil=-1", "loss.distil is -1; it must be a number of at least 0"),
         ("--missing.view=both", "missing.view both compares a sample with what modality dropout leaves of it"),
         (
             '--missing={"dropout": 0.3, "view": "both"} --bind.layers=[0]',

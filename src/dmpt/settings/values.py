@@ -119,11 +119,11 @@ def checked(kind: type[Section], content: Any, where: str = "") -> Section:
         raise UserError(f"{where or 'settings'}: must be keys and values, not {written(content)}")
     if kind is Config:
         content = renamed(content)
-    hints, values = hints_of(kind), {}
+    hints, values, prefix = hints_of(kind), {}, f"{where}." if where else ""
     for name, value in content.items():
-        place = f"{where}.{name}" if where else str(name)
+        place = f"{prefix}{name}"
         if name not in hints:
-            raise UserError(f"this version of dmpt has no {place}{nearest(str(name), hints)}")
+            raise UserError(f"this version of dmpt has no {place}{nearest(place, [prefix + known for known in hints])}")
         inner = hints[name]
         values[name] = checked(inner, value, place) if is_section(inner) else fitted(value, inner, place)
     return kind(**values)

@@ -32,8 +32,7 @@ def settings_of(study: Study, row: Row, data: str, base: Mapping[str, Any]) -> C
             raise UserError("a study trains each run from its start; leave out init")
         return config
     except UserError as error:
-        said = str(error).replace("it was written by another version of dmpt", "this version of dmpt has none such")
-        raise UserError(f"{study.file}, row {row.name}: {said}") from error
+        raise UserError(f"{study.file}, row {row.name}: {error}") from error
 
 
 def _equal_rank(base: Config, lora: Config) -> int:

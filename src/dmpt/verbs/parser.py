@@ -9,7 +9,7 @@ that setting alone.
 import inspect
 import json
 import re
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -148,6 +148,8 @@ def _parser(function: Callable[..., None], prog: str, options: Mapping[str, _Opt
         parser.add_argument("--config", type=partial(_read, options=options), metavar="FILE", help=said, **add)
         said = "Print all settings and exit; what is printed can be given to --config."
         parser.add_argument("--print_config", const={"print_config": True}, help=said, **switch)
+        for name in {option.partition(".")[0] for option in options if "." in option}:  # a whole group at once
+            parser.add_argument(f"--{name}", type=partial(_group, name=name, options=options), help=SUPPRESS, **add)
     groups: dict[str, Any] = {"": parser}
     for name, option in options.items():
         if option.title not in groups:
@@ -174,7 +176,17 @@ def _read(file: str, options: Mapping[str, _Option]) -> dict[str, Any]:
         path = settings_file(file) or path
     if not path.exists():
         raise UserError(f"{called} does not exist; those of dmpt go by their bare names, as in --config rgbnt201")
-    content = flatten(renamed(read_mapping(path, called), warn))
+    return _known(read_mapping(path, called), called, options)
+
+
+def _group(text: str, name: str, options: Mapping[str, _Option]) -> dict[str, Any]:
+    """What ``--missing '{dropout: 0.3}'`` sets."""
+    return _known({name: typed(text, dict, f"--{name}")}, f"--{name}", options)
+
+
+def _known(nested: Mapping[str, Any], called: str, options: Mapping[str, _Option]) -> dict[str, Any]:
+    """Settings by their dotted names, each as its field holds it."""
+    content = flatten(renamed(nested, warn))
     for key in content:
         if key not in options:
             raise UserError(f"{called}: {_unknown(key, options)}")
