@@ -16,7 +16,9 @@ from dmpt.base.stopping import Stopped, stoppable
 VERBS = ("check", "train", "evaluate", "report", "reproduce", "study", "results", "params", "synth", "demo")
 """Modules of ``dmpt.verbs``, in the order of ``dmpt --help``."""
 
-HELP = "usage: dmpt VERB ...\n\n{verbs}\n\ndmpt VERB --help lists a verb's settings. dmpt --version prints {version}.\n"
+_HELP = (
+    "usage: dmpt VERB ...\n\n{verbs}\n\ndmpt VERB --help lists a verb's settings. dmpt --version prints {version}.\n"
+)
 
 
 def _verb(name: str) -> Any:
@@ -82,7 +84,7 @@ def _run(argv: list[str]) -> None:
         return
     if not argv or argv[0] in ("-h", "--help"):
         verbs = "\n".join(f"  {name:<10} {_verb(name).run.__doc__.splitlines()[0]}" for name in VERBS)
-        print(HELP.format(verbs=verbs, version=__version__))
+        print(_HELP.format(verbs=verbs, version=__version__))
         raise SystemExit(0 if argv else 2)
     if argv[0] not in VERBS:
         raise UserError(f"unknown verb {argv[0]}{nearest(argv[0], VERBS)}")

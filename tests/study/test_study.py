@@ -1264,7 +1264,7 @@ def test_other_mistakes_are_one_line(
     typed = write_study(tmp_path / "typed.yaml", reference="a", rows=[{"name": "a", "change": {"train.epochs": "x"}}])
     refused(
         lambda: make(find(str(typed)), "toy", finished.base, seeds=1, only=(), out=tmp_path),
-        "typed.yaml, row a: settings.train.epochs: must be a whole number, not 'x'",
+        'typed.yaml, row a: train.epochs is "x"; it must be a whole number of at least 0',
     )
     for content, said in (
         ("settings: 3", "settings: must hold keys and values"),

@@ -1,12 +1,11 @@
 """The cells of the paper's tables, as settings that can be run (``paper.yaml``)."""
 
-import difflib
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dmpt.base.errors import UserError
+from dmpt.base.errors import UserError, nearest
 from dmpt.base.yaml import load
 from dmpt.settings.config import Config
 from dmpt.settings.shipped import folder, read_config, settings_file
@@ -40,9 +39,8 @@ def find(name: str) -> Cell:
     """
     if name in cells():
         return cells()[name]
-    near = difflib.get_close_matches(name, cells(), n=1)
-    hint = f"did you mean {near[0]}?" if near else "dmpt reproduce --list names them all"
-    raise UserError(f"the paper has no cell {name!r}; {hint}")
+    otherwise = "; dmpt reproduce --list names them all"
+    raise UserError(f"the paper has no cell {name!r}{nearest(name, cells(), otherwise)}")
 
 
 def cell_on(name: str, config: str) -> Cell | None:

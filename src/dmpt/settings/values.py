@@ -9,7 +9,7 @@ from dmpt.settings.config import Config
 from dmpt.settings.fitting import fitted, hints_of, is_section, written
 from dmpt.settings.places import named
 
-Section = TypeVar("Section")
+_Section = TypeVar("_Section")
 RENAMED = {"loss.triplet": "loss.metric_weight", "train.average": "train.ema", "backbone.lora_rank": "lora.rank"}
 """Settings of older files, and what they are called now."""
 
@@ -104,7 +104,7 @@ def from_dict(content: Any) -> Config:
     return checked(Config, content)
 
 
-def checked(kind: type[Section], content: Any, where: str = "") -> Section:
+def checked(kind: type[_Section], content: Any, where: str = "") -> _Section:
     """A dataclass, and those within it, from a mapping; lists become tuples.
 
     Args:

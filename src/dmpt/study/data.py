@@ -5,6 +5,7 @@ from typing import Any
 
 from dmpt.base.errors import UserError
 from dmpt.base.files import expanded
+from dmpt.base.yaml import read_mapping
 from dmpt.settings.shipped import folder, settings_file
 from dmpt.settings.values import flatten
 from dmpt.study import reading
@@ -40,7 +41,7 @@ def find_data(given: str) -> Data:
                 f"--on {given}: no such data; there are {', '.join(known)}, the files of configs/, or a .yaml file"
             )
         path = shipped
-    content = reading.read_yaml(path)
+    content = read_mapping(path, str(path))
     if not {"config", "settings", "world", "asks"} & set(content):  # plain settings
         content = {"settings": content, "asks": ["data.root"]}
     reading.check_keys(path, "", content, (), ("caption", "config", "settings", "world", "asks"))

@@ -1,6 +1,5 @@
 """What a study is: a YAML file of rows (studies/README.md)."""
 
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -8,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dmpt.base.errors import UserError
+from dmpt.base.errors import UserError, nearest
 from dmpt.base.files import expanded
+from dmpt.base.yaml import read_mapping
 from dmpt.paper.cells import cells
 from dmpt.settings.shipped import folder
 from dmpt.study import reading
@@ -92,7 +92,7 @@ def find(name: str) -> Study:
         UserError: there is none, or the file is not as it must be.
     """
     path = _file_of(name)
-    content = reading.read_yaml(path)
+    content = read_mapping(path, str(path))
     reading.check_keys(path, "", content, _NEEDED, _OPTIONAL)
     given = _OPTIONAL | content
     data, reference, listed = names_of(given["data"]), names_of(given["reference"]), given["rows"]
@@ -135,9 +135,8 @@ def _file_of(name: str) -> Path:
     if not name.endswith(".yaml"):
         if name in studies():
             return folder("studies") / f"{name}.yaml"
-        near = difflib.get_close_matches(name, studies(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(studies())}; or give a .yaml file"
-        raise UserError(f"there is no study {name!r}; {hint}")
+        otherwise = f"; there are {', '.join(studies())}; or give a .yaml file"
+        raise UserError(f"there is no study {name!r}{nearest(name, studies(), otherwise)}")
     path = expanded(name)
     if path.stem in studies() and path.resolve() != (folder("studies") / path.name).resolve():
         raise UserError(f"{path}: {path.stem} is a study of dmpt's own, and results go by the name; rename the file")

@@ -1,15 +1,12 @@
 """YAML files that people write: what is wrong is said in one line."""
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dmpt.base.errors import UserError
+from dmpt.base.errors import UserError, nearest
 from dmpt.base.terminal import warn
-from dmpt.base.yaml import load
+from dmpt.base.yaml import read_mapping
 from dmpt.settings.config import Config
 from dmpt.settings.shipped import settings_file
 from dmpt.settings.values import dotted, flatten, renamed
@@ -22,16 +19,6 @@ def require(path: Path, holds: object, otherwise: str) -> None:
     """Refuse a file: ``otherwise`` is what is wrong with it."""
     if not holds:
         raise UserError(f"{path}: {otherwise}")
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Keys and values of a file."""
-    try:
-        content = load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    require(path, isinstance(content, dict), "must hold keys and values; studies/components.yaml is an example")
-    return dict(content)
 
 
 def check_keys(path: Path, where: str, content: Any, needed: Iterable[str], optional: Iterable[str]) -> None:
@@ -59,7 +46,7 @@ def shipped_settings(path: Path, name: str) -> dict[str, Any]:
     file = settings_file(name)
     if file is None:
         raise UserError(f"{path}: config {name!r} is no file of configs/")
-    return settings_in(file, "settings", flatten(read_yaml(file)))
+    return settings_in(file, "settings", flatten(read_mapping(file, str(file))))
 
 
 def settings_in(path: Path, where: str, change: Any) -> dict[str, Any]:
@@ -67,9 +54,7 @@ def settings_in(path: Path, where: str, change: Any) -> dict[str, Any]:
     found = renamed(mapping_in(path, where, change), warn)
     for key in found:
         if key not in KNOWN:
-            near = difflib.get_close_matches(str(key), KNOWN, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"{path}, {where}: this version of dmpt has no setting {key}{hint}")
+            raise UserError(f"{path}, {where}: this version of dmpt has no setting {key}{nearest(str(key), KNOWN)}")
     return found
 
 

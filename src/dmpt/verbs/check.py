@@ -11,11 +11,11 @@ from dmpt.settings.config import Config, Layout
 from dmpt.settings.numbers import Positive
 from dmpt.settings.rules import check as check_settings
 
-Judged = Annotated[Config, {"data.protocol", "data.value_range", "data.test_share", "data.split_seed"}]
+_Judged = Annotated[Config, {"data.protocol", "data.value_range", "data.test_share", "data.split_seed"}]
 """Settings that change what is found."""
 
 
-def run(dir: Path, /, layout: Layout, config: Judged, workers: Positive | None = None, json: bool = False) -> None:
+def run(dir: Path, /, layout: Layout, config: _Judged, workers: Positive | None = None, json: bool = False) -> None:
     """Find what is wrong with a data set; exit code 1 when something is.
 
     Args:
