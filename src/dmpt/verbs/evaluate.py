@@ -21,7 +21,7 @@ def run(
     rerank: bool = False,
     json: bool = False,
 ) -> None:
-    """Evaluate a run or adapter on the test split: mAP, CMC, mINP.
+    """Evaluate a run or adapter on the test split: mAP, CMC, mINP, and how far strangers lie apart.
 
     Args:
         run: Run folder or adapter folder.
@@ -56,6 +56,13 @@ def run(
 def _show(result: dict[str, Any]) -> None:
     provenance = result["provenance"]
     _table(f"{provenance['data']}, {_counts(result)}", {"": result})
+    if "verification" in result:
+        pairs = result["verification"]
+        print(
+            f"different cameras: strangers score {pairs['strangers']:.3f} in the median, mates {pairs['mates']:.3f}; "
+            f"equal error rate {pairs['eer']:.1f} %; "
+            f"where 1 % of strangers pass, {pairs['tar']['1']:.1f} % of mates do"
+        )
     if "missing" in result:
         _show_missing(provenance["data"], result)
     if "k_reciprocal_reranked" in result:
