@@ -13,21 +13,40 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dmpt.base.errors import UserError
     from dmpt.data.records import Record
+    from dmpt.embed.embedder import Embedder, Verdict, load
     from dmpt.evaluation.evaluate import evaluate
     from dmpt.evaluation.opened import Conditions
+    from dmpt.retrieval.embeddings import Embeddings
     from dmpt.settings.config import Config
     from dmpt.settings.shipped import read_config
     from dmpt.training.train import train
 
 __version__ = "0.1.0"
-__all__ = ["Conditions", "Config", "Record", "UserError", "__version__", "evaluate", "read_config", "train"]
+__all__ = [
+    "Conditions",
+    "Config",
+    "Embedder",
+    "Embeddings",
+    "Record",
+    "UserError",
+    "Verdict",
+    "__version__",
+    "evaluate",
+    "load",
+    "read_config",
+    "train",
+]
 
 _HOMES = {
     "Conditions": "dmpt.evaluation.opened",
     "Config": "dmpt.settings.config",
+    "Embedder": "dmpt.embed.embedder",
+    "Embeddings": "dmpt.retrieval.embeddings",
     "Record": "dmpt.data.records",
     "UserError": "dmpt.base.errors",
+    "Verdict": "dmpt.embed.embedder",
     "evaluate": "dmpt.evaluation.evaluate",
+    "load": "dmpt.embed.embedder",
     "read_config": "dmpt.settings.shipped",
     "train": "dmpt.training.train",
 }

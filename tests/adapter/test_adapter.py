@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from clip_files import smooth
 from dmpt.adapter import folder as adapter
+from dmpt.adapter.folder import adapter_folder
 from dmpt.base.errors import UserError
 from dmpt.evaluation.evaluate import evaluate
-from dmpt.evaluation.opened import Conditions, adapter_folder
+from dmpt.evaluation.opened import Conditions
 from dmpt.towers.image import build_vit
 from dmpt.training.trainer import Trainer
 from runs import fit, settings, toy, with_

@@ -102,6 +102,28 @@ def metadata_of(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
+def adapter_folder(run: Path, which: str | None = None) -> Path:
+    """The adapter inside a run folder, or the folder itself when it is an adapter.
+
+    Args:
+        run: what the user gave.
+        which: ``last`` or ``best``; None = the one that training selected.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (run / CARD).exists():
+        if which not in (None, run.name):
+            raise UserError(f"{run} is an adapter itself; give its run folder to choose {which}")
+        return run
+    # best exists only where training was told to select it
+    candidates = [run / which] if which is not None else [run / "best", run / "last"]
+    for folder in candidates:
+        if (folder / TENSORS).exists() and (folder / CARD).exists():
+            return folder
+    raise UserError(f"{run} holds no trained adapter (looked for {', '.join(str(c) for c in candidates)}); train first")
+
+
 def load_card(folder: Path) -> Card:
     """Read ``config.json``; where its files are on this machine, the run that it lies in knows.
 

@@ -48,7 +48,7 @@ def read_image(path: Path, value_range: tuple[float, float]) -> Pixels:
         path: as for ``decode``.
         value_range: values that become 0 and 255 in images of more than 8 bits; the same for a whole data set.
     """
-    return decode(path, lambda image: _to_uint8(image, value_range))
+    return decode(path, lambda image: to_uint8(image, value_range))
 
 
 def decode(path: Path, convert: Callable[[Image.Image], _T]) -> _T:
@@ -104,7 +104,8 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
 
 
-def _to_uint8(image: Image.Image, value_range: tuple[float, float]) -> Pixels:
+def to_uint8(image: Image.Image, value_range: tuple[float, float]) -> Pixels:
+    """Three 8-bit channels of a picture that is turned already, as ``read_image`` describes."""
     if not is_deep(image):
         return eight_bits(image)
     low, high = value_range

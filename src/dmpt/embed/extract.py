@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from dmpt.base.terminal import track
 from dmpt.data.loader import test_batches, test_set
@@ -69,22 +70,36 @@ def extract(
     Raises:
         UserError: a file does not decode.
     """
-    network.eval()
-    device = next(network.parameters()).device
-    cast = partial(torch.autocast, device.type, precision, enabled=precision != torch.float32)
-    with torch.inference_mode():
-        # In the tower's precision, without autocast: norms in it, where training has them in float32, so the last
-        # digits differ.
-        baked = network.bake()
+    encode = Encoder(network, precision)
     batches = test_batches(test_set(records, data), batch_size, workers=data.workers)
-    part = shared_part(network)
-    standardisation = None if part is None else part.standardisation().numpy()
-    parts = []
-    with torch.inference_mode(), cast():
-        for batch in track(batches, "features", -(-len(records) // batch_size)):
-            images = batch.images.to(device, non_blocking=True)
-            output = network(images, None if batch.present.all() else batch.present.to(device), baked)
-            features = network.test_feature(output.features).view(len(batch.labels), len(images), -1).cpu().numpy()
-            shared = F.normalize(output.also["shared"], dim=-1).cpu().numpy() if part is not None else None
-            parts.append(Embeddings(features, batch.present.T.numpy(), shared, standardisation))
-    return join(*parts)
+    return join(
+        *(encode(batch.images, batch.present) for batch in track(batches, "features", -(-len(records) // batch_size)))
+    )
+
+
+class Encoder:
+    """A network whose prompts are constants: images in, embeddings out.
+
+    Args:
+        network: on its device; left in evaluation mode.
+        precision: compute precision.
+    """
+
+    def __init__(self, network: DMPT, precision: torch.dtype = torch.float32):
+        self.network, self._precision = network.eval(), precision
+        with torch.inference_mode():
+            # In the tower's precision, without autocast: norms in it, where training has them in float32, so the last
+            # digits differ.
+            self._baked = network.bake()
+        self._part = shared_part(network)
+        self._standardisation = None if self._part is None else self._part.standardisation().numpy()
+
+    def __call__(self, images: Tensor, present: Tensor) -> Embeddings:
+        """Normalised images ``(3, B, 3, H, W)`` and bool ``(3, B)``, which are there, to B embeddings."""
+        device = next(self.network.parameters()).device
+        with torch.inference_mode(), torch.autocast(device.type, self._precision, self._precision != torch.float32):
+            here = None if present.all() else present.to(device)
+            output = self.network(images.to(device, non_blocking=True), here, self._baked)
+            features = self.network.test_feature(output.features).view(images.shape[1], len(images), -1).cpu().numpy()
+            shared = None if self._part is None else F.normalize(output.also["shared"], dim=-1).cpu().numpy()
+        return Embeddings(features, present.T.numpy(), shared, self._standardisation)

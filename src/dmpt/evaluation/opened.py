@@ -24,28 +24,6 @@ from dmpt.settings.places import absolute
 from dmpt.settings.rules import check
 
 
-def adapter_folder(run: Path, which: str | None = None) -> Path:
-    """The adapter inside a run folder, or the folder itself when it is an adapter.
-
-    Args:
-        run: what the user gave.
-        which: ``last`` or ``best``; None = the one that training selected.
-
-    Raises:
-        UserError: there is none.
-    """
-    if (run / adapter.CARD).exists():
-        if which not in (None, run.name):
-            raise UserError(f"{run} is an adapter itself; give its run folder to choose {which}")
-        return run
-    # best exists only where training was told to select it
-    candidates = [run / which] if which is not None else [run / "best", run / "last"]
-    for folder in candidates:
-        if (folder / adapter.TENSORS).exists() and (folder / adapter.CARD).exists():
-            return folder
-    raise UserError(f"{run} holds no trained adapter (looked for {', '.join(str(c) for c in candidates)}); train first")
-
-
 @dataclass(frozen=True)
 class Conditions:
     """Under which a trained model is tested, where they are not those of training.
@@ -97,7 +75,7 @@ def open_adapter(run: Path, conditions: Conditions = USUAL) -> Opened:
     Raises:
         UserError: something is missing or does not fit.
     """
-    folder = adapter_folder(run, conditions.which)
+    folder = adapter.adapter_folder(run, conditions.which)
     card, gpu = adapter.load_card(folder), torch.cuda.is_available()
     precision: str = conditions.precision or card.config.train.precision
     if precision == "fp16" and not gpu:

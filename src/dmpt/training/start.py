@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmpt.adapter.folder import TENSORS, Card, load_card, load_tensors
+from dmpt.adapter.folder import TENSORS, Card, adapter_folder, load_card, load_tensors
 from dmpt.base.errors import UserError
 from dmpt.base.files import expanded, sha256
-from dmpt.evaluation.opened import adapter_folder
 from dmpt.extensions.assemble import Model
 from dmpt.settings.config import Config
 from dmpt.settings.values import difference, dotted

@@ -1,0 +1,189 @@
+"""Pictures in, vectors out: what an engineer calls.
+
+model = dmpt.load("runs/x")
+vectors = model.embed(rgb="a.jpg", nir="b.jpg", tir="c.png")
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dmpt.adapter.folder import Card, adapter_folder, load_card, network_of
+from dmpt.base.errors import UserError
+from dmpt.base.files import expanded
+from dmpt.data.transforms import TestTransform
+from dmpt.embed.extract import PRECISIONS, Encoder
+from dmpt.embed.pictures import Order, cropped, listed, pixels_of
+from dmpt.method.network import DMPT
+from dmpt.retrieval.embeddings import Embeddings, join
+from dmpt.retrieval.scores import blocks
+from dmpt.settings.modalities import MODALITIES
+
+Boxes = Sequence[Sequence[float]] | Mapping[str, Sequence[Sequence[float]]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How alike two samples are.
+
+    Attributes:
+        score: cosine over their common modalities, on one scale (``retrieval.scores``).
+        modalities: which they have in common; none = their shared parts were compared.
+        same: whether it is one identity, at the threshold that was asked for; None without calibration.
+        fmr: the share of strangers that score as high; None without calibration.
+    """
+
+    score: float
+    modalities: tuple[str, ...]
+    same: bool | None = None
+    fmr: float | None = None
+
+
+class Embedder:
+    """A trained model, ready for pictures; threads may share it.
+
+    Args:
+        network: in evaluation mode, on its device, its tower in ``precision``.
+        card: the adapter's.
+        precision: of the computation, a key of ``PRECISIONS``.
+    """
+
+    def __init__(self, network: DMPT, card: Card, precision: str):
+        data = card.config.data
+        assert data.mean is not None and data.std is not None  # noqa: PT018  # a card has them filled in
+        self.card, self.precision = card, precision
+        self.modalities: tuple[str, ...] = tuple(data.modalities)
+        self._value_range: tuple[float, float] = data.value_range  # type: ignore[assignment]  # measured by training
+        self._transform = TestTransform(data.size, data.mean, data.std)
+        self._encode = Encoder(network, PRECISIONS[precision])
+
+    def embed(
+        self,
+        rgb: Any = None,
+        nir: Any = None,
+        tir: Any = None,
+        *,
+        boxes: Boxes | None = None,
+        order: Order = "rgb",
+        batch_size: int = 64,
+    ) -> Embeddings:
+        """Features of one sample or of several.
+
+        Args:
+            rgb: the visible picture: a path, an image of Pillow, an array, a tensor (``embed.pictures.pixels_of``);
+                or a list of them, where None stands for a sample that lacks it.
+            nir: the near-infrared one, likewise.
+            tir: the thermal one. Any subset of the three will do.
+            boxes: samples are cut from one frame of each modality: left, top, right and bottom of each, the same in all
+                frames, or by modality.
+            order: of the channels of arrays and tensors.
+            batch_size: samples per pass.
+
+        Returns:
+            Embeddings of N samples; ``flat`` are vectors of length 1.
+
+        Raises:
+            UserError: nothing is given, numbers of pictures differ, or a picture cannot be used.
+        """
+        given = {name: listed(own) for name, own in zip(MODALITIES, (rgb, nir, tir), strict=True) if own is not None}
+        if unknown := sorted(given.keys() - set(self.modalities)):
+            raise UserError(f"{unknown[0]} is given, but the model reads {', '.join(self.modalities)}")
+        counts = {name: len(own) for name, own in given.items()}
+        if not counts or not min(counts.values()) or len(set(counts.values())) > 1:
+            raise UserError(f"pictures given: {counts or 'none'}; give as many of each modality, at least one")
+        if boxes is not None:
+            if set(counts.values()) != {1}:
+                raise UserError(f"boxes cut samples from one frame of each modality; there are {counts}")
+            given = self._cut({name: own[0] for name, own in given.items()}, boxes, order)
+        count = len(next(iter(given.values())))
+        parts = []
+        for start in range(0, count, batch_size):
+            batch = {name: own[start : start + batch_size] for name, own in given.items()}
+            parts.append(self._encode(*self._prepared(batch, start, order)))
+        return join(*parts)
+
+    def similarity(self, first: Embeddings, second: Embeddings) -> NDArray[np.float32]:
+        """Of every sample of the one to every sample of the other, ``(N, M)``; no score depends on the others."""
+        return np.concatenate([scores.copy() for _, scores in blocks(first, second, match_copies=False, mixed=True)])
+
+    def compare(self, first: Embeddings, second: Embeddings) -> Verdict:
+        """Two samples; without calibration a score, and no more can be said.
+
+        Raises:
+            UserError: one of them is not one sample.
+        """
+        if (len(first), len(second)) != (1, 1):
+            raise UserError(f"compare takes one sample and one; these are {len(first)} and {len(second)}")
+        common = (first.present & second.present)[0]
+        score = float(self.similarity(first, second)[0, 0])
+        return Verdict(score, tuple(name for name, here in zip(MODALITIES, common, strict=True) if here))
+
+    def _cut(self, frames: dict[str, Any], boxes: Boxes, order: Order) -> dict[str, list[Any]]:
+        """The samples that boxes show in frames."""
+        by_modality = boxes if isinstance(boxes, Mapping) else dict.fromkeys(frames, boxes)
+        if by_modality.keys() != frames.keys() or len({len(own) for own in by_modality.values()}) > 1:
+            counts = {name: len(own) for name, own in by_modality.items()}
+            raise UserError(f"boxes are for {counts}, frames for {', '.join(frames)}; give as many boxes in each")
+        if not all(by_modality.values()):
+            raise UserError("no boxes are given; leave boxes out to embed whole frames")
+        found: dict[str, list[Any]] = {}
+        for name, frame in frames.items():
+            pixels = pixels_of(frame, name, self._value_range, order)
+            cuts = (cropped(pixels, box, f"box {index} of {name}") for index, box in enumerate(by_modality[name]))
+            found[name] = [cut.transpose(1, 2, 0) if order == "rgb" else cut[::-1].transpose(1, 2, 0) for cut in cuts]
+        return found
+
+    def _prepared(self, batch: Mapping[str, list[Any]], start: int, order: Order) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised images ``(3, B, 3, H, W)``, zeros where absent, and which are there ``(3, B)``."""
+        count = len(next(iter(batch.values())))
+        images = torch.zeros(len(MODALITIES), count, 3, *self._transform.size)
+        present = torch.zeros(len(MODALITIES), count, dtype=torch.bool)
+        for m, name in enumerate(MODALITIES):
+            for row, picture in enumerate(batch.get(name, [None] * count)):
+                if picture is not None:
+                    pixels = pixels_of(picture, f"{name}[{start + row}]", self._value_range, order)
+                    self._transform({name: pixels}, {name: images[m, row]})
+                    present[m, row] = True
+        if (empty := ~present.any(dim=0)).any():
+            raise UserError(f"sample {start + int(empty.nonzero()[0])} has no picture; give it one at least")
+        return images, present
+
+
+def load(
+    name: str | Path,
+    *,
+    which: Literal["last", "best"] | None = None,
+    weights: str | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] | None = None,
+) -> Embedder:
+    """A trained model.
+
+    Args:
+        name: a run folder, or an adapter folder.
+        which: of a run: ``last`` or ``best``; None = the one that training selected.
+        weights: of the backbone, where they are not where training found them.
+        precision: None = bf16 where the processor computes it natively, else fp32.
+
+    Raises:
+        UserError: there is no adapter, or its backbone is not there.
+    """
+    folder = adapter_folder(expanded(name), which)
+    card, gpu = load_card(folder), torch.cuda.is_available()
+    if precision == "fp16" and not gpu:
+        raise UserError("precision fp16 needs a GPU; give bf16 or fp32")
+    chosen = precision or ("bf16" if _native_bf16(gpu) else "fp32")
+    network, _ = network_of(folder, card, weights, PRECISIONS[chosen])
+    return Embedder(network.to("cuda" if gpu else "cpu"), card, chosen)
+
+
+def _native_bf16(gpu: bool) -> bool:
+    """Whether bf16 is quicker than fp32 here: elsewhere it is emulated."""
+    if gpu:
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases do not say
+    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
