@@ -11,14 +11,16 @@ from typing import Any
 from dmpt.adapter import folder as adapter
 from dmpt.base.environment import environment
 from dmpt.base.files import expanded, write_text
-from dmpt.data.records import Record, fingerprint, short
+from dmpt.data.records import Record, fingerprint, labels_of, short
 from dmpt.embed.extract import Pair, Seen, look
 from dmpt.evaluation import missing
 from dmpt.evaluation.opened import USUAL, Conditions, Opened, open_adapter, test_records
 from dmpt.method.network import DMPT
 from dmpt.retrieval.calibration import Verification, verification
+from dmpt.retrieval.embeddings import join
 from dmpt.retrieval.metrics import Metrics, measure
 from dmpt.retrieval.metrics import evaluate as score
+from dmpt.retrieval.openset import OpenSet, open_set
 from dmpt.retrieval.protocols import Labels
 from dmpt.retrieval.rerank import KReciprocal, rerank
 from dmpt.settings.config import DataConfig
@@ -41,6 +43,7 @@ class Evaluation:
     skipped: Sequence[str] = ()  # missing or broken files that were left out, of any split
     missing: dict[str, Any] | None = None  # numbers with modalities missing; None = not asked for
     reranked: dict[str, Any] | None = None  # numbers after re-ranking; None = not asked for
+    open_set: list[OpenSet] | None = None  # who is in the gallery at all, and who; None = not asked for
 
     @property
     def trained(self) -> int:
@@ -86,10 +89,15 @@ class Evaluation:
         """The numbers, in percent, and where they come from, in types that JSON knows.
 
         Those with modalities missing are under ``missing``, those after re-ranking under ``k_reciprocal_reranked``; the
-        others are neither. Under ``verification`` are those of pairs, without a ranking.
+        others are neither. Under ``verification`` are those of pairs, without a ranking; under ``open_set`` those of
+        searches for people of whom some are not there.
         """
-        pairs = None if self.verification is None else asdict(self.verification)
-        also = {"verification": pairs, "missing": self.missing, "k_reciprocal_reranked": self.reranked}
+        also = {
+            "verification": None if self.verification is None else asdict(self.verification),
+            "open_set": None if self.open_set is None else [asdict(found) for found in self.open_set],
+            "missing": self.missing,
+            "k_reciprocal_reranked": self.reranked,
+        }
         return {
             **self.metrics.to_dict(),
             "skipped": list(self.skipped),
@@ -117,7 +125,12 @@ class Evaluation:
 
 
 def evaluate(
-    run: str | Path, conditions: Conditions = USUAL, *, without: str | None = None, reranked: bool = False
+    run: str | Path,
+    conditions: Conditions = USUAL,
+    *,
+    without: str | None = None,
+    reranked: bool = False,
+    openset: bool = False,
 ) -> Evaluation:
     """Evaluate an adapter on its data set's test split.
 
@@ -126,6 +139,7 @@ def evaluate(
         conditions: what is not as in training.
         without: also with modalities missing: ``all`` cases, or one, e.g. ``rgb+nir``.
         reranked: also after k-reciprocal re-ranking.
+        openset: also how often those are found who are in a gallery, at a rate of alarms for those who are not.
 
     Raises:
         UserError: something is missing or does not fit.
@@ -147,8 +161,14 @@ def evaluate(
         method = KReciprocal()
         found = measure(rerank(*seen[:2], method), *seen[2:], protocol)
         again = {"method": method.name, **found.to_dict()}
+    searched = None
+    if openset:
+        query, gallery = records
+        everyone = gallery if query is gallery else [*query, *gallery]
+        items = seen.gallery if query is gallery else join(seen.query, seen.gallery)
+        searched = open_set(items, labels_of(everyone))
     skipped, name = [*opened.incomplete, *unreadable], run.resolve().name
-    return Evaluation(name, run, opened, *records, seen, metrics, skipped, lacking, again)
+    return Evaluation(name, run, opened, *records, seen, metrics, skipped, lacking, again, searched)
 
 
 def retrieve(

@@ -19,6 +19,7 @@ def run(
     skip_broken: bool = False,
     missing: str | None = None,
     rerank: bool = False,
+    openset: bool = False,
     json: bool = False,
 ) -> None:
     """Evaluate a run or adapter on the test split: mAP, CMC, mINP, and how far strangers lie apart.
@@ -32,6 +33,7 @@ def run(
         skip_broken: Leave out samples with unreadable images.
         missing: Also with modalities missing: all six cases, their mean and any-to-any (all), or one case (rgb+nir).
         rerank: Also after k-reciprocal re-ranking.
+        openset: Also open-set search: half of the identities are known, and probes come from a camera that is not.
         json: Print JSON.
     """
     from dmpt.evaluation.evaluate import evaluate
@@ -40,7 +42,7 @@ def run(
     other = Conditions(
         **judged.conditions(), which=which, precision=precision, batch_size=batch_size, skip_broken=skip_broken
     )
-    evaluation = evaluate(run, other, without=missing, reranked=rerank)
+    evaluation = evaluate(run, other, without=missing, reranked=rerank, openset=openset)
     result = evaluation.to_dict()
     try:
         if json:
@@ -62,6 +64,13 @@ def _show(result: dict[str, Any]) -> None:
             f"different cameras: strangers score {pairs['strangers']:.3f} in the median, mates {pairs['mates']:.3f}; "
             f"equal error rate {pairs['eer']:.1f} %; "
             f"where 1 % of strangers pass, {pairs['tar']['1']:.1f} % of mates do"
+        )
+    if result.get("open_set") == []:
+        print("open set: so few unknown probes cannot carry a rate of 10 % false alarms")
+    for found in result.get("open_set", ()):
+        print(
+            f"open set: at {100 * found['far']:g} % false alarms, {found['mean']:.1f} % of known probes found at rank "
+            f"{found['rank']} (DIR; ± {found['std']:.1f} over {found['draws']} draws)"
         )
     if "missing" in result:
         _show_missing(provenance["data"], result)
