@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from dmpt.method.backbone import Backbone
 from dmpt.method.modalities import MODALITY_COUNT
 from dmpt.settings.config import LoraConfig
-from dmpt.towers.maps import Grouped, wrap
+from dmpt.towers.maps import MAPS, Grouped, wrap
 
-ATTENTION, MLP = ("qkv", "proj"), ("fc1", "fc1_g", "fc1_x", "fc2")
-WHERE = {"qv": ("qkv",), "attention": ATTENTION, "mlp": MLP, "all": ATTENTION + MLP}
+_ATTENTION, _MLP = ([name for name, home in MAPS.items() if home == place] for place in ("attn", "mlp"))
+_WHERE = {"qv": ["qkv"], "attention": _ATTENTION, "mlp": _MLP, "all": list(MAPS)}
 """Which maps of a block are updated (``lora.where``); ``qv``: of the first the rows of queries and of values alone."""
 
 
@@ -184,12 +184,11 @@ def add_lora(backbone: Backbone, config: LoraConfig, first_layer: int) -> None:
     width = backbone.width
     rows = {"query": slice(0, width), "value": slice(2 * width, 3 * width)} if config.where == "qv" else None
     by = partial(LoRA, rank=config.rank, rank_per_modality=config.rank_per_modality, scale=config.scale, rows=rows)
-    for name in WHERE[config.where]:
+    for name in _WHERE[config.where]:
         backbone.wrap(name, by, first_layer)
 
 
 def merge_lora(backbone: Backbone) -> None:
     """Put each updated map's merged form in its place: for inference alone."""
-    for block in backbone.vit.blocks:
-        for name in WHERE["all"]:
-            wrap([block], name, lambda own: own.merged() if isinstance(own, LoRA) else own)
+    for name in MAPS:
+        wrap(backbone.vit.blocks, name, lambda own: own.merged() if isinstance(own, LoRA) else own)
