@@ -99,7 +99,7 @@ class Embedder:
         if boxes is not None:
             if set(counts.values()) != {1}:
                 raise UserError(f"boxes cut samples from one frame of each modality; there are {counts}")
-            given = self._cut({name: own[0] for name, own in given.items()}, boxes, order)
+            given, order = self._cut({name: own[0] for name, own in given.items()}, boxes, order), "rgb"
         count = len(next(iter(given.values())))
         parts = []
         for start in range(0, count, batch_size):
@@ -124,7 +124,7 @@ class Embedder:
         return Verdict(score, tuple(name for name, here in zip(MODALITIES, common, strict=True) if here))
 
     def _cut(self, frames: dict[str, Any], boxes: Boxes, order: Order) -> dict[str, list[Any]]:
-        """The samples that boxes show in frames."""
+        """The samples that boxes show in frames, their channels in the order RGB."""
         by_modality = boxes if isinstance(boxes, Mapping) else dict.fromkeys(frames, boxes)
         if by_modality.keys() != frames.keys() or len({len(own) for own in by_modality.values()}) > 1:
             counts = {name: len(own) for name, own in by_modality.items()}
@@ -135,7 +135,7 @@ class Embedder:
         for name, frame in frames.items():
             pixels = pixels_of(frame, name, self._value_range, order)
             cuts = (cropped(pixels, box, f"box {index} of {name}") for index, box in enumerate(by_modality[name]))
-            found[name] = [cut.transpose(1, 2, 0) if order == "rgb" else cut[::-1].transpose(1, 2, 0) for cut in cuts]
+            found[name] = [cut.transpose(1, 2, 0) for cut in cuts]
         return found
 
     def _prepared(self, batch: Mapping[str, list[Any]], start: int, order: Order) -> tuple[torch.Tensor, torch.Tensor]:
