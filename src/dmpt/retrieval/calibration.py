@@ -185,8 +185,10 @@ def tar_at(mates: Floats, strangers: Floats, fmr: float) -> float:
     For comparing models on one set; a threshold for other people is ``threshold_at``'s.
     """
     above = math.floor(len(strangers) * fmr + 1e-9)
-    limit = np.sort(strangers)[::-1][above] if above < len(strangers) else -np.inf
-    return float(np.mean(mates > limit))
+    if above >= len(strangers):
+        return 1.0
+    place = len(strangers) - 1 - above
+    return float(np.mean(mates > np.partition(strangers, place)[place]))
 
 
 def thresholds(pairs: Pairs, rates: Sequence[float] = RATES, draws: int = 200, seed: int = 0) -> list[Threshold]:
