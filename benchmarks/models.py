@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dmpt.embed.extract import PRECISIONS
-from dmpt.extensions.assemble import build_network, build_objective
-from dmpt.extensions.lora import add_lora
+from dmpt.extensions.assemble import build_backbone, build_network, build_objective
 from dmpt.extensions.readings import words_for_prompts
 from dmpt.method.backbone import Backbone
 from dmpt.method.heads import Heads
@@ -157,11 +156,9 @@ def tower(config: Config, build: Callable[..., tuple[Any, TowerInfo]] = build_vi
     """A tower with random weights, a frozen one in the compute precision."""
     torch.manual_seed(0)
     vit, info = build(config.backbone, config.data.size)
-    backbone = Tower(vit, config.backbone.tune != "full")
+    backbone: Any = build_backbone(config, vit)
+    backbone.__class__ = Tower  # which holds nothing but the choice of its path
     backbone.info = info
-    if config.backbone.tune == "lora":
-        first = backbone.depth // 2 if config.lora.first_layer == "middle" else config.lora.first_layer
-        add_lora(backbone, config.lora, first)
     backbone.keep_in(PRECISIONS[config.train.precision])
     return backbone
 
