@@ -264,10 +264,9 @@ def before_norm(vit: Any, images: Tensor) -> Tensor:
     return seen[-1]
 
 
-@pytest.mark.parametrize("first", [0, 1, "middle"])
-def test_updates_begin_at_a_layer(first: Any) -> None:
+@pytest.mark.parametrize(("first", "begins"), [(0, 0), (1, 1), ("third", 0), ("middle", 1)])
+def test_updates_begin_at_a_layer(first: Any, begins: int) -> None:
     network = drawn(where="all", first_layer=first, **BOTH).network
-    begins = 1 if first == "middle" else first
     assert {int(name.split(".")[3]) for name in loras(network)} == set(range(begins, BLOCKS))
     entering: dict[int, Tensor] = {}
     images = small_images(network.backbone).flatten(0, 1)

@@ -6,7 +6,7 @@ Parts are made in a fixed order, since each draws its initial values: kept resul
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ from dmpt.method.losses import Batch, Objective, Term, centre, cross_entropy, ov
 from dmpt.method.modalities import MODALITY_COUNT, PerModality
 from dmpt.method.network import DMPT
 from dmpt.method.prompts import ModalityPrompts, Prompts, SemanticPrompts
-from dmpt.settings.config import Config
+from dmpt.settings.config import Config, FirstLayer
 from dmpt.towers.image import TowerInfo, build_vit
 from dmpt.towers.phrases import TextFile, TextTargets, check_matches, text_file
 
@@ -259,13 +259,13 @@ def _first_layers(config: Config, layers: int) -> dict[str, int] | None:
     return firsts
 
 
-def _layer(section: str, first: int | Literal["middle"], layers: int) -> int:
+def _layer(section: str, first: FirstLayer, layers: int) -> int:
     """A section's ``first_layer`` as a number.
 
     Raises:
         UserError: it lies behind the last layer.
     """
-    found = layers // 2 if first == "middle" else first
+    found = first if isinstance(first, int) else layers // {"third": 3, "middle": 2}[first]
     if found >= layers:
         raise UserError(
             f"{section}.first_layer is {found}, but the tower has {layers} layers, counted from 0; "

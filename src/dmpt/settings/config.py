@@ -13,6 +13,7 @@ from dmpt.settings.recipe import LossConfig, MissingConfig, TrainConfig
 Layout = Literal["rgbnt201", "market1501_mm", "rgbnt100", "msvr310", "wmveid863", "rgbn300", "manifest", "folder"]
 Object = Literal["person", "vehicle"]
 Protocol = Literal["same_camera", "same_scene", "none"]
+FirstLayer = Count | Literal["third", "middle"]
 Range = tuple[Finite, Finite]
 SIXTEEN_BITS: Range = (0.0, 65535.0)
 """What pictures of 16 bits can hold."""
@@ -109,14 +110,14 @@ class LoraConfig:
         rank: of the update that the modalities share; 0 = none.
         rank_per_modality: of each modality's own update; 0 = none.
         first_layer: the layers below, counted from 0, stay as they are and run without autograd.
-            ``middle``: half the tower's layers, rounded down.
+            ``third``, ``middle``: that share of the tower's layers, rounded down.
         scale: factor of every update.
     """
 
     where: Literal["qv", "attention", "mlp", "all"] = "qv"
     rank: Count = 8
     rank_per_modality: Count = 0
-    first_layer: Count | Literal["middle"] = 0
+    first_layer: FirstLayer = 0
     scale: AboveZero = 1.0
 
 
@@ -128,13 +129,13 @@ class SemanticConfig:
         length: S, prompts per layer and modality; 0 = none.
         share: one set for the three modalities (a reading of Baseline 1's "common" prompts).
         first_layer: prompts enter from this layer on; the layers below, counted from 0, run without autograd.
-            ``middle``: half the tower's layers, rounded down.
+            ``third``, ``middle``: that share of the tower's layers, rounded down.
         init: ``uniform`` as VPT, or from ``data``: patch tokens of training images at that layer.
     """
 
     length: Count = 32
     share: bool = False
-    first_layer: Count | Literal["middle"] = 0
+    first_layer: FirstLayer = 0
     init: Literal["uniform", "data"] = "uniform"
 
 
