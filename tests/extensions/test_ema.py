@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dmpt.adapter import folder as adapter
-from dmpt.evaluation.evaluate import retrieve
+from dmpt.embed.extract import look
 from dmpt.extensions.ema import EMA
 from dmpt.training.trainer import Trainer
 from runs import dying, fit, log, same_state, settings, toy, with_
@@ -79,9 +79,9 @@ def test_the_average_is_what_is_validated(tmp_path: Path, monkeypatch: pytest.Mo
 
     def spy(network: Any, *rest: Any) -> Any:
         seen.append(network.get_parameter(name).detach().clone())
-        return retrieve(network, *rest)
+        return look(network, *rest)
 
-    monkeypatch.setattr("dmpt.training.trainer.retrieve", spy)
+    monkeypatch.setattr("dmpt.training.trainer.look", spy)
     config = settings(toy(tmp_path / "data"), epochs=1, select="val", val_share=0.5, ids=2, ema=0.9)
     trainer = fit(config, tmp_path / "run")
     assert trainer.ema is not None

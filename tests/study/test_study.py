@@ -396,7 +396,11 @@ def test_p_is_corrected_over_the_rows_of_a_table(finished: Place, tmp_path: Path
     assert len(set(raw)) > 1
     assert corrected == pytest.approx(holm(raw), abs=2e-4)
     assert max(raw) < max(corrected) or min(raw) < min(corrected)
-    cells = [line.split(" | ")[6] for line in (place.results / "table.md").read_text().splitlines() if "| none" in line]
+    said = table["none 0"]
+    assert 0 < float(said["strangers_cosine"]) < 1
+    header = next(line for line in (place.results / "table.md").read_text().splitlines() if "strangers' cosine" in line)
+    assert header.split(" | ")[3:5] == ["strangers' cosine", "TAR at FMR 1 %"]
+    cells = [line.split(" | ")[8] for line in (place.results / "table.md").read_text().splitlines() if "| none" in line]
     assert [float(cell.replace("< ", "")) for cell in cells] == pytest.approx(corrected, abs=1e-3)
 
 
@@ -413,7 +417,7 @@ def test_pairs_of_rows_are_a_table_of_their_own(finished: Place, tmp_path: Path)
     table = [line[2:-2].split(" | ") for line in text if line.startswith("| ")]
     names = [line[0] for line in table]
     assert names == ["", "none", "again", "one layer", "", "none", "again"]
-    assert table[5][1:] == ["one layer", *table[1][6:8]]  # both families are of two: the same correction
+    assert table[5][1:] == ["one layer", *table[1][8:10]]  # both families are of two: the same correction
     assert table[6][1:2] == ["none"]
     assert table[6][2].startswith("+0.0 [")
     assert [line["mAP_in_paper"] for line in lines(place.results)] == ["", "", "", "", "72.1", "72.1"]

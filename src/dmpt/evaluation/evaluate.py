@@ -15,7 +15,6 @@ from dmpt.data.records import Record, fingerprint, labels_of, short
 from dmpt.embed.extract import Pair, Seen, look
 from dmpt.evaluation import missing
 from dmpt.evaluation.opened import USUAL, Conditions, Opened, open_adapter, test_records
-from dmpt.method.network import DMPT
 from dmpt.retrieval.calibration import Verification, verification
 from dmpt.retrieval.embeddings import join
 from dmpt.retrieval.metrics import Metrics, measure
@@ -23,7 +22,6 @@ from dmpt.retrieval.metrics import evaluate as score
 from dmpt.retrieval.openset import OpenSet, open_set
 from dmpt.retrieval.protocols import Labels
 from dmpt.retrieval.rerank import KReciprocal, rerank
-from dmpt.settings.config import DataConfig
 
 PRIVATE = ("adapter", "command")
 """What provenance says of this machine's paths."""
@@ -169,22 +167,6 @@ def evaluate(
         searched = open_set(items, labels_of(everyone))
     skipped, name = [*opened.incomplete, *unreadable], run.resolve().name
     return Evaluation(name, run, opened, *records, seen, metrics, skipped, lacking, again, searched)
-
-
-def retrieve(
-    network: DMPT,
-    data: DataConfig,
-    query: Sequence[Record],
-    gallery: Sequence[Record],
-    protocol: str,
-    precision: str = "fp32",
-) -> Metrics:
-    """Features of both sides, ranked under the protocol.
-
-    Raises:
-        UserError: no query has a valid match, or a feature is not finite.
-    """
-    return score(*look(network, data, (query, gallery), precision), protocol)
 
 
 def by_query(metrics: Metrics, queries: Labels) -> dict[str, list[Any]]:

@@ -10,6 +10,7 @@ import statistics
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,11 @@ def work(config: Config, out: Path, missing: bool = False, may_diverge: bool = F
         UserError: as ``dmpt train`` and ``dmpt evaluate``.
     """
     from dmpt.base.environment import environment
-    from dmpt.data.records import labels_of
     from dmpt.evaluation.evaluate import PRIVATE, by_query, evaluate
     from dmpt.evaluation.opened import Conditions
+    from dmpt.retrieval.calibration import verification
     from dmpt.retrieval.metrics import MEASURES
+    from dmpt.retrieval.metrics import evaluate as score
     from dmpt.training.trainer import Trainer
 
     trainer = Trainer(config, out, resume=True)
@@ -58,9 +60,10 @@ def work(config: Config, out: Path, missing: bool = False, may_diverge: bool = F
             raise
         numbers = {**dict.fromkeys(MEASURES, 0.0), "diverged": str(error)}
     if config.train.select == "val" and not numbers:
-        assert trainer.data.evaluated is not None
-        found = trainer.validated or trainer.validate()  # a finished run that is opened again has not looked yet
-        numbers, per_query = found.to_dict(), by_query(found, labels_of(trainer.data.evaluated[0]))
+        seen = trainer.look()
+        metrics, pairs = score(*seen, trainer.data.protocol), verification(*seen)
+        numbers = metrics.to_dict() | {"verification": None if pairs is None else asdict(pairs)}
+        per_query = by_query(metrics, seen.query_labels)
     elif not numbers:
         evaluation = evaluate(out, Conditions({"root": config.data.root}), without="all" if missing else None)
         evaluation.save()

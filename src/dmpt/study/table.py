@@ -22,6 +22,7 @@ from dmpt.study.plot import Line, strips, time_map
 from dmpt.study.results import ENDING, Result, read
 
 _MISSING = (("mean of the missing cases", "mean"), ("mismatched subsets", "any_to_any", "mismatched"))
+_PAIRS = {"strangers' cosine": (("strangers",), ".3f"), "TAR at FMR 1 %": (("tar", "1"), ".1f")}
 _SPLITS = {"test": "the test split", "validation": "identities held out from training, the test split unseen"}
 _NOTES = (
     "Numbers are percent on {split}: the mean over training seeds ± standard deviation (lowest to highest "
@@ -127,7 +128,15 @@ def _section(
     extra = [m for m in shown if any(g.values("missing", *m[1:], "mAP") for g in groups)]
     printed = {group.name: group.cell for group in groups if group.cell is not None}
     timed = any(group.seconds() for group in groups)
-    header = ["", "mAP", "rank-1", *(f"mAP, {name}" for name, *_ in extra), *["mAP in the paper"] * bool(printed)]
+    pairs = _PAIRS if any(group.values("verification", "strangers") for group in groups) else {}
+    header = [
+        "",
+        "mAP",
+        "rank-1",
+        *(f"mAP, {name}" for name, *_ in extra),
+        *["mAP in the paper"] * bool(printed),
+        *pairs,
+    ]
     header += ["trained parameters", *["s / step"] * timed, "difference [95 %]", "p (Holm)", "learning rate", "seeds"]
     rows, alone = [], ("", "reference")
     for group in groups:
@@ -139,6 +148,7 @@ def _section(
                 _spread(group.values("rank1")),
                 *(_spread(group.values("missing", *keys, "mAP")) for _, *keys in extra),
                 *[f"{group.cell.paper['mAP']:.1f}" if group.cell else ""] * bool(printed),
+                *(_mean(group.values("verification", *keys), digits) for keys, digits in pairs.values()),
                 f"{group.results[0].study['trained']:,}",
                 *[f"{min(seconds):.3f}" if seconds else ""] * timed,
                 *(_compared(compared[group.name]) if group.name in compared else (alone[group is reference], "")),
@@ -183,6 +193,10 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean:.1f} ± {sd:.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
+def _mean(values: Sequence[float], digits: str) -> str:
+    return format(statistics.mean(values), digits) if values else ""
+
+
 def _compared(comparison: tuple[Comparison, float]) -> tuple[str, str]:
     found, p = comparison
     return f"{found.difference:+.1f} [{found.low:+.1f}, {found.high:+.1f}]", f"{p:.4f}" if p >= 0.001 else "< 0.001"
@@ -202,6 +216,7 @@ def _csv_lines(data: str, group: Group, comparison: tuple[Comparison, float] | N
     lines = []
     for result in group.results:
         study, without = result.study, result.numbers.get("missing", {})
+        pairs = result.numbers.get("verification")
         timed = {} if "taken_from" in study else study
         lines.append(
             {
@@ -211,6 +226,7 @@ def _csv_lines(data: str, group: Group, comparison: tuple[Comparison, float] | N
                 "lr": result.lr,
                 "epochs": result.config["train.epochs"],
                 **{key: result.numbers[key] for key in MEASURES},
+                **({"strangers_cosine": pairs["strangers"], "tar_at_fmr_1": pairs["tar"]["1"]} if pairs else {}),
                 "mAP_missing_mean": without.get("mean", {}).get("mAP"),
                 "mAP_in_paper": group.cell.paper["mAP"] if group.cell else None,
                 "trained": study["trained"],
@@ -225,7 +241,7 @@ def _csv_lines(data: str, group: Group, comparison: tuple[Comparison, float] | N
 
 def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(dict.fromkeys(chain(*lines))), lineterminator="\n")
     writer.writeheader()
     writer.writerows(
         {k: round(v, 4) if isinstance(v, float) and k != "lr" else v for k, v in line.items()} for line in lines

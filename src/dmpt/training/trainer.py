@@ -20,13 +20,13 @@ from dmpt.base.stopping import Stopped, interrupts
 from dmpt.base.terminal import bar, console
 from dmpt.data.loader import Batch
 from dmpt.data.sampler import shard
-from dmpt.embed.extract import PRECISIONS
-from dmpt.evaluation.evaluate import retrieve
+from dmpt.embed.extract import PRECISIONS, Seen, look
 from dmpt.extensions.assemble import assemble
 from dmpt.extensions.distillation import both_views
 from dmpt.extensions.ema import EMA
 from dmpt.extensions.prompts_from_data import start_prompts
 from dmpt.retrieval.metrics import Metrics
+from dmpt.retrieval.metrics import evaluate as score
 from dmpt.settings.config import Config
 from dmpt.settings.rules import check
 from dmpt.settings.saved import write_settings
@@ -76,7 +76,6 @@ class Trainer:
             self.data = once_a_node(lambda: read(config, skip_broken), self.accelerator)
         self.progress = Progress()
         taken = self._build(config, start)
-        self.validated: Metrics | None = None  # what validation found last
         self._held = ExitStack()  # holds the folder from here to the end of ``fit``
         said = [*announce.lines(self.config, self.data, self.model), *taken]
         try:
@@ -260,7 +259,7 @@ class Trainer:
         if self.data.evaluated is None or not (last or (progress.epoch + 1) % recipe.eval_every == 0):
             return
         if self.main:
-            metrics = self.validated = self.validate()
+            metrics = self.validate()
             log.write({"step": progress.step, "epoch": progress.epoch, recipe.select: metrics.to_dict()})
             console.print(
                 f"epoch {progress.epoch + 1}: {recipe.select} mAP {metrics.mAP:.1f}, rank-1 {metrics.rank1:.1f} "
@@ -275,14 +274,17 @@ class Trainer:
         """Inside, the network is the one that adapters hold."""
         return nullcontext() if self.ema is None else self.ema.swapped_in()
 
-    def validate(self) -> Metrics:
-        """The network that adapters hold, on what is evaluated along the way (``train.select`` val or test)."""
+    def look(self) -> Seen:
+        """What the network that adapters hold says of what is evaluated along the way, val or test."""
         assert self.data.evaluated is not None
-        precision = self.config.train.precision
         with self._as_saved():
-            metrics = retrieve(self.network, self.config.data, *self.data.evaluated, self.data.protocol, precision)
+            seen = look(self.network, self.config.data, self.data.evaluated, self.config.train.precision)
         self.network.train()
-        return metrics
+        return seen
+
+    def validate(self) -> Metrics:
+        """The numbers of that."""
+        return score(*self.look(), self.data.protocol)
 
     def _save(self) -> None:
         """State and last adapter; each is replaced in one rename."""
