@@ -74,6 +74,20 @@ def join(*parts: Embeddings) -> Embeddings:
     )
 
 
+def averaged(shots: Embeddings) -> Embeddings:
+    """Several shots of one person or vehicle as one item, which has every modality that one of them has.
+
+    Of shots with the same modalities it is the mean of their vectors, at length 1. Of others a modality's feature is
+    the mean over the shots that have it, each as long as it would be in a shot with one modality.
+    """
+    weights = np.sqrt(shots.present.sum(axis=1, dtype=np.float32))
+    sums = np.einsum("n,nmd->md", weights, shots.features)
+    features = sums / np.maximum(shots.present.sum(axis=0), 1)[:, None]
+    shared = None if shots.shared is None else unit(shots.shared.mean(axis=0, keepdims=True))
+    found: Features = unit(features.reshape(1, -1)).reshape(1, *features.shape).astype(np.float32)
+    return replace(shots, features=found, present=shots.present.any(axis=0, keepdims=True), shared=shared)
+
+
 def unit(vectors: Features) -> Features:
     """Rows of length 1; a row of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -13,6 +13,11 @@ ALSO = {
 }
 
 
+def called(name: str) -> str | None:
+    """The modality that a file or folder is called by, in any case of letters; None where it is none."""
+    return {**{one: one for one in MODALITIES}, **ALSO}.get(name.lower())
+
+
 def meant(name: str, known: Sequence[str], also: Mapping[str, str]) -> str | None:
     """The known name that a user may have meant by another; None where there is no guess.
 
