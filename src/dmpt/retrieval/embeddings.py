@@ -85,7 +85,8 @@ def averaged(shots: Embeddings) -> Embeddings:
     features = sums / np.maximum(shots.present.sum(axis=0), 1)[:, None]
     shared = None if shots.shared is None else unit(shots.shared.mean(axis=0, keepdims=True))
     found: Features = unit(features.reshape(1, -1)).reshape(1, *features.shape).astype(np.float32)
-    return replace(shots, features=found, present=shots.present.any(axis=0, keepdims=True), shared=shared)
+    present: npt.NDArray[np.bool_] = np.logical_or.reduce(shots.present, axis=0, keepdims=True)
+    return replace(shots, features=found, present=present, shared=shared)
 
 
 def unit(vectors: Features) -> Features:
