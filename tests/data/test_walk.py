@@ -146,12 +146,12 @@ def test_training_and_evaluation_say_it_in_one_line(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("dmpt.evaluation.opened.warn", said.append)
     data = toy(tmp_path / "toy")
     trainer = fit(settings(data, epochs=1), tmp_path / "run")
-    assert not any("passed over" in line for line in trainer.data.lines("last"))
+    assert not any("passed over" in line for line in trainer.data.lines())
     open_adapter(tmp_path / "run")
     assert said == []
     shutil.copytree(data / "test", data / "val")
     open_adapter(tmp_path / "run")
-    trained = read(settings(data, epochs=1), skip_broken=False).lines("last")
+    trained = read(settings(data, epochs=1), skip_broken=False).lines()
     assert said == [line for line in trained if "passed over" in line]
     (line,) = said
     assert line.startswith(f"72 images are passed over: {data}: 72 images (val/NI/000009_cam1_0_00.jpg, ...) lie")

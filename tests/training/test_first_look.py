@@ -274,7 +274,7 @@ def test_of_eight_bits_there_is_nothing_to_measure(data: Path, tmp_path: Path) -
     assert trainer.config.data == replace(
         settings(data).data, mean=trainer.config.data.mean, std=trainer.config.data.std
     )
-    assert trainer.data.lines("last") == read(settings(data), skip_broken=False).lines("last")
+    assert trainer.data.lines() == read(settings(data), skip_broken=False).lines()
 
 
 def deep(*values: float) -> Deep:

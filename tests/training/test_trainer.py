@@ -553,6 +553,23 @@ def test_validation_holds_out_identities_of_two_cameras_and_keeps_the_best(
     assert load_tensors(tmp_path / "run" / "best")[1] == trainer.progress.best_step
 
 
+@pytest.mark.parametrize(("enough", "select", "held"), [(2, "val", 2), (3, "last", 0)])
+def test_identities_are_held_out_where_there_are_enough(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: int, select: str, held: int
+) -> None:
+    monkeypatch.setattr("dmpt.training.data._ENOUGH", enough)
+    config = settings(data, select="auto", val_share=0.25, ids=2, epochs=1)
+    trainer = fit(config, tmp_path / "run")
+    assert trainer.config.train.select == select
+    assert len({r.pid for r in trainer.data.dataset.train} - {r.pid for r in trainer.data.records}) == held
+    assert any(f"train.select auto: {select}, since" in line and "2 identities" in line for line in trainer.data.notes)
+    folder = tmp_path / "run" / ("best" if held else "last")
+    assert load_card(folder).config.train.select == select
+    again = Trainer(config, tmp_path / "run", resume=True)
+    assert again.config == trainer.config
+    again.close()
+
+
 def test_selecting_on_the_test_set_goes_by_that_name(data: Path, tmp_path: Path) -> None:
     fit(settings(data, select="test", epochs=1), tmp_path / "run")
     shutil.copytree(tmp_path / "run/best", tmp_path / "mine")

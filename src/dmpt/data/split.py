@@ -14,25 +14,34 @@ def view_of(protocol: str) -> str:
     return "scene" if protocol == "same_scene" else "camera"
 
 
+def _seen_by_two(records: Sequence[Record], protocol: str) -> list[int]:
+    """Identities that two or more cameras (scenes, where the protocol looks at these) have seen, ascending."""
+    view, views = view_of(protocol), dict[int, set[int]]()
+    for record in records:
+        views.setdefault(record.pid, set()).add(getattr(record, view))
+    return sorted(pid for pid, seen in views.items() if len(seen) > 1)
+
+
+def held_out_count(records: Sequence[Record], share: float, protocol: str) -> int:
+    """How many identities ``hold_out`` holds out, or would if there were as many."""
+    return max(2, round(share * len(_seen_by_two(records, protocol))))
+
+
 def hold_out(
     records: Sequence[Record], share: float, seed: int, protocol: str = "same_camera"
 ) -> tuple[list[Record], list[Record]]:
     """Training and validation samples, split by identity.
 
-    Only identities seen by two or more cameras (scenes, where the protocol looks at these) can be validated; of these
-    the given share is drawn, at least two.
+    Only identities seen by two or more cameras can be validated; of these the given share is drawn, at least two.
 
     Raises:
         UserError: too few identities are seen by two.
     """
-    view, views = view_of(protocol), dict[int, set[int]]()
-    for record in records:
-        views.setdefault(record.pid, set()).add(getattr(record, view))
-    able = sorted(pid for pid, seen in views.items() if len(seen) > 1)
-    count = max(2, round(share * len(able)))
+    able, count = _seen_by_two(records, protocol), held_out_count(records, share, protocol)
     if len(able) < count:
         raise UserError(
-            f"train.select val needs identities seen by two or more {view}s, and {len(able)} are; set train.select last"
+            f"train.select val needs identities seen by two or more {view_of(protocol)}s, and {len(able)} are; "
+            "set train.select last"
         )
     order = torch.randperm(len(able), generator=torch.Generator().manual_seed(seed)).tolist()
     held = {able[i] for i in order[:count]}

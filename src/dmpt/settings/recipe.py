@@ -86,8 +86,9 @@ class TrainConfig:
         clip: gradient norm limit; null = none.
         seed: of initial values, batches and augmentation.
         save_every: steps between saves.
-        select: ``last``; ``val``: best on held-out training identities; ``test``: best on the test set, as every peer
-            does, and as such an optimistic number.
+        select: ``last``; ``val``: best on held-out training identities; ``auto``: that where it holds out 15 or more,
+            which carry a threshold for one false match in a hundred, else ``last``; ``test``: best on the test set, as
+            every peer does, and as such an optimistic number.
         val_share: share of the training identities seen by two or more cameras that ``val`` holds out.
         eval_every: epochs between evaluations for ``val`` and ``test``.
         ema: decay of an exponential moving average of the trained tensors, which is what is evaluated and saved as
@@ -108,7 +109,7 @@ class TrainConfig:
     clip: AboveZero | None = None
     seed: Seed = 0
     save_every: Positive = 100
-    select: Literal["last", "val", "test"] = "last"
+    select: Literal["last", "val", "auto", "test"] = "last"
     val_share: Share = 0.2
     eval_every: Positive = 1
     ema: ShareBelowOne = 0.0

@@ -16,7 +16,7 @@ def lines(config: Config, data: TrainingData, model: Model) -> list[str]:
     """A line for each thing that a user should know before hours are spent."""
     recipe = config.train
     found = [
-        *data.lines(recipe.select),
+        *data.lines(),
         f"{model.tower.name}, {config.backbone.tune}; {model.network.trained_count:,} trained parameters",
         *model.tower.done,
     ]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from typing import Literal
 
 from dmpt.base.errors import UserError
 from dmpt.data.check import errors_of_training, keep_readable
@@ -15,12 +16,15 @@ from dmpt.data.loader import Batch, SampleDataset, train_batches
 from dmpt.data.missing import incomplete, restrict
 from dmpt.data.records import Dataset, Record, fingerprint, labels_of, pid_to_label
 from dmpt.data.sampler import PKSampler, shard
-from dmpt.data.split import hold_out
+from dmpt.data.split import held_out_count, hold_out
 from dmpt.data.transforms import TrainTransform
 from dmpt.embed.extract import Pair
 from dmpt.evaluation.opened import test_records
 from dmpt.retrieval.metrics import count_valid, has_match
 from dmpt.settings.config import SIXTEEN_BITS, Config, Range
+
+_ENOUGH = 15
+"""Identities: two of them can be paired in 105 ways, and a threshold for an FMR of 1 % takes 100."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +35,8 @@ class TrainingData:
     records: Sequence[Record]  # readable, with the modalities asked for, without the identities held out
     labels: dict[int, int]  # class of each identity, from 0
     sampler: PKSampler  # batches of P identities x K samples
-    evaluated: Pair | None  # queries and gallery that choose the epoch (``train.select`` val or test); None = the last
+    select: Literal["last", "val", "test"]  # ``train.select``, settled
+    evaluated: Pair | None  # queries and gallery that choose the epoch (val or test); None = the last
     protocol: str  # the rule by which these are judged
     valid: int  # how many of these queries have something to find
     skipped: list[str]  # a line for each missing or broken file, of any split, for which a sample is left out
@@ -43,8 +48,8 @@ class TrainingData:
         """Of what is trained on; it asks the file system once for each file."""
         return fingerprint(self.records)
 
-    def lines(self, select: str) -> list[str]:
-        """What a run says of them before it starts; ``select``: what ``evaluated`` is."""
+    def lines(self) -> list[str]:
+        """What a run says of them before it starts."""
         lines = [
             f"{self.dataset.name}: {len(self.records)} samples of {len(self.labels)} identities; the first epoch has "
             f"{len(self.sampler.epoch(0))} batches of {self.sampler.ids} x {self.sampler.instances}"
@@ -57,7 +62,9 @@ class TrainingData:
         lines += self.notes
         if self.evaluated is not None:
             rule = "" if self.protocol == self.dataset.protocol else f", protocol {self.protocol}"
-            lines.append(f"selecting by mAP on {select}: {self.valid} of {len(self.evaluated[0])} queries valid{rule}")
+            lines.append(
+                f"selecting by mAP on {self.select}: {self.valid} of {len(self.evaluated[0])} queries valid{rule}"
+            )
         test = labels_of(self.dataset.query), labels_of(self.dataset.gallery)
         if len(test[0]) and not has_match(*test, self.dataset.protocol).any():
             lines.append(
@@ -108,13 +115,20 @@ def read(config: Config, skip_broken: bool) -> TrainingData:
             "concatenation would see none; set data.modalities to those there are, or heads to modality"
         )
     evaluated: Pair | None = None
-    valid, protocol = 0, dataset.protocol
-    if config.train.select == "val":
+    valid, protocol, select = 0, dataset.protocol, config.train.select
+    if select == "auto":
+        count = held_out_count(records, config.train.val_share, protocol)
+        select = "val" if count >= _ENOUGH else "last"
+        notes.append(
+            f"train.select auto: {select}, since train.val_share would hold out {count} identities and {_ENOUGH} are "
+            "enough to choose an epoch and thresholds by"
+        )
+    if select == "val":
         records, held = hold_out(records, config.train.val_share, config.data.split_seed, dataset.protocol)
         evaluated = held, held
         if protocol == "none":  # held out images are searched in themselves, so each query would find itself
             protocol = "same_camera"
-    elif config.train.select == "test":
+    elif select == "test":
         evaluated, more = test_records(dataset, config.data, skip_broken, looks)
         skipped += more
     if evaluated is not None:  # refused now, not after an epoch, when no query has a match
@@ -123,4 +137,5 @@ def read(config: Config, skip_broken: bool) -> TrainingData:
     labels = pid_to_label(records)
     classes = [labels[record.pid] for record in records]
     sampler = PKSampler(classes, config.train.ids, config.train.instances, config.train.seed)
-    return TrainingData(dataset, records, labels, sampler, evaluated, protocol, valid, skipped, value_range, notes)
+    judged = select, evaluated, protocol, valid
+    return TrainingData(dataset, records, labels, sampler, *judged, skipped, value_range, notes)

@@ -95,7 +95,9 @@ class Trainer:
         data = replace(config.data, value_range=self.data.value_range)
         data = replace(data, mean=data.mean or tower.mean, std=data.std or tower.std)
         backbone = replace(config.backbone, grid=tower.grid)  # so that it is the same when this is loaded again
-        self.config = replace(config, data=data, backbone=backbone)
+        self.config = replace(
+            config, data=data, backbone=backbone, train=replace(config.train, select=self.data.select)
+        )
         self.network.to(self.accelerator.device).train()
         if self.precision != torch.float32:
             self.network.backbone.keep_in(self.precision)
