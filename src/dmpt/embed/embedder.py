@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dmpt.adapter.folder import Card, adapter_folder, load_card, network_of
+from dmpt.adapter.folder import TENSORS, Card, adapter_folder, load_card, network_of
 from dmpt.base.errors import UserError
-from dmpt.base.files import expanded
+from dmpt.base.files import expanded, sha256
 from dmpt.data.transforms import TestTransform
 from dmpt.embed.extract import PRECISIONS, Encoder
 from dmpt.embed.pictures import Order, cropped, listed, pixels_of
@@ -51,12 +51,13 @@ class Embedder:
         network: in evaluation mode, on its device, its tower in ``precision``.
         card: the adapter's.
         precision: of the computation, a key of ``PRECISIONS``.
+        adapter: sha256 of its tensors' file.
     """
 
-    def __init__(self, network: DMPT, card: Card, precision: str):
+    def __init__(self, network: DMPT, card: Card, precision: str, adapter: str):
         data = card.config.data
         assert data.mean is not None and data.std is not None  # noqa: PT018  # a card has them filled in
-        self.card, self.precision = card, precision
+        self.card, self.precision, self.adapter = card, precision, adapter
         self.modalities: tuple[str, ...] = tuple(data.modalities)
         self._value_range: tuple[float, float] = data.value_range  # type: ignore[assignment]  # measured by training
         self._transform = TestTransform(data.size, data.mean, data.std)
@@ -178,7 +179,7 @@ def load(
         raise UserError("precision fp16 needs a GPU; give bf16 or fp32")
     chosen = precision or ("bf16" if _native_bf16(gpu) else "fp32")
     network, _ = network_of(folder, card, weights, PRECISIONS[chosen])
-    return Embedder(network.to("cuda" if gpu else "cpu"), card, chosen)
+    return Embedder(network.to("cuda" if gpu else "cpu"), card, chosen, sha256(folder / TENSORS))
 
 
 def _native_bf16(gpu: bool) -> bool:
