@@ -46,6 +46,13 @@ class Pairs:
         return found
 
     @property
+    def couples(self) -> int:
+        """How many pairs of two identities met."""
+        first, second = self.first[~self.same], self.second[~self.same]
+        low, high = np.minimum(first, second), np.maximum(first, second)
+        return len(np.unique(low * (1 + high.max(initial=0)) + high))
+
+    @property
     def mates(self) -> Floats:
         """Scores of one identity with itself."""
         return self.scores[self.same]
@@ -205,7 +212,7 @@ def thresholds(pairs: Pairs, rates: Sequence[float] = RATES, draws: int = 200, s
     np.add.at(met, (pairs.first, pairs.second), 1)
     same = pairs.same
     strangers, first, second = pairs.scores[~same], pairs.first[~same], pairs.second[~same]
-    couples = len(np.unique(np.minimum(first, second) * count + np.maximum(first, second)))
+    couples = pairs.couples
     order = np.argsort(-strangers, kind="stable")
     ranked, first, second = strangers[order], first[order], second[order]
     np.fill_diagonal(met, 0)
