@@ -41,7 +41,7 @@ from dmpt.settings.shipped import folder
 from dmpt.settings.values import dotted, flatten, from_dict, nest
 from dmpt.study.board import _THREADS, execute, launch, log_of
 from dmpt.study.data import Data, find_data
-from dmpt.study.definition import GRID, Study, find, slug, studies
+from dmpt.study.definition import TRIAL, Study, find, slug, studies
 from dmpt.study.one_run import work
 from dmpt.study.plan import Plan, Task, best, estimate, make
 from dmpt.study.results import ENDING, Kept, Result, _packed, backbone_name, content_of, keep, read
@@ -59,7 +59,7 @@ class Done:
     def __init__(self, task: Task):
         self.code = 0
         try:
-            work(task.config, task.out, **task.flags)
+            work(task.config, task.out, task.missing)
         except UserError as error:
             task.out.parent.mkdir(parents=True, exist_ok=True)
             log_of(task).write_text(f"error: {error}\n")
@@ -466,7 +466,7 @@ def test_a_grid_that_was_changed_is_not_the_one_that_is_told(finished: Place, da
     place = Place(tmp_path, data, rows=rows, reference="none")
     plan = place.plan()
     some = finished.result("none", 0)
-    config = dotted(plan.choices[0].config)
+    config = dotted(plan.trials[0].config)
     tried = [
         replace(some, config=config | {"train.lr": rate}, numbers=some.numbers | {"mAP": mAP})
         for rate, mAP in ((1e-3, 1.0), (2e-3, 2.0), (4e-3, 1.5), (8e-3, 9.0))
@@ -634,7 +634,7 @@ def test_a_learning_rate_is_chosen_on_validation_identities(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{"name": "tuned", "lr": [1e-4, 1e-3, 1e-2]}, {"name": "one layer", "change": {"data.flip": 0.0}}]
-    place = Place(tmp_path, data, rows=rows, choice={"seed": 7, "change": {"train.epochs": 1}})
+    place = Place(tmp_path, data, rows=rows)
     place.run(seeds=1)
     assert place.launch.names == [
         *(f"tuned/lr-{lr}" for lr in ("0.0001", "0.001", "0.01")),
@@ -642,10 +642,10 @@ def test_a_learning_rate_is_chosen_on_validation_identities(
         "one-layer/seed-0",
     ]
     told = re.findall(r"^(\d of \d): toy, ([^,]*)", capsys.readouterr().err, flags=re.MULTILINE)
-    assert told == [*((f"{n} of 5", "tuned") for n in (1, 2, 3, 4)), ("5 of 5", "one layer")]  # choices and tests
+    assert told == [*((f"{n} of 5", "tuned") for n in (1, 2, 3, 4)), ("5 of 5", "one layer")]  # trials and tests
     tried, tested = place.launch.tasks[:3], place.launch.tasks[3]
-    assert all((t.config.train.select, t.config.train.seed, t.config.train.epochs) == ("val", 7, 1) for t in tried)
-    results = [result for result in place.found if result.study["kind"] == "choice"]
+    assert all((t.config.train.select, t.config.train.seed, t.split) == ("val", TRIAL, "validation") for t in tried)
+    results = [result for result in place.found if result.study["kind"] == "validation"]
     assert all(0 < result.numbers["queries"] < 24 for result in results)  # held-out identities, not the test split
     train = {record.pid for record in load_dataset("rgbnt201", data).train}
     assert all(set(result.queries()[0].tolist()) < train for result in results)
@@ -699,9 +699,7 @@ def test_a_learning_rate_that_diverges_has_lost(
     monkeypatch.setattr(Trainer, "_step", explode)
     text = place.run(seeds=1).read_text()
     assert "0.01: diverged; chosen 0.00" in text
-    assert "tuned, lr 0.01, validation: diverged, and so is not chosen: the gradient" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert "tuned, lr 0.01: diverged: the gradient" in " ".join(capsys.readouterr().err.split())
     assert place.launch.tasks[-1].config.train.lr < 5e-3
     place.run(seeds=1)
     assert place.launch.names == []  # nor is it tried again
@@ -712,6 +710,13 @@ def test_a_learning_rate_that_diverges_has_lost(
     monkeypatch.setattr(Trainer, "_step", never)
     with pytest.raises(UserError, match=r"1 of the runs failed.*tuned, seed 1: error: the gradient is not finite"):
         place.run(seeds=2)  # in the table it is a failure
+    place.study = replace(place.study, split="validation")
+    for begun in (["tuned/seed-0"], []):  # on validation identities it is found out once, and told each time
+        with pytest.raises(UserError, match=r"1 of the runs failed.*toy/tuned/seed-0: the gradient is not finite"):
+            place.run(seeds=1, out=tmp_path / "validation")
+        assert place.launch.names == begun
+    with pytest.raises(UserError, match="no finished run"):
+        write(place.study, place.results)  # a rate that was tried with a seed of its own is no seed of the table
 
 
 def test_of_equal_learning_rates_the_lowest_wins() -> None:
@@ -1083,7 +1088,7 @@ def test_the_tables_that_are_kept_are_what_the_results_say(name: str, tmp_path: 
 
 def test_every_row_has_as_many_learning_rates() -> None:
     rows = find("comparison").rows
-    assert {row.name: len(row.lr) for row in rows} == {row.name: 0 if row.name == "frozen" else GRID for row in rows}
+    assert {row.name: len(row.lr) for row in rows} == {row.name: 0 if row.name == "frozen" else 3 for row in rows}
     assert min(next(row for row in rows if row.name == "full fine-tuning").lr) == 1e-5
 
 
@@ -1189,15 +1194,19 @@ def test_any_settings_file_is_data(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"rows": [{"name": "a", "chnge": {}}]}, r"depth.yaml: a row: unknown key chnge; known are"),
-        ({"rows": [{"name": "a", "lr": [1e-3]}]}, r"row a: lr is \[0.001\]; give 3 learning rates"),
+        ({"rows": [{"name": "a", "lr": [1e-3]}]}, r"row a: lr is \[0.001\]; give two or more learning rates"),
         ({"rows": [{"name": "a"}, {"name": "A"}]}, "two rows would share the folder a; rename 'a'"),
         ({"rows": [{"name": "a", "change": 3}]}, "row a: must hold keys and values"),
-        ({"rows": [{"name": "a", "lr": [1e-3, 1e-3, 1e-2]}]}, "row a: lr is .*; give 3 learning rates"),
-        ({"rows": [{"name": "a", "lr": [-1e-3, 1e-3, 1e-2]}]}, "row a: lr is .*; give 3 learning rates"),
+        ({"rows": [{"name": "a", "lr": [1e-3, 1e-3, 1e-2]}]}, "row a: lr is .*; give two or more"),
+        ({"rows": [{"name": "a", "lr": [-1e-3, 1e-3, 1e-2]}]}, "row a: lr is .*; give two or more"),
         ({"rows": [{"name": "β 1"}, {"name": "β  1"}]}, "two rows would share the folder β-1"),
         ({"rows": [{"name": "???"}]}, r"row '\?\?\?': its name has no letter or digit"),
         ({"rows": [{"name": "a", "on": {"toi": {}}}]}, "row a: on toi: is not among the study's data toy"),
         ({"rows": [{"name": "a", "on": {"toy": {"train.epoch": 1}}}]}, "on toy: this version of dmpt has no setting"),
+        (
+            {"rows": [{"name": "a", "lr": [1e-3, 2e-3]}, {"name": "b", "lr": [1e-3, 2e-3, 3e-3]}]},
+            r"rows try \[2, 3\] learning rates; give each that tries any the same number of them",
+        ),
         ({"rows": 3}, "rows is 3; give a list"),
         ({"rows": None}, "rows is None; give a list"),
         ({"data": []}, "data is empty"),
@@ -1206,18 +1215,13 @@ def test_any_settings_file_is_data(tmp_path: Path) -> None:
         ({"seeds": 0}, "seeds is 0; give"),
         ({"missing": "no"}, "missing is 'no'; write true or false"),
         ({"timed": 1}, "timed is 1; write true or false"),
-        ({"choice": {"seed": "x"}}, "choice: seed is 'x'; give a whole number"),
         ({"reference": "b"}, "reference 'b' is no row; rows are none, one layer"),
-        (
-            {"choice": {"change": {"train.epoch": 3}}},
-            r"choice: this version of dmpt has no setting train.epoch; did you",
-        ),
         ({"captain": "x"}, "unknown key captain"),
         ({"split": "val"}, "split is 'val'; write test or validation"),
         ({"split": "validation", "missing": True}, "missing: true needs split: test"),
         ({"seeds": 10**8}, "seeds is 100000000; give a whole number from 1 to 1000"),
         ({"rows": [{"name": "a;b"}]}, "row 'a;b': a name has no semicolon"),
-        ({"rows": [{"name": "a", "lr": [1e-3, 3e-3, float("inf")]}]}, "row a: lr is .*; give 3 learning rates"),
+        ({"rows": [{"name": "a", "lr": [1e-3, 3e-3, float("inf")]}]}, "row a: lr is .*; give two or more"),
         ({"rows": [{"name": "a", "change": {"train.select": "test"}}]}, "row a: train.select cannot be set here"),
         ({"rows": [{"name": "a", "change": {"train.seed": 5}}]}, "row a: train.seed cannot be set here"),
         ({"rows": [{"name": "a", "on": {"toy": {"train.seed": 5}}}]}, "row a: train.seed cannot be set here"),
@@ -1225,7 +1229,6 @@ def test_any_settings_file_is_data(tmp_path: Path) -> None:
             {"rows": [{"name": "a", "change": {"train.lr": 0.1}, "lr": [1e-3, 2e-3, 3e-3]}]},
             "row a: train.lr cannot be set here: the row has a grid",
         ),
-        ({"choice": {"change": {"train.lr": 0.1}}}, "choice: train.lr cannot be set here"),
         ({"rows": [{"name": "a", 1: "x", "foo": "y"}]}, "a row: unknown key 1"),
         ({"pairs": "none"}, "pairs is 'none'; give a list of pairs of rows"),
         ({"pairs": [["none", "two"]]}, r"pairs: \['none', 'two'\] must be two rows, of none, one layer"),
@@ -1278,10 +1281,10 @@ def test_other_mistakes_are_one_line(
     ):
         (tmp_path / "bad.yaml").write_text(content + "\n")
         refused(lambda: find_data(str(tmp_path / "bad.yaml")), said)
-    path = write_study(tmp_path / "tuned.yaml", lr=[1e-4, 1e-3, 1e-2], choice={"seed": 1})
+    trial = replace(finished.base, train=replace(finished.base.train, seed=TRIAL - 1))
     refused(
-        lambda: make(find(str(path)), "toy", finished.base, seeds=2, only=(), out=tmp_path),
-        "seed 1 chooses learning rates in .*; give another --train.seed",
+        lambda: make(finished.study, "toy", trial, seeds=2, only=(), out=tmp_path),
+        "seed 1000 is the one that learning rates are tried with; give another --train.seed",
     )
     path = write_study(tmp_path / "one.yaml", missing=True, base={"data.modalities": ["rgb"]})
     alone = replace(finished.base, data=replace(finished.base.data, modalities=("rgb",)))
@@ -1372,7 +1375,7 @@ def test_no_rate_is_chosen_before_the_whole_grid_was_run(finished: Place, data: 
     rows = [{"name": "none", "change": {"bind.depth": 0}, "lr": [1e-3, 2e-3, 4e-3]}]
     plan = Place(tmp_path, data, rows=rows, reference="none").plan()
     found: list[Result] = []
-    for task, chosen in zip(plan.choices, ({}, {}, {"none": 1e-3}), strict=True):
+    for task, chosen in zip(plan.trials, ({}, {}, {"none": 1e-3}), strict=True):
         found.append(replace(finished.result("none", 0), config=dotted(task.config)))
         assert plan.chosen(found) == chosen
 

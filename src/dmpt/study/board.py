@@ -65,10 +65,9 @@ def launch(task: Task) -> "subprocess.Popen[bytes]":
     environment = dict.fromkeys(_THREADS, asked) | os.environ
     if task.gpu is not None:
         environment[_GPUS] = task.gpu
-    flags = [name for name, given in task.flags.items() if given]
     with log_of(task).open("a", encoding="utf-8") as log:
         return subprocess.Popen(
-            [sys.executable, "-c", _RUN, str(task.out), str(os.getpid()), *flags],
+            [sys.executable, "-c", _RUN, str(task.out), str(os.getpid()), *["missing"] * task.missing],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -143,8 +142,7 @@ def execute(
 
 
 def _name(task: Task) -> str:
-    which = f"lr {task.config.train.lr:g}, validation" if task.kind == "choice" else f"seed {task.config.train.seed}"
-    return f"{task.data}, {task.row}, {which}"
+    return f"{task.data}, {task.row}, {task.place.name.replace('-', ' ', 1)}"
 
 
 def _standing(task: Task) -> tuple[int, str]:
@@ -173,7 +171,7 @@ def _ended(task: Task, code: int, finish: Finish) -> tuple[int, str]:
         except UserError as error:
             return 2, f"error: {error}"
         if result.diverged:
-            return 0, f"diverged, and so is not chosen: {result.numbers['diverged']}"
+            return 0, f"diverged: {result.numbers['diverged']}"
         seconds = result.study["seconds_per_epoch"]
         time_said = "" if seconds is None else f", {seconds:.1f} s per epoch"
         return 0, f"mAP {result.numbers['mAP']:.1f}, rank-1 {result.numbers['rank1']:.1f}{time_said}"

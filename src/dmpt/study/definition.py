@@ -17,12 +17,12 @@ from dmpt.study.reading import names_of, require, settings_in
 
 Split = Literal["test", "validation"]
 MOST = 1000  # training seeds, at most
-GRID = 3  # learning rates that a row may try: the same number for every row that tries any
+TRIAL = 1000  # the seed of training with which learning rates are tried, and no other run is made
 RANK, EQUAL = "lora.rank", "equal"
 """What a row may write instead of a rank: the one that trains as many parameters as the base, on any data."""
 _RUNS = ("train.seed", "train.select")  # what a study gives its runs
 _NEEDED = ("caption", "mirrors", "reference", "rows", "data")
-_OPTIONAL: dict[str, Any] = {"pairs": [], "seeds": 3, "choice": {}, "missing": False, "timed": False}
+_OPTIONAL: dict[str, Any] = {"pairs": [], "seeds": 3, "missing": False, "timed": False}
 _OPTIONAL |= {"lr": (), "split": "test", "base": {}}
 
 
@@ -33,20 +33,12 @@ class Row:
     name: str  # as the table shows it
     change: dict[str, Any] = field(default_factory=dict)  # settings that are not the base's, as dotted keys
     on: dict[str, dict[str, Any]] = field(default_factory=dict)  # what else it changes on some data, by their name
-    lr: tuple[float, ...] = ()  # learning rates to choose from on validation identities; empty = the base's
+    lr: tuple[float, ...] = ()  # learning rates of which the best on validation identities is taken; () = the base's
     paper: str | None = None  # the paper's cell that it mirrors (``dmpt.paper.cells``); None = none does
 
     def changes(self, data: str) -> dict[str, Any]:
         """Settings in which it differs from the base on some data, as dotted keys."""
         return {**self.change, **self.on.get(data, {})}
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How learning rates are chosen."""
-
-    seed: int = 1000  # of training; no seed of the table's runs
-    change: dict[str, Any] = field(default_factory=dict)  # settings of these runs alone, e.g. fewer epochs
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,6 @@ class Study:
     pairs: tuple[tuple[str, str], ...]  # rows that are compared with each other too: the second against the first
     data: tuple[str, ...]  # what it was made for; the first is the default
     seeds: int  # number of training seeds, by default
-    choice: Choice  # of learning rates
     missing: bool  # whether it is also tested with modalities missing
     timed: bool  # whether it is about the time of a step: then it takes no other study's runs, and draws mAP against it
     split: Split  # what rows are measured on; ``validation``: identities held out from training
@@ -99,6 +90,8 @@ def find(name: str) -> Study:
     require(path, isinstance(listed, list) and listed, f"rows is {listed!r}; give a list, each with a name")
     require(path, data, "data is empty; name what the study runs on")
     rows = tuple(_row(path, row, given["lr"], data) for row in listed)
+    tried = sorted({len(row.lr) for row in rows} - {0})
+    require(path, len(tried) < 2, f"rows try {tried} learning rates; give each that tries any the same number of them")
     names, slugs = [row.name for row in rows], [slug(row.name) for row in rows]
     for row, its in zip(names, slugs, strict=True):
         require(path, slugs.count(its) == 1, f"two rows would share the folder {its}; rename {row!r}")
@@ -125,7 +118,6 @@ def find(name: str) -> Study:
         rows=rows,
         pairs=tuple((before, after) for before, after in pairs),
         data=data,
-        choice=_choice(path, given["choice"]),
         base=settings_in(path, "base", given["base"]),
         file=path,
     )
@@ -143,15 +135,6 @@ def _file_of(name: str) -> Path:
     return path
 
 
-def _choice(path: Path, content: Any) -> Choice:
-    reading.check_keys(path, "choice: ", content, (), ("seed", "change"))
-    choice = Choice(**content)
-    require(path, reading.is_whole(choice.seed, 0), f"choice: seed is {choice.seed!r}; give a whole number")
-    settings_in(path, "choice", choice.change)
-    _refuse_keys(path, "choice", choice.change, ("train.lr", *_RUNS), "it is what choosing varies or fixes")
-    return choice
-
-
 def _row(path: Path, content: Any, grid: Any, data: Sequence[str]) -> Row:
     reading.check_keys(path, "a row: ", content, ("name",), ("config", "change", "on", "lr", "paper"))
     name, paper, lr = str(content["name"]), content.get("paper"), content.get("lr", grid)
@@ -162,8 +145,8 @@ def _row(path: Path, content: Any, grid: Any, data: Sequence[str]) -> Row:
         change |= reading.shipped_settings(path, config)
     change |= settings_in(path, f"row {name}", content.get("change", {}))
     valid = isinstance(lr, (list, tuple)) and all(isinstance(rate, float) and 0 < rate < math.inf for rate in lr)
-    if not valid or len(lr) not in (0, GRID) or len(set(lr)) < len(lr):
-        raise UserError(f"{path}, row {name}: lr is {lr}; give {GRID} learning rates, as every row, or [] for none")
+    if not valid or len(lr) == 1 or len(set(lr)) < len(lr):
+        raise UserError(f"{path}, row {name}: lr is {lr}; give two or more learning rates, or [] for none")
     on: dict[str, dict[str, Any]] = {}
     for key, own in reading.mapping_in(path, f"row {name}: on", content.get("on", {})).items():
         require(path, key in data, f"row {name}: on {key}: is not among the study's data {', '.join(data)}")

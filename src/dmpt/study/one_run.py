@@ -30,14 +30,13 @@ def settings_file(out: Path) -> Path:
     return out.with_name(f"{out.name}.yaml")
 
 
-def work(config: Config, out: Path, missing: bool = False, may_diverge: bool = False) -> None:
+def work(config: Config, out: Path, missing: bool = False) -> None:
     """Train, going on where an earlier attempt was stopped; evaluate; write what was found into the run folder.
 
     Args:
-        config: the settings; with ``train.select val`` the test split is not read.
+        config: the settings; with ``train.select val`` the test split is not read, and divergence is a finding.
         out: the run folder.
         missing: whether it is also tested with modalities missing.
-        may_diverge: whether that is a finding, and no failure.
 
     Raises:
         UserError: as ``dmpt train`` and ``dmpt evaluate``.
@@ -56,7 +55,7 @@ def work(config: Config, out: Path, missing: bool = False, may_diverge: bool = F
     try:
         trainer.fit()
     except Diverged as error:
-        if not may_diverge:
+        if config.train.select != "val":
             raise
         numbers = {**dict.fromkeys(MEASURES, 0.0), "diverged": str(error)}
     if config.train.select == "val" and not numbers:
@@ -110,15 +109,15 @@ def _stop_with(parent: int) -> None:
 
 
 def main() -> None:
-    """Make the run of ``OUT PARENT [missing] [may_diverge]``; exit code 2 with a line of what the user can mend."""
-    folder, parent, *flags = sys.argv[1:]
+    """Make the run of ``OUT PARENT [missing]``; exit code 2 with a line of what the user can mend."""
+    folder, parent, *missing = sys.argv[1:]
     out = Path(folder)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the study's way to stop it, whatever the study was started with
     try:
         with stoppable():
             _stop_with(int(parent))
             config = from_dict(load(settings_file(out).read_text(encoding="utf-8")))
-            work(config, out, **dict.fromkeys(flags, True))
+            work(config, out, bool(missing))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None

@@ -1,29 +1,28 @@
-"""Which runs a study takes, which of them are there, and which learning rates have been chosen."""
+"""Which runs a study takes, which of them are there, and which learning rates came out best."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dmpt.base.errors import UserError
 from dmpt.evaluation.missing import parse
 from dmpt.settings.config import Config
 from dmpt.settings.values import dotted
-from dmpt.study.definition import MOST, RANK, Row, Study, slug
+from dmpt.study.definition import MOST, RANK, TRIAL, Row, Split, Study, slug
 from dmpt.study.reading import KNOWN
 from dmpt.study.results import Kept, Result, backbone_name, content_of, run_name
-from dmpt.study.rows import config_of, runnable
+from dmpt.study.rows import runnable
 
 
 @dataclass(frozen=True)
 class Task:
-    """A run to be. One of a learning rate's choice, or of validation, does not read the test split."""
+    """A run to be. One on validation identities does not read the test split."""
 
     data: str  # name of the data
     row: str  # name of the row
-    kind: Literal["choice", "test", "validation"]
     config: Config  # its settings
     out: Path  # its run folder
     missing: bool = False  # whether it is also tested with modalities missing
@@ -35,12 +34,12 @@ class Task:
     @property
     def place(self) -> Path:
         """Data, row and run, as folders."""
-        return Path(self.data) / slug(self.row) / run_name(self.kind, dotted(self.config))
+        return Path(self.data) / slug(self.row) / run_name(dotted(self.config))
 
     @property
-    def flags(self) -> dict[str, bool]:
-        """What ``one_run.work`` is told beside settings and folder."""
-        return {"missing": self.missing and self.kind == "test", "may_diverge": self.kind == "choice"}
+    def split(self) -> Split:
+        """What it is measured on."""
+        return "validation" if self.config.train.select == "val" else "test"
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -53,9 +52,8 @@ class Task:
 
     def accepts(self, result: Result) -> bool:
         """Whether it is a seed of this run, whoever asked for it."""
-        if self.kind != "choice" and (result.diverged or (self.missing and "missing" not in result.numbers)):
-            return False
-        return result.is_run_of(self.content, self.fingerprint, self.backbone)
+        lacking = self.missing and "missing" not in result.numbers
+        return not lacking and result.is_run_of(self.content, self.fingerprint, self.backbone)
 
     def find(self, results: Sequence[Result]) -> Result | None:
         """The result of this run; None where there is none."""
@@ -77,14 +75,14 @@ class Plan:
     jobs: int = 1  # how many runs share the machine
 
     @property
-    def choices(self) -> list[Task]:
-        """The runs by which learning rates are chosen."""
-        return [self._task(row, self._choice(config, lr), "choice") for row, config in self.rows for lr in row.lr]
+    def trials(self) -> list[Task]:
+        """The runs that try learning rates, on validation identities."""
+        return [self._task(row, config, "validation", TRIAL, lr) for row, config in self.rows for lr in row.lr]
 
     def tests(self, chosen: Mapping[str, float]) -> list[Task]:
         """The runs of the table; those of rows that wait for their learning rate are left out."""
         return [
-            self._task(row, self._test(config, seed, chosen.get(row.name)), self.study.split)
+            self._task(row, config, self.study.split, seed, chosen.get(row.name, config.train.lr))
             for row, config in self.rows
             for seed in self.seeds
             if not row.lr or row.name in chosen
@@ -93,7 +91,7 @@ class Plan:
     def tried(self, results: Sequence[Result]) -> dict[str, list[Result]]:
         """What was found for the learning rates of each row that has a grid, in its order, as far as it was run."""
         found: dict[str, list[Result]] = {row.name: [] for row, _ in self.rows if row.lr}
-        for task in self.choices:
+        for task in self.trials:
             if (result := task.find(results)) is not None:
                 found[task.row].append(result)
         return found
@@ -104,24 +102,19 @@ class Plan:
         return {row: best(done).lr for row, done in self.tried(results).items() if len(done) == whole[row]}
 
     def found(self, results: Sequence[Result]) -> dict[str, list[Result]]:
-        """Results of each row that has any, of whatever seed, by ascending seeds."""
+        """Results of each row that has any, of whatever seed, by ascending seeds; not what diverged or was tried."""
         tests = replace(self, seeds=self.seeds[:1]).tests(self.chosen(results))
-        seeds = {task.row: [r for r in results if task.accepts(r)] for task in tests}
+        shown = [result for result in results if result.seed != TRIAL and not result.diverged]
+        seeds = {task.row: [result for result in shown if task.accepts(result)] for task in tests}
         return {row: sorted(own, key=lambda result: result.seed) for row, own in seeds.items() if own}
 
-    def _test(self, config: Config, seed: int, lr: float | None) -> Config:
-        config = _with_train(config, seed=seed, lr=config.train.lr if lr is None else lr)
-        return config if self.study.split == "test" else _validated(config)
-
-    def _choice(self, config: Config, lr: float) -> Config:
-        choice = self.study.choice
-        config = config_of({**dotted(config), **choice.change})
-        return _validated(_with_train(config, seed=choice.seed, lr=lr))
-
-    def _task(self, row: Row, config: Config, kind: Any) -> Task:
-        backbone = self.backbones.get(backbone_name(config))
-        rest = self.study.missing, self.fingerprint, backbone, self.jobs
-        task = Task(self.data, row.name, kind, config, self.out, *rest)
+    def _task(self, row: Row, config: Config, split: Split, seed: int, lr: float) -> Task:
+        train = replace(config.train, seed=seed, lr=lr)
+        if split == "validation":  # some training identities are held out and looked at once, after the last epoch
+            train = replace(train, select="val", eval_every=max(1, train.epochs))
+        config = replace(config, train=train)
+        missing, backbone = self.study.missing and split == "test", self.backbones.get(backbone_name(config))
+        task = Task(self.data, row.name, config, self.out, missing, self.fingerprint, backbone, self.jobs)
         return replace(task, out=self.out / task.place)
 
 
@@ -140,8 +133,8 @@ def make(study: Study, data: str, base: Config, *, seeds: int, only: Sequence[st
     if seeds > MOST or base.train.seed + seeds > 2**63:
         raise UserError(f"--seeds {seeds} from seed {base.train.seed} on; give at most {MOST}, all below 2^63")
     numbers = tuple(range(base.train.seed, base.train.seed + seeds))
-    if study.choice.seed in numbers and any(row.lr for row, _ in rows):
-        raise UserError(f"seed {study.choice.seed} chooses learning rates in {study.file}; give another --train.seed")
+    if TRIAL in numbers:
+        raise UserError(f"seed {TRIAL} is the one that learning rates are tried with; give another --train.seed")
     if base.train.select != "last":
         raise UserError(f"train.select is {base.train.select}; a study tests the last epoch, set it to last")
     if study.missing:  # refused before anything is trained
@@ -190,12 +183,3 @@ def hashes(configs: Iterable[Config]) -> dict[str, str]:
 
     files = {backbone_name(config): config.backbone for config in configs if config.backbone.weights != "random"}
     return {name: sha256(resolve(backbone.weights, backbone.name)) for name, backbone in files.items()}
-
-
-def _validated(config: Config) -> Config:
-    """Some training identities are held out and looked at once, after the last epoch."""
-    return _with_train(config, select="val", eval_every=max(1, config.train.epochs))
-
-
-def _with_train(config: Config, **changes: Any) -> Config:
-    return replace(config, train=replace(config.train, **changes))

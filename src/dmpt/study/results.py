@@ -28,7 +28,7 @@ from dmpt.settings.config import Config
 from dmpt.settings.places import named, without_places
 from dmpt.settings.saved import read_settings
 from dmpt.settings.values import dotted, flatten, nest, renamed
-from dmpt.study.definition import slug
+from dmpt.study.definition import TRIAL, slug
 from dmpt.study.reading import KNOWN
 from dmpt.training.state import HARMLESS, unread
 
@@ -70,13 +70,13 @@ class Result:
 
     @property
     def diverged(self) -> bool:
-        """Whether its training ended in numbers that are not finite, as that of a learning rate may; measures are 0."""
+        """Whether its training, on validation identities, ended in numbers that are not finite; its measures are 0."""
         return "diverged" in self.numbers
 
     @property
     def place(self) -> tuple[str, str]:
         """Its row and run, by which results are in order."""
-        return slug(self.row), run_name(self.study["kind"], self.config)
+        return slug(self.row), run_name(self.config)
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -115,9 +115,10 @@ class Kept:
     results: tuple[Result, ...] = ()  # in the order of rows and runs
 
 
-def run_name(kind: str, config: Mapping[str, Any]) -> str:
-    """How a run is called beside the others of its row, by its task's kind and its settings as dotted keys."""
-    return f"lr-{config['train.lr']:g}" if kind == "choice" else f"seed-{config['train.seed']}"
+def run_name(config: Mapping[str, Any]) -> str:
+    """How a run of these settings, as dotted keys, is called beside the others of its row."""
+    seed = config["train.seed"]
+    return f"lr-{config['train.lr']:g}" if seed == TRIAL else f"seed-{seed}"
 
 
 def backbone_name(config: Config) -> str:

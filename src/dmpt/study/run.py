@@ -60,16 +60,18 @@ def study(
     for line in plan.left_out:
         console.print(f"left out: {line}")
     place = _Place(study, results, data.name)
-    for task in [*plan.choices, *plan.tests(plan.chosen(place.own))]:
+    for task in [*plan.trials, *plan.tests(plan.chosen(place.own))]:
         if task.find(place.own) is None:
             _check_folder(task)
     place.ask(plan, base)
     tested = sum(task.find(place.own) is not None for task in plan.tests(plan.chosen(place.own)))
-    failures = _run(plan, place, plan.choices, tested, "choosing learning rates", launch)
+    failures = _run(plan, place, plan.trials, tested, "trying learning rates", launch)
     for line in grid_lines(plan, place.own):
         console.print(line)
     tests = plan.tests(plan.chosen(place.own))
-    failures += _run(plan, place, tests, len(plan.choices), study.name, launch)
+    failures += _run(plan, place, tests, len(plan.trials), study.name, launch)
+    ended = [(task, task.find(place.own)) for task in tests]
+    failures += [f"{task.place.as_posix()}: {r.numbers['diverged']}" for task, r in ended if r and r.diverged]
     if failures:
         with suppress(UserError):  # when none is there
             write(study, results)
@@ -82,7 +84,7 @@ def dry_run(plan: Plan, results: Path) -> list[str]:
     place = _Place(plan.study, results, plan.data)
     there = [*place.own, *place.others]
     chosen = plan.chosen(there)
-    tasks = [*plan.choices, *plan.tests(chosen)]
+    tasks = [*plan.trials, *plan.tests(chosen)]
     found = [(task.find(place.own), task.find(place.others)) for task in tasks]
     states = ["done  " if own else "taken " if other else "to run" for own, other in found]
     pending = [row.name for row, _ in plan.rows if row.lr and row.name not in chosen]
@@ -154,7 +156,7 @@ class _Place:
 
 
 def _named(result: Result, task: Task) -> Result:
-    return result.as_of(data=task.data, row=task.row, kind=task.kind)
+    return result.as_of(data=task.data, row=task.row, kind=task.split)
 
 
 def _run(plan: Plan, place: _Place, tasks: Sequence[Task], before: int, what: str, launch: board.Launch) -> list[str]:
@@ -163,7 +165,7 @@ def _run(plan: Plan, place: _Place, tasks: Sequence[Task], before: int, what: st
     there = len(tasks) - len(waiting)
     if tasks:
         console.print(f"{what}: {there} of {len(tasks)} runs are there")
-    total = len(plan.choices) + len(plan.rows) * len(plan.seeds)
+    total = len(plan.trials) + len(plan.rows) * len(plan.seeds)
     return board.execute(waiting, plan.jobs, what, launch, place.finish, before + there, total) if waiting else []
 
 

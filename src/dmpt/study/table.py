@@ -15,7 +15,7 @@ from dmpt.base.files import write_text
 from dmpt.paper.cells import cell_on
 from dmpt.retrieval.metrics import MEASURES
 from dmpt.retrieval.statistics import DRAWS, Comparison
-from dmpt.study.definition import GRID, Study
+from dmpt.study.definition import Study
 from dmpt.study.groups import Group, compare
 from dmpt.study.plan import Plan, asked, best
 from dmpt.study.plot import Line, strips, time_map
@@ -82,12 +82,13 @@ def write(study: Study, results: Path) -> Path:
 def grid_lines(plan: Plan, results: Sequence[Result]) -> list[str]:
     """What each learning rate of the study came to on validation identities, a line per row."""
     lines = []
+    grids = {row.name: len(row.lr) for row, _ in plan.rows}
     for row, found in plan.tried(results).items():
         if not found:
             continue
         tried, won = sorted(found, key=lambda result: result.lr), best(found)
-        if len(tried) < GRID:
-            lines.append(f"{row}: {len(tried)} of {GRID} learning rates tried, so none is chosen yet")
+        if len(tried) < grids[row]:
+            lines.append(f"{row}: {len(tried)} of {grids[row]} learning rates tried, so none is chosen yet")
             continue
         edge = "" if won not in (tried[0], tried[-1]) else ", at the grid's edge"
         grid = ", ".join(f"{r.lr:g}: {'diverged' if r.diverged else format(r.numbers['mAP'], '.1f')}" for r in tried)
