@@ -23,6 +23,18 @@ def test_one_holds_it_until_it_is_released(tmp_path: Path) -> None:
     assert Lock(tmp_path / "lock").works
 
 
+def test_a_shared_lock_keeps_out_who_wants_it_alone(tmp_path: Path) -> None:
+    first, second = (Lock(tmp_path / "lock", shared=True) for _ in range(2))
+    first.release()
+    with pytest.raises(Taken):
+        Lock(tmp_path / "lock")
+    second.release()
+    alone = Lock(tmp_path / "lock")
+    with pytest.raises(Taken):
+        Lock(tmp_path / "lock", shared=True)
+    assert alone.works
+
+
 def failing(number: int) -> Any:
     def fail(*arguments: object) -> None:
         raise OSError(number, "as the system says")
@@ -53,6 +65,7 @@ def test_windows_locks_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "msvcrt", windows)
     assert Lock(tmp_path / "lock").works
     assert asked == [(2, 1)]
+    assert not Lock(tmp_path / "lock", shared=True).works  # which it does not know
     windows.locking = failing(errno.EACCES)
     with pytest.raises(Taken):
         Lock(tmp_path / "lock")

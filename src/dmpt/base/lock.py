@@ -17,12 +17,13 @@ class Taken(Exception):
 
 
 class Lock:
-    """An exclusive lock, held as long as this object is there and not released.
+    """A lock, held as long as this object is there and not released.
 
     A lock is a courtesy: some network shares and S3 mounts know none, and there nobody is kept out.
 
     Args:
         path: the file; it is created where it is missing, and left where it is.
+        shared: others may share it; who wants it alone is kept out.
 
     Attributes:
         works: whether there are locks where the file is.
@@ -34,11 +35,11 @@ class Lock:
 
     _handle: int | None = None
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, shared: bool = False):
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         self.works = True
         try:
-            _hold(self._handle)
+            _hold(self._handle, shared)
         except (OSError, ImportError) as error:
             if isinstance(error, OSError) and error.errno in _TAKEN:
                 self.release()
@@ -55,12 +56,14 @@ class Lock:
         self.release()
 
 
-def _hold(handle: int) -> None:
+def _hold(handle: int, shared: bool) -> None:
     """Lock an open file or fail at once: OSError where that cannot be, ImportError where the system knows no locks."""
     try:
         import fcntl
-    except ImportError:  # Windows
+    except ImportError:  # Windows, which has none that are shared
+        if shared:
+            raise
         windows = import_module("msvcrt")
         windows.locking(handle, windows.LK_NBLCK, 1)
     else:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

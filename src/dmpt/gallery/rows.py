@@ -77,7 +77,7 @@ def to_batch(
     if shared is not None:
         columns["shared"] = _vectors(shared, None)
     for name, values in (("pid", pid), ("camera", camera)):
-        columns[name] = _texts(name, [None] * count if values is None else values, LABEL_LENGTH)
+        columns[name] = to_labels(name, [None] * count if values is None else values)
     columns["content"] = pa.array([None] * count if content is None else list(content), pa.string())
     columns["adapter"] = pa.array([model.adapter] * count, pa.string())
     own = {name: _column(name, values) for name, values in (extra or {}).items()}
@@ -121,6 +121,15 @@ def to_embeddings(table: pa.Table | pa.RecordBatch, where: str = "the gallery") 
                 "rollback to an earlier version"
             )
     return Embeddings(features, present, shared, model.standardisation)
+
+
+def to_labels(name: str, values: Sequence[str | None]) -> pa.Array:
+    """A column of labels, whose ``name`` is for messages: text of at most ``LABEL_LENGTH`` characters, or null.
+
+    Raises:
+        UserError: one is longer, empty, or no text.
+    """
+    return _texts(name, values, LABEL_LENGTH)
 
 
 def _is_unit(vectors: Features) -> Rows:

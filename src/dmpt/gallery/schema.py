@@ -25,6 +25,9 @@ FORMAT = "1"
 OWN = ("key", *MODALITIES, "lengths", "present", "shared", "pid", "camera", "content", "adapter")
 """Columns that every gallery has; ``shared`` is in those alone whose model has a shared part."""
 
+_UNIQUE = {"lance-schema:unenforced-primary-key": "true"}
+"""Lets the store see that two writers add the same key at once."""
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -149,7 +152,7 @@ def schema_of(model: Model, extra: Iterable[pa.Field] = (), source: str | None =
         UserError: a column of the user's has a name that is ours, or that the store cannot hold.
     """
     vector, text = pa.list_(pa.float32(), model.width), pa.string()
-    fields = [pa.field("key", text, nullable=False)]
+    fields = [pa.field("key", text, nullable=False, metadata=_UNIQUE)]
     fields += [pa.field(name, vector) for name in MODALITIES]
     fields += [pa.field("lengths", pa.list_(pa.float32(), len(MODALITIES)), nullable=False)]
     fields += [pa.field("present", pa.uint8(), nullable=False)]

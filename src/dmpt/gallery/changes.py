@@ -1,0 +1,206 @@
+"""What changes a gallery: add, remove, label, roll back. Each call is one version, or none where nothing changes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lance
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dmpt.base.errors import UserError, one_line
+from dmpt.gallery.rows import to_batch, to_labels
+from dmpt.gallery.schema import OWN, Model
+from dmpt.gallery.store import Gallery
+from dmpt.retrieval.embeddings import Embeddings
+
+_MODELS = {*OWN} - {"key", "pid", "camera"}
+"""Columns that an upsert replaces in any case."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of a write.
+
+    Attributes:
+        version: of the gallery, after it.
+        added: rows that are new.
+        changed: rows that were there and were written anew.
+        removed: rows that are gone.
+    """
+
+    version: int
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+
+
+def add(
+    gallery: Gallery,
+    model: Model,
+    embeddings: Embeddings,
+    keys: Sequence[str],
+    *,
+    pid: Sequence[str | None] | None = None,
+    camera: Sequence[str | None] | None = None,
+    content: Sequence[str | None] | None = None,
+    extra: Mapping[str, Sequence[Any] | pa.Array] | None = None,
+) -> Change:
+    """Put samples into a gallery: rows whose key is there are replaced, the others are new.
+
+    A pid, a camera or a column of the user's that is not given for a row, or None, stays what it was.
+
+    Args:
+        gallery: to write to; it is then at the version that was written.
+        model: whose vectors these are (``Model.of``).
+        embeddings: of N samples.
+        keys: N names, each once.
+        pid: N labels.
+        camera: N labels.
+        content: sha256 of each sample's files.
+        extra: columns of the user's own that the gallery has.
+
+    Raises:
+        UserError: the gallery holds vectors of another model, or ``to_batch`` refuses the rows, or the store the write.
+    """
+    return add_rows(
+        gallery, model, to_batch(model, embeddings, keys, pid=pid, camera=camera, content=content, extra=extra)
+    )
+
+
+def add_rows(gallery: Gallery, model: Model, batch: pa.RecordBatch) -> Change:
+    """``add``, of rows that ``to_batch`` made."""
+    if not batch.num_rows:
+        return Change(gallery.version)
+
+    def upsert(dataset: lance.LanceDataset) -> dict[str, int]:
+        gallery.model.refuse(model, str(gallery.path))
+        rows = _completed(dataset, batch, gallery)
+        merge = dataset.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
+        return dict(merge.conflict_retries(0).execute(rows))
+
+    done = gallery.write("adding", upsert)
+    return Change(gallery.version, added=done["num_inserted_rows"], changed=done["num_updated_rows"])
+
+
+def remove(gallery: Gallery, keys: Sequence[str] = (), *, pids: Sequence[str] = (), where: str | None = None) -> Change:
+    """Take rows out of the newest version; earlier versions still have them (``gallery.purge`` leaves none).
+
+    Args:
+        gallery: to write to.
+        keys: these rows.
+        pids: all rows with these labels.
+        where: all rows that meet a condition in SQL.
+
+    Raises:
+        UserError: nothing is named, a key or pid is not there, or the condition cannot be read.
+    """
+    gallery.refresh()
+    chosen = keys_of(gallery, keys, pids=pids, where=where)
+    if not chosen:
+        return Change(gallery.version)
+    table = pa.table({"key": pa.array(chosen, pa.string())})
+
+    def delete(dataset: lance.LanceDataset) -> dict[str, int]:
+        return dict(dataset.merge_insert("key").when_matched_delete().conflict_retries(0).execute(table))
+
+    done = gallery.write("removing", delete)
+    return Change(gallery.version, removed=done["num_deleted_rows"])
+
+
+def label(gallery: Gallery, labels: Mapping[str, str | None]) -> Change:
+    """Say who is on samples, whatever was said before.
+
+    Args:
+        gallery: to write to.
+        labels: pid by key; None = unlabelled.
+
+    Raises:
+        UserError: a key is not there, or a label is too long or no text.
+    """
+    gallery.refresh()
+    keys_of(gallery, list(labels))
+    if not labels:
+        return Change(gallery.version)
+    table = pa.table({"key": pa.array(list(labels), pa.string()), "pid": to_labels("pid", list(labels.values()))})
+
+    def update(dataset: lance.LanceDataset) -> dict[str, int]:
+        return dict(dataset.merge_insert("key").when_matched_update_all().conflict_retries(0).execute(table))
+
+    done = gallery.write("labelling", update)
+    return Change(gallery.version, changed=done["num_updated_rows"])
+
+
+def rollback(gallery: Gallery, version: int) -> Change:
+    """Make an earlier version the newest, as a version of its own: nothing in between is lost.
+
+    Raises:
+        UserError: there is no such version.
+    """
+    Gallery(gallery.path, version, gallery.deadline)  # which looks at it
+    gallery.write("rolling back", lambda dataset: dataset.checkout_version(version).restore())  # type: ignore[no-untyped-call]
+    return Change(gallery.version)
+
+
+def keys_of(
+    gallery: Gallery, keys: Sequence[str] = (), *, pids: Sequence[str] = (), where: str | None = None
+) -> list[str]:
+    """Rows that a user names, in the table's order.
+
+    Args:
+        gallery: to look in.
+        keys: these.
+        pids: all with these labels.
+        where: all that meet a condition in SQL.
+
+    Raises:
+        UserError: nothing is named, a key or pid is not there, or the condition cannot be read.
+    """
+    found: dict[str, None] = {}
+    for name, wanted in (("key", keys), ("pid", pids)):
+        if not wanted:
+            continue
+        table = gallery.read(["key", name] if name != "key" else ["key"])
+        rows = table.filter(pc.is_in(table.column(name), pa.array(list(wanted), pa.string())))
+        lacking = set(wanted) - set(rows.column(name).to_pylist())
+        if lacking:
+            one = min(lacking)
+            raise UserError(
+                f"{gallery.path} has no {name} {one_line(one)[:200]}; dmpt gallery export lists what it has"
+            )
+        found |= dict.fromkeys(rows.column("key").to_pylist())
+    if where is not None:
+        found |= dict.fromkeys(gallery.read(["key"], where).column("key").to_pylist())
+    elif not keys and not pids:
+        raise UserError("nothing is named; give keys, --pid or --where")
+    return list(found)
+
+
+def _completed(dataset: lance.LanceDataset, batch: pa.RecordBatch, gallery: Gallery) -> pa.Table:
+    """Rows with all columns of the gallery; what they do not say is what the rows of their keys say today."""
+    schema = dataset.schema
+    if unknown := [name for name in batch.schema.names if name not in schema.names]:
+        raise UserError(
+            f"{gallery.path} has no column {one_line(unknown[0])}; it has {', '.join(schema.names)}; columns are fixed "
+            "when a gallery is made"
+        )
+    kept = [name for name in schema.names if name not in _MODELS]
+    keys = batch.column("key")
+    today = dataset.to_table(columns=kept)  # a condition with a thousand keys would be slower
+    today = today.filter(pc.is_in(today.column("key"), keys))
+    at = pc.index_in(keys, today.column("key"))
+    columns = {}
+    for field in schema:
+        column = batch.column(field.name) if field.name in batch.schema.names else pa.nulls(len(keys), field.type)
+        if column.type != field.type:
+            try:
+                column = column.cast(field.type)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise UserError(
+                    f"column {one_line(field.name)} holds {field.type} in {gallery.path}, not {column.type}: "
+                    f"{one_line(str(error))[:200]}"
+                ) from error
+        if field.name in kept and column.null_count and len(today):
+            column = pc.coalesce(column, pc.take(today.column(field.name), at))
+        columns[field.name] = column
+    return pa.table(list(columns.values()), schema=schema)

@@ -1,0 +1,240 @@
+"""A gallery on disk: opened, made, read, and written to so that every write is one version."""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import lance
+import pyarrow as pa
+
+from dmpt.base.errors import UserError, one_line
+from dmpt.base.files import expanded
+from dmpt.base.lock import Lock, Taken
+from dmpt.gallery.deadline import Conflict, within
+from dmpt.gallery.rows import to_embeddings
+from dmpt.gallery.schema import Model, schema_of
+from dmpt.retrieval.embeddings import Embeddings
+
+_T = TypeVar("_T")
+
+DEADLINE = 120.0
+"""Seconds for one call into the store."""
+PATIENCE = 30
+"""Deadlines for what touches every row."""
+_TRIES = 50
+_BATCH = 4096
+"""Rows that a scan gives at a time."""
+
+
+class Gallery:
+    """A table of embedded samples, as one of its versions has it; threads may share it.
+
+    Whoever opens it sees one version until ``refresh``, whatever others write. Functions that change it and search in
+    it (``gallery.changes``, ...) take a Gallery.
+
+    Args:
+        path: the folder, ``g.lance``.
+        version: None = the newest.
+        deadline: seconds that one call into the store may take.
+
+    Attributes:
+        path: as it was given.
+        model: whose vectors these are.
+
+    Raises:
+        UserError: there is none, it is damaged, of another format or another program's.
+    """
+
+    def __init__(self, path: str | Path, version: int | None = None, deadline: float = DEADLINE):
+        self.path, self.deadline = expanded(path), deadline
+        if not self.path.exists():
+            raise UserError(f"{self.path} does not exist; dmpt embed or dmpt gallery add makes a gallery")
+        if not (self.path / "_versions").is_dir():
+            raise UserError(f"{self.path} is no gallery; give the folder that dmpt embed or dmpt gallery add wrote")
+        try:
+            self.take(self.call("opening", lambda: lance.dataset(str(self.path), version=version)))
+        except UserError as error:
+            if version is None:
+                raise
+            raise UserError(f"{error}; dmpt gallery history lists the versions that there are") from error
+
+    def take(self, dataset: lance.LanceDataset) -> None:
+        """Go on with another version of it."""
+        self.model = Model.read(dataset.schema, str(self.path))
+        self.dataset = dataset
+
+    def call(self, what: str, call: Callable[[], _T], patience: float = 1) -> _T:
+        """What a call into the store returns, ``patience`` deadlines at most.
+
+        Raises:
+            UserError: it took longer, or the store says that something is wrong.
+            Conflict: somebody else wrote meanwhile.
+        """
+        return within(self.deadline * patience, self.path, what, call)
+
+    @property
+    def version(self) -> int:
+        """Counted from 1."""
+        return int(self.dataset.version)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """All columns."""
+        return self.dataset.schema
+
+    @property
+    def source(self) -> str | None:
+        """The folder that keys are relative to, as it was given."""
+        found = (self.schema.metadata or {}).get(b"dmpt.source")
+        return None if found is None else found.decode()
+
+    def __len__(self) -> int:
+        return int(self.call("counting", self.dataset.count_rows))
+
+    def refresh(self) -> "Gallery":
+        """The same gallery at its newest version."""
+        dataset = self.call("opening", lambda: lance.dataset(str(self.path)))
+        if dataset.version != self.version:
+            self.take(dataset)
+        return self
+
+    def read(self, columns: Sequence[str] | None = None, where: str | None = None) -> pa.Table:
+        """Rows, all at once.
+
+        Args:
+            columns: None = all.
+            where: a condition in SQL, which Lance reads: ``camera = '3' AND time > timestamp '2026-03-01 00:00:00'``.
+
+        Raises:
+            UserError: there is no such column, the condition cannot be read, or the table is damaged.
+        """
+        self._known(columns)
+        wanted = None if columns is None else list(columns)
+        return self._asked(where, lambda: self.dataset.to_table(columns=wanted, filter=where), PATIENCE)
+
+    def scan(
+        self, columns: Sequence[str] | None = None, where: str | None = None, batch_size: int = _BATCH
+    ) -> Iterator[pa.RecordBatch]:
+        """Rows, some at a time, in the table's order; else as ``read``."""
+        self._known(columns)
+        wanted = None if columns is None else list(columns)
+
+        def opened() -> Iterator[pa.RecordBatch]:
+            return iter(self.dataset.to_batches(columns=wanted, filter=where, batch_size=batch_size))
+
+        batches = self._asked(where, opened)
+        while (batch := self._asked(where, lambda: next(batches, None))) is not None:
+            yield batch
+
+    def count(self, where: str | None = None) -> int:
+        """How many rows meet a condition; else as ``read``."""
+        return int(self._asked(where, lambda: self.dataset.count_rows(where)))
+
+    def embeddings(self, where: str | None = None) -> Embeddings:
+        """Vectors of all rows, or of some, in the table's order; errors as of ``read`` and ``to_embeddings``."""
+        return to_embeddings(self.read(where=where), str(self.path))
+
+    def write(self, what: str, change: Callable[[lance.LanceDataset], _T], patience: float = PATIENCE) -> _T:
+        """Change the newest version, and see what came of it.
+
+        Args:
+            what: is done, for messages.
+            change: calls into the store with the newest version; on a conflict again, with the one that won.
+            patience: deadlines that it may take.
+
+        Raises:
+            UserError: it cannot be written to, the disk is full, or others write all the time.
+        """
+        with self.writing(what):
+            for attempt in range(_TRIES):
+                self.refresh()
+                dataset = self.dataset
+                try:
+                    done = self.call(what, lambda dataset=dataset: change(dataset), patience)  # type: ignore[misc]
+                except Conflict:
+                    time.sleep(random.uniform(0, min(0.02 * 2**attempt, 2)))
+                    continue
+                self.refresh()
+                return done
+        raise UserError(f"{self.path}: {what} met other writers {_TRIES} times; do it again when fewer write")
+
+    @contextmanager
+    def writing(self, what: str, alone: bool = False) -> Iterator[None]:
+        """Inside, files that belong to no version yet are safe from ``--purge``; ``alone``: nobody else writes.
+
+        Raises:
+            UserError: others write, or purge, for longer than the deadline.
+        """
+        lock = self._locked(what, alone)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _locked(self, what: str, alone: bool) -> Lock:
+        end = time.monotonic() + self.deadline
+        while True:
+            try:
+                return Lock(self.path / "_dmpt.lock", shared=not alone)
+            except OSError as error:
+                raise UserError(
+                    f"{self.path}: {what} is not allowed here ({error.strerror}); check its rights"
+                ) from error
+            except Taken:
+                if time.monotonic() > end:
+                    raise UserError(f"{self.path}: {what} waited {self.deadline:g} s for others; do it again") from None
+                time.sleep(0.05)
+
+    def _known(self, columns: Sequence[str] | None) -> None:
+        for name in columns or ():
+            if name not in self.schema.names:
+                raise UserError(
+                    f"{self.path} has no column {one_line(name)[:100]}; it has {', '.join(self.schema.names)}"
+                )
+
+    def _asked(self, where: str | None, call: Callable[[], _T], patience: float = 1) -> _T:
+        """As ``call``; what fails because of a condition is the condition's fault."""
+        try:
+            return self.call("reading", call, patience)
+        except UserError as error:
+            if where is None:
+                raise
+            raise UserError(f"{error}; the condition was: {one_line(where)[:200]}") from error
+
+
+def open_gallery(path: str | Path, version: int | None = None) -> Gallery:
+    """A gallery that ``dmpt embed`` or ``dmpt gallery add`` wrote.
+
+    Args:
+        path: the folder, ``g.lance``.
+        version: None = the newest.
+
+    Raises:
+        UserError: there is none, it is damaged, of another format or another program's.
+    """
+    return Gallery(path, version)
+
+
+def create_gallery(
+    path: str | Path, model: Model, extra: Iterable[pa.Field] = (), source: str | None = None
+) -> Gallery:
+    """An empty gallery, its version 1.
+
+    Args:
+        path: the folder to make.
+        model: whose vectors it will hold.
+        extra: columns of the user's own.
+        source: the folder that keys are relative to, as the user gave it.
+
+    Raises:
+        UserError: something is there already, or it cannot be written.
+    """
+    place, schema = expanded(path), schema_of(model, extra, source)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UserError(f"{place} is there already; give another name, or add to it")
+    empty = schema.empty_table()
+    within(DEADLINE, place, "making it", lambda: lance.write_dataset(empty, str(place), commit_message="create"))
+    return Gallery(place)
