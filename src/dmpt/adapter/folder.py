@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dmpt import __version__
+from dmpt.adapter.packaged import is_shipped, shipped
 from dmpt.base.errors import UserError
 from dmpt.base.files import write_text
 from dmpt.extensions.assemble import build_backbone, build_network
@@ -103,15 +104,17 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 
 def adapter_folder(run: Path, which: str | None = None) -> Path:
-    """The adapter inside a run folder, or the folder itself when it is an adapter.
+    """The adapter inside a run folder, the folder itself when it is an adapter, or one that comes with the package.
 
     Args:
-        run: what the user gave.
+        run: what the user gave: a folder, or ``package:NAME``.
         which: ``last`` or ``best``; None = the one that training selected.
 
     Raises:
         UserError: there is none.
     """
+    if is_shipped(run):
+        run = shipped(run)
     if (run / CARD).exists():
         if which not in (None, run.name):
             raise UserError(f"{run} is an adapter itself; give its run folder to choose {which}")

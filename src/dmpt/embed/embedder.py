@@ -165,7 +165,7 @@ def load(
     """A trained model.
 
     Args:
-        name: a run folder, or an adapter folder.
+        name: a run folder, an adapter folder, or ``package:tiny``, which comes with dmpt.
         which: of a run: ``last`` or ``best``; None = the one that training selected.
         weights: of the backbone, where they are not where training found them.
         precision: None = bf16 where the processor computes it natively, else fp32.

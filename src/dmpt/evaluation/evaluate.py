@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmpt.adapter import folder as adapter
+from dmpt.adapter.packaged import is_shipped
 from dmpt.base.environment import environment
 from dmpt.base.files import expanded, write_text
 from dmpt.data.records import Record, fingerprint, labels_of, short
@@ -103,17 +104,19 @@ class Evaluation:
             **{name: found for name, found in also.items() if found is not None},
         }
 
-    def save(self) -> Path:
+    def save(self) -> Path | None:
         """Write ``metrics.json`` into the folder that was evaluated; numbers that stand apart have a file of their own.
 
         An adapter is there to be shared: in its folder the file names no path of this machine.
 
         Returns:
-            The file.
+            The file; None where the adapter comes with the package, which keeps no numbers of yours.
 
         Raises:
             UserError: it cannot be written.
         """
+        if is_shipped(self.run):
+            return None
         path, result = self.run / f"metrics{self.ending}.json", self.to_dict()
         if (self.run / adapter.CARD).exists():
             where = {key: value for key, value in self.provenance.items() if key not in PRIVATE}

@@ -25,7 +25,7 @@ def run(
     """Evaluate a run or adapter on the test split: mAP, CMC, mINP, and how far strangers lie apart.
 
     Args:
-        run: Run folder or adapter folder.
+        run: Run folder, adapter folder, or package:tiny.
         judged: the data, where they are not those of training
         which: Default: the one training selected.
         precision: Default: as in training.
@@ -51,7 +51,7 @@ def run(
             _show(result)
     finally:  # a pipe that nobody reads to its end, as of `| head`, loses no number either
         kept = evaluation.save()  # last: a folder that cannot be written to loses none
-        if evaluation.opened.apart:
+        if kept and evaluation.opened.apart:
             warn(f"kept in {kept}")
 
 

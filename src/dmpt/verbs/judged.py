@@ -31,7 +31,7 @@ class _Data:
 
 
 @dataclass(frozen=True)
-class _Backbone:
+class Backbone:
     """Settings of the backbone.
 
     Attributes:
@@ -51,7 +51,7 @@ class Judged:
     """
 
     data: _Data = _Data()
-    backbone: _Backbone = _Backbone()
+    backbone: Backbone = Backbone()
 
     def conditions(self) -> dict[str, Any]:
         """As ``evaluation.opened.Conditions`` takes them."""

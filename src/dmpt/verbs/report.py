@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from dmpt.adapter.packaged import is_shipped
 from dmpt.base.errors import UserError
 from dmpt.verbs.judged import Judged
 
@@ -13,7 +14,7 @@ def run(
     """Write a page about a run, about what changed between two, or about more side by side (t-SNE, curves).
 
     Args:
-        run: Run folder or adapter folder.
+        run: Run folder, adapter folder, or package:tiny.
         others: A second one: which queries got better or worse in it. Or more: numbers, curves and maps side by side.
         judged: the data, where they are not those of training
         skip_broken: Leave out samples with unreadable images.
@@ -26,5 +27,7 @@ def run(
 
     if out is not None and out.is_dir():  # now, not after the features
         raise UserError(f"--out {out} is a folder; give a file, for instance {out / 'report.html'}")
+    if out is None and is_shipped((run, *others)[-1]):
+        raise UserError("an adapter that comes with dmpt keeps no pages; say with --out where this one goes")
     page = report(evaluate_all([run, *others], Conditions(**judged.conditions(), skip_broken=skip_broken)), out)
     print(f"{page}: open it in a browser")

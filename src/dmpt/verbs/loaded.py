@@ -1,0 +1,32 @@
+"""How a trained model is loaded for pictures: flags that the verbs share which embed."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from dmpt.settings.recipe import Precision
+from dmpt.verbs.judged import Backbone
+
+if TYPE_CHECKING:
+    from dmpt.embed.embedder import Embedder
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What is not given is as the adapter has it.
+
+    Attributes:
+        which: Of a run; default: the one training selected.
+        precision: Default: that of the calibration, else bf16 where the processor computes it natively, else fp32.
+        backbone: the tower
+    """
+
+    which: Literal["last", "best"] | None = None
+    precision: Precision | None = None
+    backbone: Backbone = field(default_factory=Backbone)
+
+    def load(self, model: Path) -> "Embedder":
+        """A run folder, an adapter folder or ``package:tiny``, ready for pictures."""
+        from dmpt.embed.embedder import load
+
+        return load(model, which=self.which, weights=self.backbone.weights, precision=self.precision)
