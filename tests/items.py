@@ -28,6 +28,26 @@ def items(
     return Embeddings(features, present, space, scale)
 
 
+def oracle(query: Embeddings, gallery: Embeddings) -> npt.NDArray[np.float64]:
+    """Pair by pair: the cosine of what both have, or of the shared parts."""
+    found = np.empty((len(query), len(gallery)))
+    for i in range(len(query)):
+        for j in range(len(gallery)):
+            both = [m for m in range(3) if query.present[i, m] and gallery.present[j, m]]
+            if both:
+                one, other = (side.features[k][both].ravel().astype(float) for side, k in ((query, i), (gallery, j)))
+            elif query.shared is not None and gallery.shared is not None:
+                one, other = query.shared[i].astype(float), gallery.shared[j].astype(float)
+            else:
+                one, other = (side.features[k].astype(float).sum(axis=0) for side, k in ((query, i), (gallery, j)))
+            value = one @ other / (np.linalg.norm(one) * np.linalg.norm(other))
+            if gallery.standardisation is not None:
+                scale, shift = gallery.standardisation[sum(2**m for m in both)]
+                value = scale * value + shift
+            found[i, j] = value
+    return found
+
+
 def some_labels(count: int, seed: int = 0) -> Labels:
     rng = np.random.default_rng(seed)
     return Labels(rng.integers(0, 5, count), rng.integers(0, 3, count))

@@ -28,6 +28,7 @@ def goals(out: str) -> dict[str, str]:
         ["first_layer.py", "--quick"],
         ["low_rank.py", "--quick"],
         ["loading.py", "--quick"],
+        ["search.py", "--quick"],
         ["evaluate.py", "--queries", "60", "--gallery", "300", "--width", "16", "--repeats", "1"],
     ],
     ids=lambda command: command[0],

@@ -14,31 +14,11 @@ from dmpt.retrieval.embeddings import Embeddings, join, plain, unit
 from dmpt.retrieval.metrics import evaluate
 from dmpt.retrieval.protocols import Labels
 from dmpt.retrieval.scores import as_vectors, blocks
-from items import SETS, WIDTH, items, some_labels
+from items import SETS, WIDTH, items, oracle, some_labels
 
 
 def scores(query: Embeddings, gallery: Embeddings, chunk: int | None = None) -> npt.NDArray[np.float32]:
     return np.concatenate([part.copy() for _, part in blocks(query, gallery, chunk)])
-
-
-def oracle(query: Embeddings, gallery: Embeddings) -> npt.NDArray[np.float64]:
-    """Pair by pair: the cosine of what both have, or of the shared parts."""
-    found = np.empty((len(query), len(gallery)))
-    for i in range(len(query)):
-        for j in range(len(gallery)):
-            both = [m for m in range(3) if query.present[i, m] and gallery.present[j, m]]
-            if both:
-                one, other = (side.features[k][both].ravel().astype(float) for side, k in ((query, i), (gallery, j)))
-            elif query.shared is not None and gallery.shared is not None:
-                one, other = query.shared[i].astype(float), gallery.shared[j].astype(float)
-            else:
-                one, other = (side.features[k].astype(float).sum(axis=0) for side, k in ((query, i), (gallery, j)))
-            value = one @ other / (np.linalg.norm(one) * np.linalg.norm(other))
-            if gallery.standardisation is not None:
-                scale, shift = gallery.standardisation[sum(2**m for m in both)]
-                value = scale * value + shift
-            found[i, j] = value
-    return found
 
 
 @given(st.integers(2, 9), st.integers(2, 12), st.booleans(), st.booleans(), st.integers(0, 999), st.integers(1, 9))

@@ -68,6 +68,37 @@ def as_vectors(query: Embeddings, gallery: Embeddings) -> tuple[Features, Featur
     return unit(next(cut)), unit(next(cut))
 
 
+def exact(query: Embeddings, items: Embeddings) -> npt.NDArray[np.float64]:
+    """Scores of one query with some items, the mixed form's, computed in float64: each depends on the two alone.
+
+    Args:
+        query: 1 item.
+        items: N items; all of them are copied into float64.
+
+    Returns:
+        float64 ``(N,)``, rounded to six decimals.
+    """
+    scale, shift = _scale_and_shift(items)
+    own, features = query.features[0].astype(np.float64), items.features.astype(np.float64)
+    both = items.present & query.present[0]
+    sets = both @ (1 << np.arange(both.shape[1]))
+    products = np.einsum("nmd,md->nm", features, own)
+    squares = np.einsum("nmd,nmd->nm", features, features)
+    lengths = (squares * both).sum(axis=1) * (both @ np.einsum("md,md->m", own, own))
+    spaces = items.common_space.astype(np.float64) @ query.common_space[0].astype(np.float64)
+    cosine = np.where(sets == 0, spaces, (products * both).sum(axis=1) / np.sqrt(np.where(lengths > 0, lengths, 1)))
+    scores: npt.NDArray[np.float64] = np.round(cosine * scale[sets] + shift[sets], _DECIMALS)
+    return scores
+
+
+def _scale_and_shift(items: Embeddings) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Of each set of common modalities, (8,) each."""
+    if items.standardisation is None:
+        return np.ones(8), np.zeros(8)
+    scale, shift = items.standardisation.T.astype(np.float64)
+    return scale, shift
+
+
 def _products(query: Features, gallery: Features, chunk: int) -> Iterator[Block]:
     """Dot products of query (Q, D) and gallery (G, D), ``chunk`` queries at a time."""
     buffer = np.empty((min(chunk, len(query)), len(gallery)), dtype=np.float32)
@@ -82,9 +113,7 @@ def _mixed(query: Embeddings, gallery: Embeddings, chunk: int) -> Iterator[Block
     Absent features are zeros, so one product gives the sums over the common modalities. Row by row they are divided by
     the lengths over the common modalities: nothing but two products of a chunk grows with queries x gallery.
     """
-    scale, shift = (
-        (np.ones(8), np.zeros(8)) if gallery.standardisation is None else gallery.standardisation.T.astype(float)
-    )
+    scale, shift = _scale_and_shift(gallery)
     codes, query_codes, items = gallery.codes, query.codes, np.arange(len(gallery))
     query_lengths, gallery_lengths = _lengths(query), _lengths(gallery)
     common = {code: codes & code for code in np.unique(query_codes)}
