@@ -265,7 +265,7 @@ def test_a_shared_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Monke
     write_rgbn300(tmp_path)
     read: list[Path] = []
 
-    def counted(path: Path, value_range: tuple[float, float]) -> Pixels:
+    def counted(path: Path, value_range: tuple[float, float], data: bytes | None = None) -> Pixels:
         read.append(path)
         return read_image(path, value_range)
 

@@ -238,6 +238,9 @@ class _Table:
     def __init__(self, columns: dict[str, list[Any]]) -> None:
         self.columns, self.column_names = columns, list(columns)
 
+    def select(self, names: list[str]) -> "_Table":
+        return _Table({name: self.columns[name] for name in names})
+
     def to_pylist(self) -> list[dict[str, Any]]:
         return [dict(zip(self.columns, row, strict=True)) for row in zip(*self.columns.values(), strict=True)]
 

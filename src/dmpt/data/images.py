@@ -33,7 +33,7 @@ _TURNS = {
 }
 
 
-def read_image(path: Path, value_range: tuple[float, float]) -> Pixels:
+def read_image(path: Path, value_range: tuple[float, float], data: bytes | None = None) -> Pixels:
     """Decode one image to three 8-bit channels.
 
     - The camera's rotation (EXIF) is applied; no other metadata matter, whatever is wrong with them.
@@ -47,27 +47,39 @@ def read_image(path: Path, value_range: tuple[float, float]) -> Pixels:
     Args:
         path: as for ``decode``.
         value_range: values that become 0 and 255 in images of more than 8 bits; the same for a whole data set.
+        data: what is in the file, where it has been read.
     """
-    return decode(path, lambda image: to_uint8(image, value_range))
+    return decode(path, lambda image: to_uint8(image, value_range), data)
 
 
-def decode(path: Path, convert: Callable[[Image.Image], _T]) -> _T:
-    """Open one image, turn it as its camera says, and convert it.
-
-    Args:
-        path: an image of one of the usual formats; contents decide, not the suffix.
-        convert: from the rotated picture with its own values to what is wanted, which is returned.
+def contents_of(path: Path) -> bytes:
+    """What is in an image file.
 
     Raises:
-        UserError: the file is missing, unreadable, empty, damaged, too large or no image.
+        UserError: it is missing or unreadable, or no file.
     """
     try:
         kind = path.stat().st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # reading would wait for ever, or never end
             raise UserError(f"{path} is a pipe or a device, not a file; remove it")
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; restore it or check its rights") from error
+
+
+def decode(path: Path, convert: Callable[[Image.Image], _T], data: bytes | None = None) -> _T:
+    """Open one image, turn it as its camera says, and convert it.
+
+    Args:
+        path: an image of one of the usual formats; contents decide, not the suffix.
+        convert: from the rotated picture with its own values to what is wanted, which is returned.
+        data: what is in the file, where it has been read.
+
+    Raises:
+        UserError: the file is missing, unreadable, empty, damaged, too large or no image.
+    """
+    if data is None:
+        data = contents_of(path)
     try:
         try:
             return _decode(data, None, convert)
@@ -150,15 +162,24 @@ def _diagnose(data: bytes, error: Exception) -> str:
     return f"is truncated or damaged ({error}); restore or remove it"
 
 
-def read_record(record: Record, value_range: tuple[float, float]) -> dict[str, Pixels]:
+def read_record(
+    record: Record, value_range: tuple[float, float], contents: Mapping[Path, bytes] | None = None
+) -> dict[str, Pixels]:
     """Decode each modality that a sample has, as ``read_image`` does; a file that they share is decoded once and cut.
+
+    Args:
+        record: the sample.
+        value_range: as for ``read_image``.
+        contents: what is in its files, where they have been read.
 
     Raises:
         UserError: as ``decode``, or a shared file is not as wide as its columns.
     """
+    read = contents or {}
+    files = {path: read_image(path, value_range, read.get(path)) for path in dict.fromkeys(record.paths.values())}
     if not record.columns:
-        return {modality: read_image(path, value_range) for modality, path in record.paths.items()}
-    whole = {path: cut(path, read_image(path, value_range), record.columns) for path in set(record.paths.values())}
+        return {modality: files[path] for modality, path in record.paths.items()}
+    whole = {path: cut(path, pixels, record.columns) for path, pixels in files.items()}
     return {modality: np.ascontiguousarray(whole[path][modality]) for modality, path in record.paths.items()}
 
 

@@ -39,6 +39,9 @@ class Grammar(NamedTuple):
         return re.fullmatch(self.pattern, stem, re.ASCII)
 
 
+ANY_NAME = Grammar(r"(?s:.*)", "anything")
+
+
 def records_in(
     folder: Path,
     places: Mapping[str, str],
@@ -61,18 +64,7 @@ def records_in(
         columns: as in ``Record``.
         subsets: samples may lack modalities.
     """
-    twice = set[str]()
-    listed = {place: _images(folder / place, grammar, notes, twice) for place in dict.fromkeys(places.values())}
-    for stem in sorted({stem for files in listed.values() for stem in files} - twice):
-        missing = [place for place, files in listed.items() if stem not in files]
-        if missing and not subsets:
-            notes.problems += [
-                f"{folder / place / stem}.* is missing; "
-                "restore it, or remove the images of the same name in the other modalities"
-                for place in missing
-            ]
-            continue
-        paths = {modality: listed[place][stem] for modality, place in places.items() if stem in listed[place]}
+    for stem, paths in paired(folder, places, notes, grammar, subsets=subsets):
         match = grammar.match(stem)
         assert match is not None  # nothing else is listed
         said = match.groupdict()
@@ -90,6 +82,24 @@ def records_in(
             scene=None if scene is None else int(scene),
             columns=columns or {},
         )
+
+
+def paired(
+    folder: Path, places: Mapping[str, str], notes: Notes, grammar: Grammar = ANY_NAME, *, subsets: bool = True
+) -> Iterator[tuple[str, dict[str, Path]]]:
+    """The stems of a folder's samples, sorted, and the image of each modality; otherwise as ``records_in``."""
+    twice = set[str]()
+    listed = {place: _images(folder / place, grammar, notes, twice) for place in dict.fromkeys(places.values())}
+    for stem in sorted({stem for files in listed.values() for stem in files} - twice):
+        missing = [place for place, files in listed.items() if stem not in files]
+        if missing and not subsets:
+            notes.problems += [
+                f"{folder / place / stem}.* is missing; "
+                "restore it, or remove the images of the same name in the other modalities"
+                for place in missing
+            ]
+            continue
+        yield stem, {modality: listed[place][stem] for modality, place in places.items() if stem in listed[place]}
 
 
 def _images(folder: Path, grammar: Grammar, notes: Notes, twice: set[str]) -> dict[str, Path]:

@@ -2,15 +2,16 @@
 
 import csv
 import io
-import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from dmpt.base.errors import UserError
 from dmpt.base.files import write_atomically, write_text
+from dmpt.data.layouts.cells import Cells, csv_rows, parquet_rows, pyarrow
 from dmpt.data.layouts.folders import Notes
 from dmpt.data.records import Dataset, Record, Splits
 from dmpt.settings.modalities import ALSO, MODALITIES, meant
@@ -26,7 +27,18 @@ _COLUMNS_ALSO = {
     **dict.fromkeys(("cam", "camid", "camera_id"), "camera"),
 }
 _NUMBER = re.compile(r"(\d{1,18})(?:\.0+)?", re.ASCII)  # 12.0 is how pandas writes whole numbers beside empty cells
-_Row = tuple[int, dict[str, str]]
+_Labels = TypeVar("_Labels")
+
+
+@dataclass(frozen=True)
+class Row(Generic[_Labels]):
+    """A row whose pictures are there."""
+
+    number: int  # as a spreadsheet counts; of Parquet the first is 1
+    cells: Mapping[str, str]  # by column, as text
+    splits: tuple[str, ...]  # that it belongs to
+    labels: _Labels
+    paths: dict[str, Path]  # of the modalities that it has
 
 
 class _BadRowError(Exception):
@@ -50,26 +62,13 @@ def read_manifest(root: Path, notes: Notes) -> Splits:
     Raises:
         UserError: there is no table, it cannot be read, or its columns are not these.
     """
-    path = _table(root)
-    header, rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path, notes)
+    path = table_of(root)
+    header, rows = _rows(path, notes)
     _check_header(path, header)
     splits: dict[str, list[Record]] = {"train": [], "query": [], "gallery": [], "unsplit": []}
-    seen: dict[tuple[str, str, Path], int] = {}
-    for number, cells in rows:
-        notes.seen.update(_file(path.parent, cells[modality]) for modality in MODALITIES if cells.get(modality))
-        try:
-            targets = _targets(cells) if "split" in header else ("unsplit",)
-            record = _record(path.parent, cells)
-            uses = [(split, modality, file) for modality, file in record.paths.items() for split in targets]
-            for use in uses:
-                if use in seen:
-                    raise _BadRowError(f", column {use[1]}: {use[2]} is in row {seen[use]} already; remove one row")
-        except _BadRowError as error:
-            notes.problems.append(f"{path}, row {number}{error}")
-            continue
-        seen |= dict.fromkeys(uses, number)
-        for split in targets:
-            splits[split].append(record)
+    for row in _usable(path, header, rows, notes, _numbers):
+        for split in row.splits:
+            splits[split].append(Record(row.paths, *row.labels))
     if not any(splits.values()) and not notes.problems:
         raise UserError(f"{path} has no rows; write one for each sample")
     notes.folder = Path(os.path.normpath(path.parent))
@@ -79,6 +78,25 @@ def read_manifest(root: Path, notes: Notes) -> Splits:
     notes.entered = frozenset(parts[0] for parts in below if len(parts) > 1)
     train, query, gallery, unsplit = map(tuple, splits.values())
     return Splits(train, query, query if query == gallery else gallery, unsplit)
+
+
+def read_rows(root: Path, notes: Notes) -> tuple[list[str], list[Row[None]]]:
+    """A table as ``read_manifest`` reads it, but labels are any text or not there, and so are columns of one's own.
+
+    Args:
+        root: as for ``read_manifest``.
+        notes: as for ``read_manifest``.
+
+    Returns:
+        The names of the columns, and the rows whose pictures are there.
+
+    Raises:
+        UserError: there is no table, it cannot be read, it has no column of a modality, or one by another name.
+    """
+    path = table_of(root)
+    header, rows = _rows(path, notes)
+    _check_header(path, header, own=True)
+    return header, list(_usable(path, header, rows, notes, lambda cells: None))
 
 
 def write_manifest(path: str | Path, dataset: Dataset) -> None:
@@ -97,7 +115,7 @@ def write_manifest(path: str | Path, dataset: Dataset) -> None:
     rows = [_cells(path, record) | {"split": split} for split, records in splits.items() for record in records]
     columns = [name for name in _COLUMNS if any(row.get(name) not in (None, "") for row in rows)]
     if path.suffix.lower() == ".parquet":
-        arrow, parquet = _pyarrow()
+        arrow, parquet = pyarrow()
         table = arrow.table({name: [row.get(name) for row in rows] for name in columns})
         write_atomically(path, lambda temporary: parquet.write_table(table, temporary))
         return
@@ -121,7 +139,42 @@ def _cells(table: Path, record: Record) -> dict[str, Any]:
     return cells
 
 
-def _table(root: Path) -> Path:
+def _rows(path: Path, notes: Notes) -> tuple[list[str], Iterator[Cells]]:
+    """The names of a table's columns, and the cells of each row as text."""
+    return parquet_rows(path, _COLUMNS) if path.suffix.lower() == ".parquet" else csv_rows(path, notes, _COLUMNS)
+
+
+def _usable(
+    path: Path,
+    header: list[str],
+    rows: Iterator[Cells],
+    notes: Notes,
+    labels: Callable[[Mapping[str, str]], _Labels],
+) -> Iterator[Row[_Labels]]:
+    """The rows that can be used; a problem for each other."""
+    seen: dict[tuple[str, str, Path], int] = {}
+    for number, cells in rows:
+        notes.seen.update(_file(path.parent, cells[modality]) for modality in MODALITIES if cells.get(modality))
+        try:
+            splits = _targets(cells) if "split" in header else ("unsplit",)
+            row = Row(number, cells, splits, labels(cells), _pictures(path.parent, cells))
+            uses = [(split, modality, file) for modality, file in row.paths.items() for split in splits]
+            for use in uses:
+                if use in seen:
+                    raise _BadRowError(f", column {use[1]}: {use[2]} is in row {seen[use]} already; remove one row")
+        except _BadRowError as error:
+            notes.problems.append(f"{path}, row {number}{error}")
+            continue
+        seen |= dict.fromkeys(uses, number)
+        yield row
+
+
+def table_of(root: Path) -> Path:
+    """The table that is meant by itself or by its folder.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
     if root.is_file():
         return root
     if not root.is_dir():
@@ -134,87 +187,25 @@ def _table(root: Path) -> Path:
     return found[0]
 
 
-def _csv_rows(path: Path, notes: Notes) -> tuple[list[str], Iterator[_Row]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # Excel begins its UTF-8 with a mark
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check data.root and its rights") from error
-    first = next((line for line in text.splitlines() if line.strip()), None)
-    if first is None:
-        raise UserError(f"{path} is empty; its first row must name the columns: {', '.join(_COLUMNS)}")
-    if "," not in first and (";" in first or "\t" in first):
-        raise UserError(f"{path} has no commas between its columns; save it with commas, not semicolons or tabs")
-    lines: list[list[str]] = []  # the rows of a spreadsheet: empty ones count, line breaks within a cell do not
-    try:
-        for line in csv.reader(io.StringIO(text, newline=""), strict=True):
-            lines.append([cell.strip() for cell in line])
-    except csv.Error as error:
-        raise UserError(f"{path}, row {len(lines) + 1}: no CSV ({error}); correct the quotes of this row") from error
-    at, header = next(((row, line) for row, line in enumerate(lines, 1) if any(line)), (0, []))
+def _check_header(path: Path, header: list[str], own: bool = False) -> None:
+    """Strict, since a misspelled column would be a modality that is silently missing.
 
-    def rows() -> Iterator[_Row]:
-        for number, line in enumerate(lines[at:], at + 1):
-            if not any(line):
-                continue
-            if len(line) > len(header):
-                notes.seen.update(_file(path.parent, cell) for cell in line if cell)
-                notes.problems.append(
-                    f"{path}, row {number}: {len(line)} cells under {len(header)} columns; quote cells that hold commas"
-                )
-            else:
-                yield number, dict(zip(header, line, strict=False))
-
-    return header, rows()
-
-
-def _parquet_rows(path: Path) -> tuple[list[str], Iterator[_Row]]:
-    arrow, parquet = _pyarrow()
-    try:
-        table = parquet.read_table(path)
-    except (OSError, arrow.ArrowException) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} is no readable Parquet file ({reason}); write it again") from error
-
-    def rows() -> Iterator[_Row]:
-        try:
-            found = table.to_pylist()
-        except (ValueError, arrow.ArrowException) as error:  # text that is none, times that Python has no type for
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"{path}: a cell cannot be read ({reason}); write the table again") from error
-        for number, row in enumerate(found, 1):
-            yield number, {name: _text(value) for name, value in row.items()}
-
-    return table.column_names, rows()
-
-
-def _text(value: object) -> str:
-    """A cell of any type as CSV would hold it."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return str(value).strip()
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError("Parquet needs pyarrow: pip install 'dmpt[parquet]', or use a CSV manifest") from error
-    return pyarrow, pyarrow.parquet
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    """Strict, since a misspelled column would be a modality that is silently missing."""
+    Args:
+        path: of the table.
+        header: names of its columns.
+        own: others may stand beside those that are known, but none that is known by another name; labels need not.
+    """
     for name in header:
         if header.count(name) > 1:
             raise UserError(f"{path}: the column {name!r} is there twice; rename or remove one")
         if name not in _COLUMNS:
-            near = meant(name, _COLUMNS, _COLUMNS_ALSO)
+            lower = name.lower()
+            exact = lower if lower in _COLUMNS else _COLUMNS_ALSO.get(lower)
+            near = exact if own else meant(name, _COLUMNS, _COLUMNS_ALSO)
             hint = f"did you mean {near}?" if near else f"rename it to one of {', '.join(_COLUMNS)}, or remove it"
-            raise UserError(f"{path}: the column {name!r} is unknown; {hint}")
-    missing = [name for name in ("pid", "camera") if name not in header]
+            if near or not own:
+                raise UserError(f"{path}: the column {name!r} is unknown; {hint}")
+    missing = [name for name in ("pid", "camera") if name not in header and not own]
     if not set(header) & set(MODALITIES):
         missing.append("one of rgb, nir, tir")
     if missing:
@@ -239,13 +230,17 @@ def _targets(cells: Mapping[str, str]) -> tuple[str, ...]:
     return _SPLITS[given]
 
 
-def _record(folder: Path, cells: Mapping[str, str]) -> Record:
+def _numbers(cells: Mapping[str, str]) -> tuple[int, int, int | None]:
+    """Identity, camera and scene."""
     pid, camera = (_number(name, cells.get(name, "")) for name in ("pid", "camera"))
-    scene = _number("scene", cells["scene"]) if cells.get("scene") else None
+    return pid, camera, _number("scene", cells["scene"]) if cells.get("scene") else None
+
+
+def _pictures(folder: Path, cells: Mapping[str, str]) -> dict[str, Path]:
     paths = {modality: _image(folder, modality, cells[modality]) for modality in MODALITIES if cells.get(modality)}
     if not paths:
         raise _BadRowError(f": no image in any of {', '.join(MODALITIES)}; give one, or remove the row")
-    return Record(paths, pid, camera, scene)
+    return paths
 
 
 def _number(name: str, cell: str) -> int:
