@@ -19,7 +19,8 @@ from dmpt.settings.modalities import ALSO, MODALITIES, meant
 _COLUMNS = (*MODALITIES, "pid", "camera", "scene", "split")
 # Values of the column ``split``, and the splits they stand for.
 _SPLITS = {"train": ("train",), "query": ("query",), "gallery": ("gallery",), "test": ("query", "gallery")}
-_NAMES = ("manifest.csv", "manifest.parquet")
+NAMES = ("manifest.csv", "manifest.parquet")
+"""What a table is called that is meant by its folder."""
 # What others call these columns.
 _COLUMNS_ALSO = {
     **ALSO,
@@ -179,11 +180,11 @@ def table_of(root: Path) -> Path:
         return root
     if not root.is_dir():
         raise UserError(f"there is no {root}; set data.root to a manifest (.csv, .parquet) or to its folder")
-    found = [root / name for name in _NAMES if (root / name).is_file()]
+    found = [root / name for name in NAMES if (root / name).is_file()]
     if not found:
-        raise UserError(f"{root} holds neither {' nor '.join(_NAMES)}; write one (docs/data.md), or give the file")
+        raise UserError(f"{root} holds neither {' nor '.join(NAMES)}; write one (docs/data.md), or give the file")
     if len(found) > 1:
-        raise UserError(f"{root} holds both {' and '.join(_NAMES)}; set data.root to one of them")
+        raise UserError(f"{root} holds both {' and '.join(NAMES)}; set data.root to one of them")
     return found[0]
 
 
