@@ -108,24 +108,27 @@ def remove(gallery: Gallery, keys: Sequence[str] = (), *, pids: Sequence[str] = 
     return Change(gallery.version, removed=done["num_deleted_rows"])
 
 
-def label(gallery: Gallery, labels: Mapping[str, str | None]) -> Change:
+def label(gallery: Gallery, labels: Mapping[str, str | None], only_unlabelled: bool = False) -> Change:
     """Say who is on samples, whatever was said before.
 
     Args:
         gallery: to write to.
         labels: pid by key; None = unlabelled.
+        only_unlabelled: a sample that has a label keeps it.
 
     Raises:
         UserError: a key is not there, or a label is too long or no text.
     """
-    gallery.refresh()
-    keys_of(gallery, list(labels))
     if not labels:
         return Change(gallery.version)
+    keys_of(gallery.refresh(), list(labels))
     table = pa.table({"key": pa.array(list(labels), pa.string()), "pid": to_labels("pid", list(labels.values()))})
 
+    condition = "target.pid IS NULL" if only_unlabelled else None
+
     def update(dataset: lance.LanceDataset) -> dict[str, int]:
-        return dict(dataset.merge_insert("key").when_matched_update_all().conflict_retries(0).execute(table))
+        merge = dataset.merge_insert("key").when_matched_update_all(condition)
+        return dict(merge.conflict_retries(0).execute(table))
 
     done = gallery.write("labelling", update)
     return Change(gallery.version, changed=done["num_updated_rows"])

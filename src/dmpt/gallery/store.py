@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -236,5 +236,14 @@ def create_gallery(
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise UserError(f"{place} is there already; give another name, or add to it")
     empty = schema.empty_table()
-    within(DEADLINE, place, "making it", lambda: lance.write_dataset(empty, str(place), commit_message="create"))
+    within(DEADLINE, place, "making it", lambda: lance.write_dataset(empty, str(place), commit_message="created"))
     return Gallery(place)
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    found = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # others may delete meanwhile
+            found += path.stat().st_size if path.is_file() else 0
+    return found
