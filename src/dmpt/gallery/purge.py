@@ -8,6 +8,7 @@ import lance
 from dmpt.base.errors import UserError
 from dmpt.gallery.deadline import Conflict
 from dmpt.gallery.store import PATIENCE, Gallery, size
+from dmpt.gallery.vectors import forget
 
 _OURS = {"_dmpt.lock", "_versions/latest_version_hint.json"}
 """Files of the folder that hold no rows and belong to no version."""
@@ -43,6 +44,7 @@ def purge(gallery: Gallery) -> Purged:
     with gallery.writing("purging", alone=True):
         gallery.refresh()
         before = size(gallery.path)
+        forget(gallery)
         try:
             versions = gallery.call("purging", lambda: _purge(gallery.dataset), PATIENCE)
         except Conflict as error:  # where there are no locks

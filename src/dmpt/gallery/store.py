@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import lance
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from dmpt.base.errors import UserError, one_line
 from dmpt.base.files import expanded
@@ -132,6 +134,18 @@ class Gallery:
     def count(self, where: str | None = None) -> int:
         """How many rows meet a condition; else as ``read``."""
         return int(self._asked(where, lambda: self.dataset.count_rows(where)))
+
+    def addresses(self, where: str | None = None) -> NDArray[np.uint64]:
+        """Where the rows lie that meet a condition, ascending, which is the table's order; else as ``read``.
+
+        A row's fragment is in the upper 32 bits, its place in it in the lower ones.
+        """
+
+        def asked() -> pa.Table:
+            return self.dataset.scanner(columns=[], filter=where, with_row_address=True).to_table()
+
+        found: NDArray[np.uint64] = np.sort(self._asked(where, asked).column("_rowaddr").to_numpy())
+        return found
 
     def embeddings(self, where: str | None = None) -> Embeddings:
         """Vectors of all rows, or of some, in the table's order; errors as of ``read`` and ``to_embeddings``."""

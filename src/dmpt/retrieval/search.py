@@ -57,7 +57,7 @@ class Vectors:
     """A gallery as a search reads it.
 
     Attributes:
-        parts: rows of one set of modalities each; their positions are those in the gallery, each once.
+        parts: rows of one set of modalities each; each position stands once, but for those that a mask leaves out.
         standardisation: as ``Embeddings.standardisation``.
     """
 
@@ -206,7 +206,7 @@ def _blocks(query: Embeddings, gallery: Vectors, mask: Mask | None) -> Iterator[
                     yield start + few, score(few, buffer[: len(query) * len(few)].reshape(len(query), -1))
                 continue
             scores = score(slice(first, last), buffer[: len(query) * (last - first)].reshape(len(query), -1))
-            if live is not None:
+            if live is not None and count < len(live):
                 scores += np.where(live, np.float32(0), np.float32(-np.inf))
             yield start + first, scores
         start += len(part)
