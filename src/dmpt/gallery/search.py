@@ -1,0 +1,249 @@
+"""Who is this: the best items of a gallery for one person or vehicle, and what their scores mean."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmpt.adapter.calibration import Calibration
+from dmpt.base.errors import UserError
+from dmpt.gallery.schema import OWN
+from dmpt.gallery.store import Gallery
+from dmpt.gallery.vectors import mapped
+from dmpt.retrieval.embeddings import Embeddings, averaged, join
+from dmpt.retrieval.rerank import rerank
+from dmpt.retrieval.search import Mask, search
+from dmpt.settings.modalities import MODALITIES
+
+Shots = Literal["mean", "max"]
+_DEPTH = 8
+"""Items looked at for each that is wanted, where they are grouped; more where these are of too few."""
+_RERANKED = 100
+"""Items that are re-ranked, at least."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An item that was found.
+
+    Attributes:
+        key: of the item.
+        score: of the mixed form, six decimals (``retrieval.scores``).
+        modalities: which it has in common with the query; none = shared parts were compared.
+        pid: its label; None = unlabelled.
+        camera: None = not known.
+        fmr: the share of strangers that score as high, at most; None = not calibrated.
+        expected_false_matches: how many of as many strangers as there are items would score as high, at most.
+        distance: after re-ranking, what the order is by; the score stays what it was.
+        columns: what the gallery has besides.
+    """
+
+    key: str
+    score: float
+    modalities: tuple[str, ...]
+    pid: str | None = None
+    camera: str | None = None
+    fmr: float | None = None
+    expected_false_matches: float | None = None
+    distance: float | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ranked:
+    """Items for one query, best first."""
+
+    positions: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    shots: NDArray[np.int64]  # whose score it is
+    distances: NDArray[np.float64] | None = None
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> "_Ranked":
+        distances = None if self.distances is None else self.distances[rows]
+        return _Ranked(self.positions[rows], self.scores[rows], self.shots[rows], distances)
+
+
+class Search:
+    """Search in one version of a gallery, whatever others write meanwhile; threads may share it.
+
+    Args:
+        gallery: what to search in.
+
+    Raises:
+        UserError: it is empty, or its vectors cannot be read.
+    """
+
+    def __init__(self, gallery: Gallery):
+        self.gallery = Gallery(gallery.path, gallery.version, gallery.deadline)  # nobody else moves it on
+        self._mapped = mapped(self.gallery)
+        self._masks: dict[str, Mask] = {}
+        self._groups: dict[str, NDArray[np.int64]] = {}
+        if not len(self):
+            raise UserError(f"{gallery.path} is empty; fill it with dmpt gallery add")
+        self._codes = np.zeros(len(self) + 1, np.int64)
+        for part in self._mapped.vectors.parts:
+            self._codes[part.positions] = part.code
+
+    def __len__(self) -> int:
+        return len(self._mapped.addresses)
+
+    def counted(self, conditions: Sequence[str] = ()) -> Mask:
+        """Which items meet all conditions, bool ``(N + 1,)``, in the table's order; the last is none."""
+        mask = self._mapped.counted
+        for condition in conditions:
+            if condition not in self._masks:
+                self._masks[condition] = self._mapped.mask(self.gallery.addresses(condition))
+            mask = mask & self._masks[condition]
+        return mask
+
+    def has_common(self, query: Embeddings, mask: Mask) -> bool:
+        """Whether a counted item has a modality in common with one of the shots."""
+        return bool((self._codes[mask] & np.bitwise_or.reduce(query.codes)).any())
+
+    def __call__(
+        self,
+        queries: Sequence[Embeddings],
+        k: int = 10,
+        *,
+        conditions: Sequence[str] = (),
+        group: str | None = "pid",
+        shots: Shots = "mean",
+        calibration: Calibration | None = None,
+        fpir: float | None = None,
+        reranked: bool = False,
+    ) -> list[list[Hit]]:
+        """The best items for each query, best first; of equal scores the first in the table.
+
+        Args:
+            queries: the shots of one person or vehicle each, of the gallery's model.
+            k: hits, at least 1; there may be fewer.
+            conditions: in SQL, which all items meet that count (``filters.conditions``).
+            group: a column: of items with one label the best stands for all. None = each item for itself, as those do
+                that have no label.
+            shots: several shots are averaged, or an item has the best of their scores.
+            calibration: of the gallery's model.
+            fpir: keep what scores above the threshold that, with this probability, one or more of as many strangers as
+                there are items exceed.
+            reranked: order the first hundred items, or k, by k-reciprocal re-ranking.
+
+        Raises:
+            UserError: a condition cannot be read, there is no such column, or the calibration cannot carry the rate.
+        """
+        if fpir is not None and calibration is None:
+            raise UserError("the model is not calibrated, so nothing says who is known; dmpt calibrate measures it")
+        mask = self.counted(conditions)
+        groups = np.arange(len(self)) if group is None else self._labels(group)
+        asked = [averaged(query) if shots == "mean" and len(query) > 1 else query for query in queries]
+        found = self._best(asked, k, mask, None if reranked else groups)
+        if reranked:
+            found = [self._reranked(query, own) for query, own in zip(asked, found, strict=True)]
+        first = [own[_first_of_each(groups[own.positions])[:k]] for own in found]
+        meant = _Meaning(calibration, int(np.count_nonzero(mask)), fpir)
+        hits = self._hits([query.codes for query in asked], first, meant)
+        return [[hit for hit in own if meant.is_known(hit)] for own in hits]
+
+    def _best(
+        self, queries: Sequence[Embeddings], k: int, mask: Mask, groups: NDArray[np.int64] | None
+    ) -> list[_Ranked]:
+        """Of each query enough items to have k groups, or all that count; without groups those that are re-ranked."""
+        every = max(1, int(np.count_nonzero(mask)))
+        depth = max(_RERANKED, k) if groups is None else k if len(np.unique(groups)) == len(groups) else _DEPTH * k
+        found: dict[int, _Ranked] = {}
+        lacking = list(range(len(queries)))
+        while lacking:
+            depth = min(depth, every)
+            result = search(join(*(queries[index] for index in lacking)), self._mapped.vectors, depth, mask)
+            start = 0
+            for index in lacking:
+                rows = slice(start, start := start + len(queries[index]))
+                found[index] = _merged(result.positions[rows], result.scores[rows])
+            if groups is None or depth == every:
+                break
+            lacking = [index for index in lacking if len(np.unique(groups[found[index].positions])) < k]
+            depth *= 4
+        return [found[index] for index in range(len(queries))]
+
+    def _labels(self, column: str) -> NDArray[np.int64]:
+        """A number for each label of a column, by position; what has none has a number of its own."""
+        if column not in self._groups:
+            labels = self.gallery.read([column]).column(column).combine_chunks()
+            codes = labels.dictionary_encode().indices
+            own = np.arange(len(labels)) + len(labels)
+            here = labels.is_valid().to_numpy(zero_copy_only=False)
+            self._groups[column] = np.where(here, codes.fill_null(0).to_numpy(zero_copy_only=False), own)
+        return self._groups[column]
+
+    def _reranked(self, query: Embeddings, found: _Ranked) -> _Ranked:
+        """By distance after re-ranking, of several shots the least."""
+        if not len(found.positions):
+            return found
+        places = np.concatenate([part.positions for part in self._mapped.vectors.parts])
+        order = np.argsort(places, kind="stable")
+        items = self._mapped.vectors.at(order[np.searchsorted(places, found.positions, sorter=order)])
+        distances = -np.concatenate([scores.copy() for _, scores in rerank(query, items)]).max(axis=0)
+        order = np.argsort(distances, kind="stable")
+        return replace(found[order], distances=np.round(distances[order].astype(np.float64), 6))
+
+    def _hits(self, codes: Sequence[NDArray[np.int64]], found: Sequence[_Ranked], meant: "_Meaning") -> list[list[Hit]]:
+        """With what the table says of them."""
+        own = [name for name in self.gallery.schema.names if name not in OWN]
+        wanted = np.unique(np.concatenate([each.positions for each in found]))
+        dataset, names = self.gallery.dataset, ["key", "pid", "camera", *own]
+        table = self.gallery.call("reading", lambda: dataset.take(wanted.tolist(), columns=names))
+        said = dict(zip(wanted.tolist(), table.to_pylist(), strict=True))
+        hits: list[list[Hit]] = []
+        for sets, each in zip(codes, found, strict=True):
+            hits.append([])
+            for rank, position in enumerate(each.positions.tolist()):
+                row, score = said[position], float(each.scores[rank])
+                common = int(sets[each.shots[rank]] & self._codes[position])
+                fmr, expected = meant.of(score, common)
+                distance = None if each.distances is None else float(each.distances[rank])
+                hits[-1].append(
+                    Hit(
+                        row["key"],
+                        score,
+                        tuple(name for m, name in enumerate(MODALITIES) if common >> m & 1),
+                        row["pid"],
+                        row["camera"],
+                        fmr,
+                        expected,
+                        distance,
+                        {name: row[name] for name in own},
+                    )
+                )
+        return hits
+
+
+class _Meaning:
+    """What scores mean among so many items."""
+
+    def __init__(self, calibration: Calibration | None, items: int, fpir: float | None):
+        self._calibration, self._items, self._fpir = calibration, items, fpir
+
+    def of(self, score: float, common: int) -> tuple[float | None, float | None]:
+        """FMR, and how many false matches are expected."""
+        fmr = None if self._calibration is None else self._calibration.fmr(score, common)
+        return fmr, None if fmr is None else fmr * self._items
+
+    def is_known(self, hit: Hit) -> bool:
+        """Whether a stranger to all items would hardly score as high."""
+        if self._calibration is None or self._fpir is None:
+            return True
+        return hit.score > self._calibration.fpir_threshold(hit.modalities, self._items, self._fpir)
+
+
+def _merged(positions: NDArray[np.int64], scores: NDArray[np.float64]) -> _Ranked:
+    """What shots found, ``(S, k)`` each: every item once, with the best of its scores."""
+    shots, _ = np.nonzero(positions >= 0)
+    items, values = positions[positions >= 0], scores[positions >= 0]
+    order = np.lexsort((items, -values))
+    order = order[_first_of_each(items[order])]
+    return _Ranked(items[order], values[order], shots[order])
+
+
+def _first_of_each(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of the first of each label, ascending."""
+    return np.sort(np.unique(labels, return_index=True)[1])
