@@ -35,7 +35,7 @@ def listed() -> dict[str, list[str]]:
 def test_what_else_is_public_is_there_and_documented() -> None:
     found = listed()
     assert len(found) > 40
-    assert len(dmpt.__all__) + sum(map(len, found.values())) < 120
+    assert len(dmpt.__all__) + sum(map(len, found.values())) < 150
     for module, names in found.items():
         for name in names:
             assert inspect.getdoc(getattr(import_module(module), name)), f"{module}.{name}"
