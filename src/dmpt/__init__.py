@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dmpt.embed.embedder import Embedder, Verdict, load
     from dmpt.evaluation.evaluate import evaluate
     from dmpt.evaluation.opened import Conditions
+    from dmpt.gallery.store import Gallery, open_gallery
     from dmpt.retrieval.embeddings import Embeddings
     from dmpt.settings.config import Config
     from dmpt.settings.shipped import read_config
@@ -27,12 +28,14 @@ __all__ = [
     "Config",
     "Embedder",
     "Embeddings",
+    "Gallery",
     "Record",
     "UserError",
     "Verdict",
     "__version__",
     "evaluate",
     "load",
+    "open_gallery",
     "read_config",
     "train",
 ]
@@ -42,11 +45,13 @@ _HOMES = {
     "Config": "dmpt.settings.config",
     "Embedder": "dmpt.embed.embedder",
     "Embeddings": "dmpt.retrieval.embeddings",
+    "Gallery": "dmpt.gallery.store",
     "Record": "dmpt.data.records",
     "UserError": "dmpt.base.errors",
     "Verdict": "dmpt.embed.embedder",
     "evaluate": "dmpt.evaluation.evaluate",
     "load": "dmpt.embed.embedder",
+    "open_gallery": "dmpt.gallery.store",
     "read_config": "dmpt.settings.shipped",
     "train": "dmpt.training.train",
 }

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -13,7 +13,7 @@ from dmpt import __version__
 from dmpt.base.errors import UserError, nearest, one_line
 from dmpt.base.stopping import Stopped, stoppable
 
-VERBS = ("check", "train", "evaluate", "report", "reproduce", "study", "results", "params", "synth", "demo")
+VERBS = ("check", "train", "evaluate", "report", "reproduce", "study", "results", "params", "synth", "demo", "gallery")
 """Modules of ``dmpt.verbs``, in the order of ``dmpt --help``."""
 
 _HELP = (
@@ -83,7 +83,7 @@ def _run(argv: list[str]) -> None:
         print(f"dmpt {__version__}")
         return
     if not argv or argv[0] in ("-h", "--help"):
-        verbs = "\n".join(f"  {name:<10} {_verb(name).run.__doc__.splitlines()[0]}" for name in VERBS)
+        verbs = _listed({name: getattr(_verb(name), "run", _verb(name)) for name in VERBS})
         print(_HELP.format(verbs=verbs, version=__version__))
         raise SystemExit(0 if argv else 2)
     if argv[0] not in VERBS:
@@ -93,7 +93,20 @@ def _run(argv: list[str]) -> None:
     # Pillow's, of damaged EXIF for one, name no file; what does not decode is an error of ours.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     verb = _verb(argv[0])
-    call(verb.run, f"dmpt {argv[0]}", argv[1:], getattr(verb, "preset", None))
+    inner = getattr(verb, "VERBS", None)  # of a verb that has verbs of its own
+    if inner is None:
+        call(verb.run, f"dmpt {argv[0]}", argv[1:], getattr(verb, "preset", None))
+    elif len(argv) < 2 or argv[1] in ("-h", "--help"):
+        print(f"usage: dmpt {argv[0]} VERB ...\n\n{_listed(inner)}\n\ndmpt {argv[0]} VERB --help lists its settings.")
+        raise SystemExit(0 if argv[1:] else 2)
+    elif argv[1] not in inner:
+        raise UserError(f"unknown verb {argv[0]} {argv[1]}{nearest(argv[1], inner)}")
+    else:
+        call(inner[argv[1]], f"dmpt {argv[0]} {argv[1]}", argv[2:])
+
+
+def _listed(verbs: Mapping[str, Any]) -> str:
+    return "\n".join(f"  {name:<10} {thing.__doc__.splitlines()[0]}" for name, thing in verbs.items())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ share a pair above it, so only samples that hang together by such pairs are look
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
@@ -14,10 +15,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import AgglomerativeClustering
 
+from dmpt.adapter.calibration import load
+from dmpt.adapter.folder import adapter_folder
 from dmpt.base.errors import UserError
 from dmpt.base.terminal import track
 from dmpt.gallery.changes import Change, label
 from dmpt.gallery.rows import to_embeddings
+from dmpt.gallery.schema import Model
 from dmpt.gallery.store import Gallery
 from dmpt.retrieval.embeddings import Embeddings
 from dmpt.retrieval.scores import blocks
@@ -50,6 +54,26 @@ class Proposal:
     keys: tuple[str, ...]
     known: bool
     margin: float
+
+
+def thresholds_of(model: Model, run: Path, fmr: float) -> list[float | None]:
+    """What ``propose`` takes, of the calibration in a run or adapter folder.
+
+    Args:
+        model: of the gallery.
+        run: holds the adapter that its vectors are of.
+        fmr: share of strangers that may pass, in (0, 1).
+
+    Raises:
+        UserError: it is another adapter, it is not calibrated at the gallery's precision, or cannot carry the rate.
+    """
+    found = load(adapter_folder(run))
+    if found is None or (found.adapter, found.precision) != (model.adapter, model.precision):
+        raise UserError(
+            f"{run} has no calibration of the gallery's adapter {model.adapter[:12]} at precision {model.precision}; "
+            "dmpt calibrate measures it, or give --threshold"
+        )
+    return [found.threshold(common, fmr) if found.rates(common) else None for common in range(8)]
 
 
 def propose(gallery: Gallery, thresholds: Sequence[float | None], where: str | None = None) -> list[Proposal]:
