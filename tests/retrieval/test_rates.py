@@ -36,7 +36,7 @@ def test_a_table_is_what_counting_gives() -> None:
     table = rates_of(NAMES, pairs, draws=20)
     assert (table.mates, table.strangers, table.couples) == (300, 5000, pairs.couples)
     assert table.identities == len(set(pairs.first) | set(pairs.second))
-    assert table.eer == equal_error_rate(pairs.mates, pairs.strangers)
+    assert table.eer == equal_error_rate(np.sort(pairs.mates), np.sort(pairs.strangers))
     assert table.thresholds == tuple(thresholds(pairs, draws=20))
     assert [limit.fmr for limit in table.thresholds] == [0.1, 0.01, 0.001]
     for score, above, mates in zip(table.curve.scores, table.curve.strangers, table.curve.mates, strict=True):
@@ -72,7 +72,7 @@ def test_rates_of_any_score_are_conservative_and_agree_with_the_thresholds(
         if limit is not None:
             assert (score > limit) == (said <= fmr)
     for rate in (0.1, 0.01):
-        exact = threshold_at(pairs.strangers, rate)
+        exact = threshold_at(np.sort(pairs.strangers), rate)
         if rate * pairs.couples >= 1 and exact is not None:
             assert table.threshold(rate) == exact
     assert table.threshold(table.least) is not None

@@ -6,10 +6,13 @@ search among N strangers has a false match with the probability 1 - (1 - FMR)^N,
 
 Identities are what is drawn from the world, not pairs: intervals are of a bootstrap over identities, and a rate below
 one of their pairs is refused.
+
+Where scores are asked for in ascending order, they have been sorted once for all that is read off them.
 """
 
+import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +25,13 @@ from dmpt.retrieval.scores import blocks
 
 RATES = (0.1, 0.01, 0.001, 0.0001)
 """FMR that thresholds are asked for."""
+_REACH = 3.0
+"""Times the highest rate: so far down are the strangers' scores gone through for each draw, and further where a draw
+needs it."""
 Floats = npt.NDArray[np.float64]
+Scores = npt.NDArray[np.floating]
+Rows = npt.NDArray[np.int64]
+Change = Callable[[slice, npt.NDArray[np.float32]], Scores]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +48,19 @@ class Pairs:
     first: npt.NDArray[np.int64]
     second: npt.NDArray[np.int64]
 
+    def __getitem__(self, rows: Rows) -> "Pairs":
+        return Pairs(self.scores[rows], self.first[rows], self.second[rows])
+
     @property
     def same(self) -> npt.NDArray[np.bool_]:
         """Which are mates, ``(N,)``."""
         found: npt.NDArray[np.bool_] = self.first == self.second
         return found
+
+    @property
+    def identities(self) -> int:
+        """How many identities there are in the pairs."""
+        return len(np.union1d(self.first, self.second))
 
     @property
     def couples(self) -> int:
@@ -123,13 +140,15 @@ def verification(
         across = own.cameras[:, None] != gallery_labels.cameras
         same = own.pids[:, None] == gallery_labels.pids
         mates.append(block[across & same])
-        strangers.append(block[across & ~same])
-    of_mates, of_strangers = (np.concatenate(part).astype(np.float64) for part in (mates, strangers))
+        strangers.append(block[across > same])
+    of_mates, of_strangers = (np.concatenate(part) for part in (mates, strangers))
     if not len(of_mates) or not len(of_strangers):
         return None
+    for scores in (of_mates, of_strangers):
+        scores.sort()
     return Verification(
-        strangers=float(np.median(of_strangers)),
-        mates=float(np.median(of_mates)),
+        strangers=_median(of_strangers),
+        mates=_median(of_mates),
         eer=100 * equal_error_rate(of_mates, of_strangers),
         tar={f"{100 * rate:g}": 100 * tar_at(of_mates, of_strangers, rate) for rate in RATES[:3]},
     )
@@ -144,14 +163,9 @@ def cross_camera_pairs(items: Embeddings, labels: Labels) -> Pairs:
         UserError: there are no mates or no strangers across cameras.
     """
     _, identities = np.unique(labels.pids, return_inverse=True)
-    scores, first, second = [], [], []
-    for rows, block in blocks(items, items, match_copies=False, mixed=True):
-        for index, row in enumerate(block, start=rows.start):
-            other = index + 1 + np.flatnonzero(labels.cameras[index + 1 :] != labels.cameras[index])
-            scores.append(row[other].astype(np.float64))
-            first.append(np.full(len(other), identities[index]))
-            second.append(identities[other])
-    pairs = Pairs(np.concatenate(scores), np.concatenate(first), np.concatenate(second))
+    rows = np.arange(len(items))
+    scores, one, other = across(items, items, labels.cameras, rows, rows)
+    pairs = Pairs(scores, identities[one], identities[other])
     mates = int(pairs.same.sum())
     if not 0 < mates < len(pairs.scores):
         raise UserError(
@@ -161,41 +175,90 @@ def cross_camera_pairs(items: Embeddings, labels: Labels) -> Pairs:
     return pairs
 
 
-def threshold_at(strangers: Floats, fmr: float) -> float | None:
+def across(
+    first: Embeddings, second: Embeddings, views: Rows, one: Rows, other: Rows, change: Change | None = None
+) -> tuple[Floats, Rows, Rows]:
+    """Pairs of different cameras whose first item stands earlier in a list than the second.
+
+    Args:
+        first: some items of the list.
+        second: some again, maybe seen otherwise.
+        views: camera of each item of the list (or scene), ``(N,)``.
+        one: where in it the first are.
+        other: where the second are.
+        change: of scores, some rows of ``first`` at a time.
+
+    Returns:
+        The pairs' scores, and where in the list their items are; each ``(P,)``.
+    """
+    found: list[tuple[Floats, Rows, Rows]] = []
+    for rows, block in blocks(first, second, match_copies=False, mixed=True):
+        here = one[rows, None]
+        met = (here < other) & (views[here] != views[other])
+        row, column = np.nonzero(met)
+        scores = block if change is None else change(rows, block)
+        found.append((scores[met].astype(np.float64), one[rows][row], other[column]))
+    return joined(found)
+
+
+def joined(parts: Sequence[tuple[Floats, Rows, Rows]]) -> tuple[Floats, Rows, Rows]:
+    """Pairs of several lists as one."""
+    scores, first, second = zip(*parts, strict=True)
+    return np.concatenate(scores), np.concatenate(first), np.concatenate(second)
+
+
+def threshold_at(strangers: Scores, fmr: float) -> float | None:
     """The score above which at most a share ``fmr`` of new strangers lies; None where so few cannot say.
 
-    The conservative quantile: the k-th smallest of n scores, k = ⌈(n + 1) (1 - fmr)⌉. The next stranger lies above it
-    with at most that probability.
+    The conservative quantile: the k-th smallest of n ascending scores, k = ⌈(n + 1) (1 - fmr)⌉. The next stranger lies
+    above it with at most that probability.
     """
     k = math.ceil((len(strangers) + 1) * (1 - fmr) - 1e-9)
-    return None if k > len(strangers) else float(np.partition(strangers, k - 1)[k - 1])
+    return None if k > len(strangers) else float(strangers[k - 1])
 
 
-def det(mates: Floats, strangers: Floats) -> tuple[Floats, Floats, Floats]:
-    """The DET curve: ascending thresholds, FMR and FNMR at each; FMR falls from below 1 to 0, FNMR rises to 1."""
-    thresholds = np.unique(np.concatenate([mates, strangers]))
-    fmr = 1 - np.searchsorted(np.sort(strangers), thresholds, side="right") / len(strangers)
-    fnmr = np.searchsorted(np.sort(mates), thresholds, side="right") / len(mates)
-    return thresholds, fmr, fnmr
+def det(mates: Scores, strangers: Scores, thresholds: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """The DET curve at some thresholds: FMR, which falls, and FNMR, which rises; of ascending scores."""
+    fmr, fnmr = (np.searchsorted(side, thresholds, side="right") / len(side) for side in (strangers, mates))
+    return 1 - fmr, fnmr
 
 
-def equal_error_rate(mates: Floats, strangers: Floats) -> float:
-    """The rate in [0, 1] at which FMR and FNMR meet: the mean of the two where they are closest."""
-    _, fmr, fnmr = det(mates, strangers)
-    best = int(np.argmin(np.abs(fmr - fnmr)))
-    return float(fmr[best] + fnmr[best]) / 2
+def equal_error_rate(mates: Scores, strangers: Scores) -> float:
+    """The rate in [0, 1] at which FMR and FNMR meet, of ascending scores: the mean of the two where they are closest.
+
+    With each higher score FMR falls or FNMR rises, so they are closest at the first score at which FNMR is the higher
+    one, or at the last before.
+    """
+
+    def crossed(score: np.floating) -> bool:
+        fmr, fnmr = det(mates, strangers, score)
+        return bool(fmr - fnmr < 0)
+
+    places = [(side, bisect.bisect_left(side, True, key=crossed)) for side in (mates, strangers)]
+    near = (
+        [side[place - 1] for side, place in places if place],
+        [side[place] for side, place in places if place < len(side)],
+    )
+    rates = [det(mates, strangers, pick(scores)) for pick, scores in zip((max, min), near, strict=True) if scores]
+    fmr, fnmr = min(rates, key=lambda both: abs(both[0] - both[1]))
+    return float(fmr + fnmr) / 2
 
 
-def tar_at(mates: Floats, strangers: Floats, fmr: float) -> float:
+def tar_at(mates: Scores, strangers: Scores, fmr: float) -> float:
     """Share of mates above the score that exactly a share ``fmr`` of these strangers exceeds, at most; in [0, 1].
 
-    For comparing models on one set; a threshold for other people is ``threshold_at``'s.
+    Of ascending scores. For comparing models on one set; a threshold for other people is ``threshold_at``'s.
     """
     above = math.floor(len(strangers) * fmr + 1e-9)
     if above >= len(strangers):
         return 1.0
-    place = len(strangers) - 1 - above
-    return float(np.mean(mates > np.partition(strangers, place)[place]))
+    limit = strangers[len(strangers) - 1 - above]
+    return float(len(mates) - np.searchsorted(mates, limit, side="right")) / len(mates)
+
+
+def _median(scores: Scores) -> float:
+    """Of ascending scores."""
+    return float(scores[[(len(scores) - 1) // 2, len(scores) // 2]].astype(np.float64).mean())
 
 
 def thresholds(pairs: Pairs, rates: Sequence[float] = RATES, draws: int = 200, seed: int = 0) -> list[Threshold]:
@@ -207,33 +270,43 @@ def thresholds(pairs: Pairs, rates: Sequence[float] = RATES, draws: int = 200, s
         draws: of identities, for the intervals.
         seed: of the draws.
     """
-    count = int(max(pairs.first.max(), pairs.second.max())) + 1
-    met = np.zeros((count, count))  # pairs of items of each two identities
-    np.add.at(met, (pairs.first, pairs.second), 1)
     same = pairs.same
-    strangers, first, second = pairs.scores[~same], pairs.first[~same], pairs.second[~same]
-    couples = pairs.couples
-    order = np.argsort(-strangers, kind="stable")
-    ranked, first, second = strangers[order], first[order], second[order]
-    np.fill_diagonal(met, 0)
-    generator = np.random.default_rng(seed)
-    weights = generator.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
+    order = np.argsort(-pairs.scores[~same])
+    strangers = pairs[np.flatnonzero(~same)[order]]
+    mates, couples = pairs.scores[same], strangers.couples
+    scores = {rate: threshold_at(strangers.scores[::-1], rate) for rate in rates if rate * couples >= 1}
+    carried = {rate: score for rate, score in scores.items() if score is not None}
+    intervals = _intervals(strangers, carried, draws, seed) if carried else {}
+    return [
+        Threshold(rate, carried[rate], low, high, float(np.mean(mates > carried[rate])), fmr_low, fmr_high)
+        for rate, (low, high, fmr_low, fmr_high) in intervals.items()
+    ]
+
+
+def _intervals(strangers: Pairs, carried: Mapping[float, float], draws: int, seed: int) -> dict[float, list[float]]:
+    """By FMR, ends of the 95 % intervals of its threshold, and of the FMR at this one, of pairs in descending order."""
+    ranked, first, second = strangers.scores, strangers.first, strangers.second
+    count = int(max(first.max(), second.max())) + 1
+    met = np.zeros((count, count))  # pairs of items of each two identities
+    np.add.at(met, (first, second), 1)
+    there = np.flatnonzero((met + met.T).any(axis=1))
+    weights = np.zeros((draws, count))
+    weights[:, there] = np.random.default_rng(seed).multinomial(
+        len(there), np.full(len(there), 1 / len(there)), size=draws
+    )
     totals = np.einsum("di,ij,dj->d", weights, met, weights, optimize=True)
-    found = []
-    for rate in rates:
-        score = threshold_at(strangers, rate)
-        if score is None or rate * couples < 1:
+    above = {rate: int(np.searchsorted(-ranked, -score, side="left")) for rate, score in carried.items()}
+    drawn, achieved = ({rate: list[float]() for rate in carried} for _ in range(2))
+    reach = math.ceil(_REACH * max(carried) * len(ranked))
+    for own, total in zip(weights, totals, strict=True):
+        if total == 0:  # one identity alone was drawn
             continue
-        above = int(np.searchsorted(-ranked, -score, side="left"))
-        drawn, achieved = [], []
-        for own, total in zip(weights, totals, strict=True):
-            if total == 0:  # one identity alone was drawn
-                continue
+        passed = np.cumsum(own[first[:reach]] * own[second[:reach]])
+        if passed[-1] <= max(carried) * total:
             passed = np.cumsum(own[first] * own[second])
-            achieved.append((passed[above - 1] if above else 0.0) / total)
-            drawn.append(ranked[min(int(np.searchsorted(passed, rate * total, side="right")), len(ranked) - 1)])
-        low, high = np.quantile(drawn, [0.025, 0.975])
-        fmr_low, fmr_high = np.quantile(achieved, [0.025, 0.975])
-        tar = float(np.mean(pairs.mates > score))
-        found.append(Threshold(rate, score, float(low), float(high), tar, float(fmr_low), float(fmr_high)))
-    return found
+        for rate in carried:
+            achieved[rate].append((passed[above[rate] - 1] if above[rate] else 0.0) / total)
+            place = int(np.searchsorted(passed, rate * total, side="right"))
+            drawn[rate].append(ranked[min(place, len(ranked) - 1)])
+    ends = [0.025, 0.975]
+    return {rate: [*np.quantile(drawn[rate], ends), *np.quantile(achieved[rate], ends)] for rate in carried}

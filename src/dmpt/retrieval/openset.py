@@ -81,7 +81,7 @@ def open_set(
         mated, unmated = np.isfinite(mine), ~known[own[probes]]
         top, place = best.max(axis=1), 1 + np.sum(best > mine[:, None], axis=1)
         for rate in far:
-            limit = threshold_at(top[unmated], rate)
+            limit = threshold_at(np.sort(top[unmated]), rate)
             if limit is None or not mated.any():
                 continue
             for rank in ranks:

@@ -140,7 +140,7 @@ def rates_of(
     return Rates(
         common=tuple(common),
         pooled=pooled,
-        identities=len(np.unique([pairs.first, pairs.second])),
+        identities=pairs.identities,
         mates=len(mates),
         strangers=len(strangers),
         couples=pairs.couples,

@@ -1,7 +1,7 @@
 """The three spectra, in their order, and what others call them."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 #: Order of the modalities wherever they are stacked.
 MODALITIES = ("rgb", "nir", "tir")
@@ -11,6 +11,11 @@ ALSO = {
     **dict.fromkeys(("near-infrared", "near_infrared", "ni"), "nir"),
     **dict.fromkeys(("thermal", "infrared", "ti", "th", "lwir"), "tir"),
 }
+
+
+def number_of(names: Iterable[str]) -> int:
+    """A set of modalities as a number, bit m for modality m."""
+    return sum(1 << MODALITIES.index(name) for name in names)
 
 
 def called(name: str) -> str | None:
