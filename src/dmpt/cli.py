@@ -13,7 +13,10 @@ from dmpt import __version__
 from dmpt.base.errors import UserError, nearest, one_line
 from dmpt.base.stopping import Stopped, stoppable
 
-VERBS = ("check", "train", "evaluate", "report", "reproduce", "study", "results", "params", "synth", "demo", "gallery")
+VERBS = (
+    *("check", "train", "evaluate", "calibrate", "report", "reproduce", "study", "results", "params", "synth", "demo"),
+    "gallery",
+)
 """Modules of ``dmpt.verbs``, in the order of ``dmpt --help``."""
 
 _HELP = (

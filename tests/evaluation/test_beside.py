@@ -16,7 +16,7 @@ from dmpt.base.errors import UserError
 from dmpt.base.files import sha256
 from dmpt.cli import main
 from dmpt.data.layouts import load_dataset
-from dmpt.evaluation.beside import _trained_beside, why_apart
+from dmpt.evaluation.beside import trained_beside, why_apart
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.evaluation.opened import Conditions
 from dmpt.paper.published import ours
@@ -244,9 +244,9 @@ def test_what_a_card_of_before_can_tell(place: Path, run: Path) -> None:
     held = replace(old, config=with_(old.config, train={"select": "val"}))
     own, other = (load_dataset("rgbnt201", place / name / "data", new.config.data) for name in ("here", "there"))
     for card in (new, old):
-        assert [_trained_beside(card, dataset) for dataset in (own, other)] == [True, False]
+        assert [trained_beside(card, dataset) for dataset in (own, other)] == [True, False]
     for card, dataset in ((held, own), (held, other), (old, replace(own, train=()))):
-        assert _trained_beside(card, dataset) is None
+        assert trained_beside(card, dataset) is None
         assert why_apart(card, dataset, chosen=False) == ""
         assert why_apart(card, dataset, chosen=True) == "maybe other data than it was trained beside"
 

@@ -8,25 +8,34 @@ of false matches is N times as large, and there is one or more with the probabil
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+import torch
+
 from dmpt import __version__
-from dmpt.adapter.folder import TENSORS
+from dmpt.adapter.folder import TENSORS, reading
 from dmpt.base.errors import UserError
 from dmpt.base.files import sha256, write_text
 from dmpt.retrieval.calibration import Threshold
+from dmpt.retrieval.embeddings import Embeddings
 from dmpt.retrieval.rates import Rates
-from dmpt.settings.modalities import MODALITIES
+from dmpt.retrieval.scores import blocks
+from dmpt.retrieval.snorm import snorm, statistics
+from dmpt.settings.modalities import MODALITIES, number_of
 from dmpt.settings.numbers import Positive
 from dmpt.settings.recipe import Precision
 from dmpt.settings.values import checked
+from dmpt.towers.tensors import read_safetensors, refuse_nan, write_tensors
 
-FILE = "calibration.json"
+FILE, COHORT = "calibration.json", "cohort.safetensors"
 _FORMAT = "dmpt-calibration/1"
 _MOST_BYTES = 8 << 20
+_PARTS = ("features", "present", "shared", "standardisation")
 _AGAIN = "write it anew with dmpt calibrate"
 Common = int | Iterable[str]
 """A set of common modalities: their names, or a number of which bit m stands for modality m; none = the shared parts"""
@@ -46,6 +55,8 @@ class Calibration:
         identities: people or vehicles.
         items: samples.
         tables: rates for each set of common modalities; a set that has none is not calibrated.
+        normalised: the same of scores that are normalised by a cohort (``retrieval.snorm``), where there is one.
+        cohort: its samples.
     """
 
     adapter: str
@@ -57,11 +68,12 @@ class Calibration:
     identities: Positive
     items: Positive
     tables: tuple[Rates, ...]
+    normalised: tuple[Rates, ...] = ()
+    cohort: Embeddings | None = field(default=None, compare=False)
 
     def rates(self, common: Common) -> Rates | None:
         """The table of a set of common modalities; None where it has none."""
-        names = _names(common)
-        return next((table for table in self.tables if table.common == names), None)
+        return _table(self.tables, _names(common))
 
     def fmr(self, score: float, common: Common) -> float | None:
         """The share of strangers that score as high, at most, in (0, 1]; None where the set is not calibrated.
@@ -97,6 +109,28 @@ class Calibration:
             common, fmr, f"FPIR {100 * fpir:.3g} % among {n} strangers, which is FMR {100 * fmr:.3g} %"
         )
 
+    def fmr_between(self, first: Embeddings, second: Embeddings) -> npt.NDArray[np.float64]:
+        """``fmr`` of each two of N and M items, ``(N, M)``; NaN where not calibrated.
+
+        With a cohort it is that of their normalised scores, which tell mates from strangers better.
+        """
+        scores = np.concatenate([block.copy() for _, block in blocks(first, second, match_copies=False, mixed=True)])
+        sets = first.codes[:, None] & second.codes
+        tables: tuple[Rates, ...] = self.tables
+        found = np.full(scores.shape, np.nan)
+        if self.cohort is not None:
+            tables = self.normalised
+            scores = snorm(scores, sets, statistics(first, self.cohort), statistics(second, self.cohort))
+        for table in tables:
+            here = sets == number_of(table.common)
+            found[here] = [table.fmr(score) for score in scores[here].tolist()]
+        return found
+
+    def carries(self, common: Common, fmr: float) -> bool:
+        """Whether the identities carry an FMR for a set of common modalities, as ``fmr_between`` says it."""
+        table = _table(self.tables if self.cohort is None else self.normalised, _names(common))
+        return table is not None and fmr >= table.least
+
     def _threshold(self, common: Common, fmr: float, asked: str) -> float:
         names = _names(common)
         table, what = self.rates(names), " and ".join(names) or "shared parts"
@@ -110,8 +144,13 @@ class Calibration:
             )
         return score
 
+    def to_dict(self) -> dict[str, Any]:
+        """What the file says, in types that JSON knows; of a cohort's samples how many they are."""
+        found = asdict(replace(self, cohort=None))
+        return {"format": _FORMAT, "dmpt": __version__, **found, "cohort": self.cohort and len(self.cohort)}
+
     def save(self, folder: Path) -> Path:
-        """Write ``calibration.json`` into an adapter folder.
+        """Write ``calibration.json`` into an adapter folder, and ``cohort.safetensors`` where there is a cohort.
 
         Returns:
             The file.
@@ -119,10 +158,16 @@ class Calibration:
         Raises:
             UserError: it cannot be written.
         """
-        text = json.dumps({"format": _FORMAT, "dmpt": __version__, **asdict(self)}, indent=2, allow_nan=False)
+        content = self.to_dict()
+        if self.cohort is not None:
+            _write_cohort(folder / COHORT, self.cohort)
+            content["cohort"] = sha256(folder / COHORT)
+        text = json.dumps(content, indent=2, allow_nan=False)
         # Lists of numbers on one line, so that people find the rest.
         flat = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)
         write_text(folder / FILE, flat + "\n")
+        if self.cohort is None:
+            (folder / COHORT).unlink(missing_ok=True)
         return folder / FILE
 
 
@@ -146,8 +191,10 @@ def load(folder: Path, precision: str | None = None) -> Calibration | None:
             f"{path} has format {found!r}; this version of dmpt ({__version__}) reads {_FORMAT!r}; {_AGAIN}"
         )
     try:
-        own = {field.name: content[field.name] for field in fields(Calibration)}
-        own["tables"] = _tables(own["tables"], "tables")
+        own = {one.name: content[one.name] for one in fields(Calibration)}
+        for name in ("tables", "normalised"):
+            own[name] = _tables(own[name], name)
+        own["cohort"] = _read_cohort(folder / COHORT, own["cohort"])
         calibration = checked(Calibration, own, "calibration")
     except KeyError as error:
         raise UserError(f"{path} lacks the key {error}; {_AGAIN}") from error
@@ -162,12 +209,51 @@ def load(folder: Path, precision: str | None = None) -> Calibration | None:
     return calibration
 
 
+def remove(folder: Path) -> None:
+    """Remove the calibration in an adapter folder, whose tensors are about to be others.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    for name in (FILE, COHORT):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _table(tables: Sequence[Rates], names: tuple[str, ...]) -> Rates | None:
+    return next((table for table in tables if table.common == names), None)
+
+
 def _names(common: Common) -> tuple[str, ...]:
     """A set of modalities by their names, in their order."""
     if isinstance(common, Iterable):
         given = set(common)
         return tuple(name for name in MODALITIES if name in given)
     return tuple(name for m, name in enumerate(MODALITIES) if int(common) >> m & 1)
+
+
+def _write_cohort(path: Path, cohort: Embeddings) -> None:
+    """Its vectors, as safetensors."""
+    parts = {name: getattr(cohort, name) for name in _PARTS}
+    write_tensors(path, {name: torch.from_numpy(part) for name, part in parts.items() if part is not None}, {})
+
+
+def _read_cohort(path: Path, digest: Any) -> Embeddings | None:
+    """The cohort that a calibration names by its sha256.
+
+    Raises:
+        UserError: the file is another one, or holds something else.
+    """
+    if digest is None:
+        return None
+    if not path.is_file() or path.stat().st_size > _MOST_BYTES or sha256(path) != digest:
+        raise UserError(f"{path.name} beside it is missing, or another one")
+    with reading(path):
+        tensors, _ = read_safetensors(path)
+        refuse_nan(tensors, path)
+        found = Embeddings(**{name: tensor.numpy() for name, tensor in tensors.items()})
+        if found.features.ndim != 3 or found.present.shape != found.features.shape[:2]:
+            raise ValueError("it holds no samples")
+        return found
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Splits by identity: own data into train and test, and validation that does not look at the test set."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
@@ -9,7 +10,7 @@ from dmpt.data.records import Record, Records
 from dmpt.data.sampler import seed_for
 
 
-def view_of(protocol: str) -> str:
+def view_of(protocol: str) -> Literal["camera", "scene"]:
     """What tells two views of an identity apart under a protocol: ``scene`` or ``camera``, names of ``Record``."""
     return "scene" if protocol == "same_scene" else "camera"
 

@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dmpt.adapter.calibration import Calibration
+from dmpt.adapter.calibration import load as load_calibration
 from dmpt.adapter.folder import TENSORS, Card, adapter_folder, load_card, network_of
 from dmpt.base.errors import UserError
 from dmpt.base.files import expanded, sha256
+from dmpt.base.terminal import warn
 from dmpt.data.transforms import TestTransform
 from dmpt.embed.extract import PRECISIONS, Encoder
 from dmpt.embed.pictures import Order, cropped, listed, pixels_of
@@ -34,8 +37,10 @@ class Verdict:
     Attributes:
         score: cosine over their common modalities, on one scale (``retrieval.scores``).
         modalities: which they have in common; none = their shared parts were compared.
-        same: whether it is one identity, at the threshold that was asked for; None without calibration.
-        fmr: the share of strangers that score as high; None without calibration.
+        same: whether it is one identity, at the FMR that was asked for; None without calibration, or where its
+            identities are too few for that.
+        fmr: the share of strangers that score as high, at most; None without calibration. Where the calibration
+            normalises scores it is that of the normalised one.
     """
 
     score: float
@@ -52,12 +57,13 @@ class Embedder:
         card: the adapter's.
         precision: of the computation, a key of ``PRECISIONS``.
         adapter: sha256 of its tensors' file.
+        calibration: of that at this precision; None = scores mean no more than their order.
     """
 
-    def __init__(self, network: DMPT, card: Card, precision: str, adapter: str):
+    def __init__(self, network: DMPT, card: Card, precision: str, adapter: str, calibration: Calibration | None = None):
         data = card.config.data
         assert data.mean is not None and data.std is not None  # noqa: PT018  # a card has them filled in
-        self.card, self.precision, self.adapter = card, precision, adapter
+        self.card, self.precision, self.adapter, self.calibration = card, precision, adapter, calibration
         self.modalities: tuple[str, ...] = tuple(data.modalities)
         self._value_range: tuple[float, float] = data.value_range  # type: ignore[assignment]  # measured by training
         self._transform = TestTransform(data.size, data.mean, data.std)
@@ -112,8 +118,13 @@ class Embedder:
         """Of every sample of the one to every sample of the other, ``(N, M)``; no score depends on the others."""
         return np.concatenate([scores.copy() for _, scores in blocks(first, second, match_copies=False, mixed=True)])
 
-    def compare(self, first: Embeddings, second: Embeddings) -> Verdict:
+    def compare(self, first: Embeddings, second: Embeddings, fmr: float = 0.01) -> Verdict:
         """Two samples; without calibration a score, and no more can be said.
+
+        Args:
+            first: one sample, or several shots as one (``embed_shots``).
+            second: the other.
+            fmr: the share of strangers that may pass as the same, in (0, 1).
 
         Raises:
             UserError: one of them is not one sample.
@@ -121,8 +132,13 @@ class Embedder:
         if (len(first), len(second)) != (1, 1):
             raise UserError(f"compare takes one sample and one; these are {len(first)} and {len(second)}")
         common = (first.present & second.present)[0]
+        modalities = tuple(name for name, here in zip(MODALITIES, common, strict=True) if here)
         score = float(self.similarity(first, second)[0, 0])
-        return Verdict(score, tuple(name for name, here in zip(MODALITIES, common, strict=True) if here))
+        if self.calibration is None or self.calibration.rates(modalities) is None:
+            return Verdict(score, modalities)
+        rate = float(self.calibration.fmr_between(first, second)[0, 0])
+        same = rate <= fmr if self.calibration.carries(modalities, fmr) else None
+        return Verdict(score, modalities, same, rate)
 
     def _cut(self, frames: dict[str, Any], boxes: Boxes, order: Order) -> dict[str, list[Any]]:
         """The samples that boxes show in frames, their channels in the order RGB."""
@@ -168,18 +184,25 @@ def load(
         name: a run folder, an adapter folder, or ``package:tiny``, which comes with dmpt.
         which: of a run: ``last`` or ``best``; None = the one that training selected.
         weights: of the backbone, where they are not where training found them.
-        precision: None = bf16 where the processor computes it natively, else fp32.
+        precision: None = that of the calibration where there is one, else bf16 where the processor computes it
+            natively, else fp32.
 
     Raises:
-        UserError: there is no adapter, or its backbone is not there.
+        UserError: there is no adapter, its backbone is not there, or its calibration is that of another adapter.
     """
     folder = adapter_folder(expanded(name), which)
     card, gpu = load_card(folder), torch.cuda.is_available()
     if precision == "fp16" and not gpu:
         raise UserError("precision fp16 needs a GPU; give bf16 or fp32")
-    chosen = precision or ("bf16" if _native_bf16(gpu) else "fp32")
+    calibration = load_calibration(folder)
+    chosen: str = precision or ("bf16" if _native_bf16(gpu) else "fp32")
+    if calibration is not None and precision is None and (gpu or calibration.precision != "fp16"):
+        chosen = calibration.precision
+    if calibration is not None and calibration.precision != chosen:
+        warn(f"{folder} is calibrated at precision {calibration.precision}; at {chosen} its scores are not calibrated")
+        calibration = None
     network, _ = network_of(folder, card, weights, PRECISIONS[chosen])
-    return Embedder(network.to("cuda" if gpu else "cpu"), card, chosen, sha256(folder / TENSORS))
+    return Embedder(network.to("cuda" if gpu else "cpu"), card, chosen, sha256(folder / TENSORS), calibration)
 
 
 def _native_bf16(gpu: bool) -> bool:

@@ -12,7 +12,7 @@ def fingerprint_of_test(dataset: Dataset, modalities: Subset) -> str | None:
     return fingerprint(listed) if listed else None
 
 
-def _trained_beside(card: Card, dataset: Dataset) -> bool | None:
+def trained_beside(card: Card, dataset: Dataset) -> bool | None:
     """Whether these are the data that an adapter was trained beside; None where its card cannot tell.
 
     Cards from before fingerprints of the test split were kept know the training samples, as far as all of the split
@@ -36,7 +36,7 @@ def why_apart(card: Card, dataset: Dataset, chosen: bool) -> str:
         dataset: what it is judged on.
         chosen: whether the user named other data than the run remembers, which decides where its card cannot tell.
     """
-    own = _trained_beside(card, dataset)
+    own = trained_beside(card, dataset)
     if own is False or (own is None and chosen):
         said = f"{'' if own is False else 'maybe '}other data than it was trained beside"
         return said + (f", {dataset.object}s and not {card.object}s" if dataset.object != card.object else "")

@@ -12,6 +12,7 @@ from dmpt.adapter import folder as adapter
 from dmpt.adapter.packaged import is_shipped
 from dmpt.base.environment import environment
 from dmpt.base.files import expanded, write_text
+from dmpt.base.terminal import warn
 from dmpt.data.records import Record, fingerprint, labels_of, short
 from dmpt.embed.extract import Pair, Seen, look
 from dmpt.evaluation import missing
@@ -147,6 +148,8 @@ def evaluate(
     """
     run = expanded(run)
     opened = open_adapter(run, conditions)
+    if opened.apart:
+        warn(f"{run}: {opened.apart}; these numbers are kept apart")
     protocol = opened.dataset.protocol
     cases = [] if without is None else missing.parse(without, opened.data.modalities)  # refused before an image is read
     records, unreadable = test_records(opened.dataset, opened.data, conditions.skip_broken)

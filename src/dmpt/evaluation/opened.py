@@ -90,8 +90,6 @@ def open_adapter(run: Path, conditions: Conditions = USUAL) -> Opened:
     for line in passed_over(dataset):
         warn(line)
     apart = why_apart(card, dataset, _are_others(now, card.config.data))
-    if apart:
-        warn(f"{run}: {apart}; these numbers are kept apart")
     network, step = adapter.network_of(folder, card, conditions.weights, PRECISIONS[precision])
     network.to("cuda" if gpu else "cpu")
     card = replace(card, config=replace(card.config, data=now))

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dmpt.adapter.calibration import FILE
 from dmpt.adapter.folder import CARD, TENSORS
 from dmpt.base.environment import environment
 from dmpt.base.errors import UserError
@@ -111,7 +112,7 @@ def held(out: Path, config: Config, resume: bool, replan: bool) -> Iterator[None
 
 def _sweep(out: Path) -> None:
     """Remove what a kill left of files that were being written; nobody else may be writing there."""
-    temporary = tuple(f".{name}." for name in (STATE, LOG, CONFIG, _ENVIRONMENT, TENSORS, CARD))
+    temporary = tuple(f".{name}." for name in (STATE, LOG, CONFIG, _ENVIRONMENT, TENSORS, CARD, FILE))
     for path in out.rglob(".*"):
         if path.name.startswith(temporary) or _SAFETENSORS.fullmatch(path.name):
             with suppress(OSError):

@@ -1,0 +1,113 @@
+"""``dmpt calibrate``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from dmpt.base.terminal import print_json, print_table
+from dmpt.settings.numbers import Positive
+from dmpt.settings.recipe import Precision
+from dmpt.verbs.judged import Judged
+
+if TYPE_CHECKING:
+    from dmpt.evaluation.calibrate import Calibrated
+    from dmpt.retrieval.rates import Rates
+
+
+def run(
+    run: Path,
+    /,
+    judged: Judged,
+    split: Literal["val", "test", "train"] | None = None,
+    snorm: bool = False,
+    by: Literal["camera"] | None = None,
+    which: Literal["last", "best"] | None = None,
+    precision: Precision | None = None,
+    batch_size: Positive = 64,
+    skip_broken: bool = False,
+    json: bool = False,
+) -> None:
+    """Calibrate a run or adapter: thresholds and their error rates, written beside the adapter.
+
+    Args:
+        run: Run folder or adapter folder.
+        judged: the data, where they are not those of training
+        split: Which identities. Default: those that training held out (val); of other data all.
+        snorm: Also of scores that are normalised by a cohort of training samples, which is kept beside the adapter.
+        by: Also error rates between every two cameras, at the threshold that all share.
+        which: Default: the one training selected.
+        precision: Default: as in training.
+        batch_size: Samples per pass.
+        skip_broken: Leave out samples with unreadable images.
+        json: Print JSON.
+    """
+    from dmpt.evaluation.calibrate import calibrate
+    from dmpt.evaluation.opened import Conditions
+
+    other = Conditions(
+        **judged.conditions(), which=which, precision=precision, batch_size=batch_size, skip_broken=skip_broken
+    )
+    found = calibrate(run, other, split=split, snorm=snorm, by_camera=by == "camera")
+    try:
+        if json:
+            print_json(found.to_dict())
+        else:
+            _show(found)
+    finally:  # last: a folder that cannot be written to, or a pipe that nobody reads, loses no number
+        path = found.save()
+        if not json:
+            print(f"{path}: dmpt compare and dmpt search go by it, at precision {found.calibration.precision}")
+
+
+def _show(found: "Calibrated") -> None:
+    own = found.calibration
+    whose = {"val": "held out of training", "test": "of the test split", "train": "of training", "all": "all there are"}
+    print(
+        f"{own.data}: {own.identities} identities ({whose[own.split]}), {own.items} samples; pairs are of different "
+        f"{own.views}s"
+    )
+    _table("what scores mean, by the modalities that both samples have", own.tables)
+    if own.cohort is not None:
+        _table(f"normalised by {len(own.cohort)} samples of training", own.normalised)
+    if pooled := [_name(table.common) for table in own.tables if table.pooled]:
+        print(f"too few identities for rates of their own, so pairs of all sets together: {', '.join(pooled)}")
+    print(
+        "FMR: share of strangers that pass, of one comparison; TAR: share of mates that do; in brackets 95 % intervals"
+    )
+    if found.cameras is not None and found.at is not None:
+        rows = []
+        for pair in found.cameras:
+            one, other = pair.cameras
+            rows.append(
+                [f"{one} and {other}", _percent(pair.fmr), f"{pair.strangers}", _percent(pair.fnmr), f"{pair.mates}"]
+            )
+        title = f"between cameras, at the threshold for FMR {100 * found.at:g} %"
+        print_table(title, ["cameras", "FMR %", "strangers", "FNMR %", "mates"], rows)
+
+
+def _table(title: str, tables: "Sequence[Rates]") -> None:
+    """A row for each set and rate; those that cannot be carried say so."""
+    from dmpt.retrieval.calibration import RATES
+
+    rows = []
+    for table in tables:
+        limits = {limit.fmr: limit for limit in table.thresholds}
+        what = [_name(table.common), f"{table.identities}", f"{table.mates}", f"{table.strangers}", _percent(table.eer)]
+        for rate in RATES:
+            if limit := limits.get(rate):
+                ends = f"[{100 * limit.fmr_low:.2g}, {100 * limit.fmr_high:.2g}]"
+                score = f"{limit.threshold:.6f} [{limit.low:.6f}, {limit.high:.6f}]"
+                rows.append([*what, f"{100 * rate:g}", score, ends, _percent(limit.tar)])
+                what = [""] * len(what)
+        if refused := [f"{100 * rate:g}" for rate in RATES if rate not in limits]:
+            rows.append([*what, ", ".join(refused), f"so few carry {100 * table.least:.2g} % or more", "", ""])
+    header = ["in common", "identities", "mates", "strangers", "EER %", "FMR %", "threshold", "FMR of others", "TAR %"]
+    print_table(title, header, rows)
+
+
+def _name(common: Sequence[str]) -> str:
+    return "+".join(common) or "none (shared)"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
