@@ -16,6 +16,7 @@ from dmpt.base.stopping import Stopped, stoppable
 VERBS = (
     *("check", "train", "evaluate", "calibrate", "report", "reproduce", "study", "results", "params", "synth", "demo"),
     "gallery",
+    "search",
 )
 """Modules of ``dmpt.verbs``, in the order of ``dmpt --help``."""
 

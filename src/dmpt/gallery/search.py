@@ -32,6 +32,7 @@ class Hit:
         key: of the item.
         score: of the mixed form, six decimals (``retrieval.scores``).
         modalities: which it has in common with the query; none = shared parts were compared.
+        has: which it has.
         pid: its label; None = unlabelled.
         camera: None = not known.
         fmr: the share of strangers that score as high, at most; None = not calibrated.
@@ -43,6 +44,7 @@ class Hit:
     key: str
     score: float
     modalities: tuple[str, ...]
+    has: tuple[str, ...]
     pid: str | None = None
     camera: str | None = None
     fmr: float | None = None
@@ -205,7 +207,8 @@ class Search:
                     Hit(
                         row["key"],
                         score,
-                        tuple(name for m, name in enumerate(MODALITIES) if common >> m & 1),
+                        _names(common),
+                        _names(int(self._codes[position])),
                         row["pid"],
                         row["camera"],
                         fmr,
@@ -233,6 +236,11 @@ class _Meaning:
         if self._calibration is None or self._fpir is None:
             return True
         return hit.score > self._calibration.fpir_threshold(hit.modalities, self._items, self._fpir)
+
+
+def _names(code: int) -> tuple[str, ...]:
+    """A set of modalities."""
+    return tuple(name for m, name in enumerate(MODALITIES) if code >> m & 1)
 
 
 def _merged(positions: NDArray[np.int64], scores: NDArray[np.float64]) -> _Ranked:

@@ -49,8 +49,13 @@ class _Option:
     def several(self) -> bool:
         return get_origin(self.hint) is Sequence
 
+    @property
+    def one(self) -> Any:
+        """The type of what stands once."""
+        return get_args(self.hint)[0] if self.several else self.hint
+
     def value(self, text: str) -> Any:
-        return typed(text, get_args(self.hint)[0] if self.several else self.hint, self.flag)
+        return typed(text, self.one, self.flag)
 
     def given(self, text: str) -> dict[str, Any]:
         return {self.name: self.value(text)}
@@ -159,11 +164,12 @@ def _parser(function: Callable[..., None], prog: str, options: Mapping[str, _Opt
             group.add_argument(option.flag, const={name: True}, help=said, **switch)
             continue
         default = option.default if isinstance(option.default, str) else written(option.default)
-        said += f" ({words(option.hint)}; {'required' if option.default is _NEEDED else f'default: {default}'})"
+        said += f" ({words(option.one)}; {'required' if option.default is _NEEDED else f'default: {default}'})"
         shown = {"help": said, "metavar": name if option.is_word else name.rpartition(".")[2].upper()}
         if option.is_word or option.several:
             number = "?" if not option.several else "*" if option.is_word else "+"
-            group.add_argument(option.flag, type=option.value, nargs=number, **shown)
+            again = {"action": "extend"} if option.several and not option.is_word else {}
+            group.add_argument(option.flag, type=option.value, nargs=number, **shown, **again)
         else:
             group.add_argument(option.flag, type=option.given, **shown, **add)
     return parser

@@ -1,0 +1,76 @@
+"""Who is asked for: the shots of one person or vehicle, or many of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dmpt.base.terminal import track, warn
+from dmpt.data.images import read_record
+from dmpt.data.records import Record
+from dmpt.gallery.sources import Sample, read_source
+from dmpt.retrieval.embeddings import Embeddings
+from dmpt.settings.modalities import MODALITIES
+
+if TYPE_CHECKING:
+    from dmpt.embed.embedder import Embedder
+
+_BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """One person or vehicle.
+
+    Attributes:
+        name: what a result calls it.
+        shots: where its pictures are, S of them.
+        embeddings: of the S shots.
+    """
+
+    name: str
+    shots: Sequence[Record]
+    embeddings: Embeddings
+
+
+def of_shots(embedder: "Embedder", pictures: Mapping[str, Sequence[Path | None]]) -> Query:
+    """One whose shots are files, by modality.
+
+    Raises:
+        UserError: numbers of pictures differ, or one cannot be used.
+    """
+    given = {name: list(pictures[name]) for name in MODALITIES if pictures.get(name)}
+    embeddings = embedder.embed(**given)  # type: ignore[arg-type]
+    shots = [
+        Record({name: path for name, own in given.items() if (path := own[row])}, 0, 0)
+        for row in range(len(embeddings))
+    ]
+    return Query(shots[0].name, shots, embeddings)
+
+
+def of_source(embedder: "Embedder", source: Path, modality: str | None = None) -> list[Query]:
+    """Each sample of a folder or a manifest, as ``gallery.sources.read_source`` reads it; failures are notes.
+
+    Raises:
+        UserError: it holds no samples, or a picture cannot be used.
+    """
+    found = read_source(source, modality=modality)
+    for failure in found.failures:
+        warn(f"left out: {failure.reason}")
+    return list(_embedded(embedder, found.samples))
+
+
+def _embedded(embedder: "Embedder", samples: Sequence[Sample]) -> Iterator[Query]:
+    black_and_white = embedder.card.config.data.black_and_white
+    starts = range(0, len(samples), _BATCH)
+    for start in track(starts, "queries", len(starts)):
+        batch = samples[start : start + _BATCH]
+        read = [read_record(sample.record, black_and_white) for sample in batch]
+        pictures = {
+            name: [one[name].transpose(1, 2, 0) if name in one else None for one in read]
+            for name in MODALITIES
+            if any(name in one for one in read)
+        }
+        embeddings = embedder.embed(**pictures)  # type: ignore[arg-type]
+        for row, sample in enumerate(batch):
+            yield Query(sample.key, [sample.record], embeddings[row : row + 1])
