@@ -44,12 +44,12 @@ def purge(gallery: Gallery) -> Purged:
     with gallery.writing("purging", alone=True):
         gallery.refresh()
         before = size(gallery.path)
-        forget(gallery)
         try:
             versions = gallery.call("purging", lambda: _purge(gallery.dataset), PATIENCE)
         except Conflict as error:  # where there are no locks
             raise UserError(f"{gallery.path}: others wrote while it was purged; do it again") from error
         gallery.refresh()
+        forget(gallery)  # behind: until now a search may have made them anew of an earlier version
         if left := gallery.call("purging", lambda: _strangers(gallery)):
             raise UserError(f"{gallery.path}: {left[0]} belongs to no version and could not be deleted; delete it")
         return Purged(gallery.version, versions, before - size(gallery.path))
