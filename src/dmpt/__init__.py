@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dmpt.base.errors import UserError
     from dmpt.data.records import Record
-    from dmpt.embed.embedder import Embedder, Verdict, load
+    from dmpt.embed.embedder import Embedder, load
+    from dmpt.embed.verdict import Verdict
     from dmpt.evaluation.evaluate import evaluate
     from dmpt.evaluation.opened import Conditions
     from dmpt.gallery.store import Gallery, open_gallery
@@ -48,7 +49,7 @@ _HOMES = {
     "Gallery": "dmpt.gallery.store",
     "Record": "dmpt.data.records",
     "UserError": "dmpt.base.errors",
-    "Verdict": "dmpt.embed.embedder",
+    "Verdict": "dmpt.embed.verdict",
     "evaluate": "dmpt.evaluation.evaluate",
     "load": "dmpt.embed.embedder",
     "open_gallery": "dmpt.gallery.store",

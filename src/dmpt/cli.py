@@ -14,9 +14,8 @@ from dmpt.base.errors import UserError, nearest, one_line
 from dmpt.base.stopping import Stopped, stoppable
 
 VERBS = (
-    *("check", "train", "evaluate", "calibrate", "report", "reproduce", "study", "results", "params", "synth", "demo"),
-    "gallery",
-    "search",
+    *("check", "train", "evaluate", "calibrate", "compare", "gallery", "search", "report"),
+    *("reproduce", "study", "results", "params", "synth", "demo"),
 )
 """Modules of ``dmpt.verbs``, in the order of ``dmpt --help``."""
 
@@ -32,7 +31,8 @@ def _verb(name: str) -> Any:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line.
 
-    Exit code 0; 1 when ``check`` finds errors; 2 for what the user can mend; 128 and its number after a signal.
+    Exit code 0; 1 when ``check`` finds errors and ``compare`` two that differ; 2 for what the user can mend; 3 where
+    ``compare`` has no verdict; 128 and its number after a signal.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     who = "dmpt " + argv[0] if argv and argv[0] in VERBS else "dmpt"

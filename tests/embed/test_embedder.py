@@ -175,10 +175,11 @@ def test_a_modality_that_the_model_does_not_read(tmp_path: Path) -> None:
         dmpt.load(tmp_path / "run").embed(tir=ARRAY)
 
 
-def test_compare_takes_one_and_one(model: Embedder) -> None:
-    two = model.embed(rgb=[ARRAY, ARRAY])
-    with pytest.raises(UserError, match="compare takes one sample and one; these are 2 and 1"):
-        model.compare(two, model.embed(rgb=ARRAY))
+def test_compare_takes_shots_of_both(model: Embedder, paths: dict[str, list[Path]]) -> None:
+    two, one = model.embed(rgb=paths["rgb"][:2]), model.embed(rgb=paths["rgb"][2])
+    assert model.compare(two, one).score == pytest.approx(model.similarity(two, one).max(), abs=1e-6)
+    with pytest.raises(UserError, match="compare takes shots of one and of another; these are 2 and 0"):
+        model.compare(two, one[:0])
 
 
 def test_nothing_to_load(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ vectors = model.embed(rgb="a.jpg", nir="b.jpg", tir="c.png")
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,31 +21,13 @@ from dmpt.base.terminal import warn
 from dmpt.data.transforms import TestTransform
 from dmpt.embed.extract import PRECISIONS, Encoder
 from dmpt.embed.pictures import Order, cropped, listed, pixels_of
+from dmpt.embed.verdict import Verdict, judge
 from dmpt.method.network import DMPT
 from dmpt.retrieval.embeddings import Embeddings, join
 from dmpt.retrieval.scores import blocks
 from dmpt.settings.modalities import MODALITIES
 
 Boxes = Sequence[Sequence[float]] | Mapping[str, Sequence[Sequence[float]]]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How alike two samples are.
-
-    Attributes:
-        score: cosine over their common modalities, on one scale (``retrieval.scores``).
-        modalities: which they have in common; none = their shared parts were compared.
-        same: whether it is one identity, at the FMR that was asked for; None without calibration, or where its
-            identities are too few for that.
-        fmr: the share of strangers that score as high, at most; None without calibration. Where the calibration
-            normalises scores it is that of the normalised one.
-    """
-
-    score: float
-    modalities: tuple[str, ...]
-    same: bool | None = None
-    fmr: float | None = None
 
 
 class Embedder:
@@ -119,26 +100,19 @@ class Embedder:
         return np.concatenate([scores.copy() for _, scores in blocks(first, second, match_copies=False, mixed=True)])
 
     def compare(self, first: Embeddings, second: Embeddings, fmr: float = 0.01) -> Verdict:
-        """Two samples; without calibration a score, and no more can be said.
+        """Whether two are the same; without calibration a score, and no more can be said.
 
         Args:
-            first: one sample, or several shots as one (``embed_shots``).
-            second: the other.
+            first: a sample of the one, or several: its shots.
+            second: of the other.
             fmr: the share of strangers that may pass as the same, in (0, 1).
 
         Raises:
-            UserError: one of them is not one sample.
+            UserError: there are no shots of one of them.
         """
-        if (len(first), len(second)) != (1, 1):
-            raise UserError(f"compare takes one sample and one; these are {len(first)} and {len(second)}")
-        common = (first.present & second.present)[0]
-        modalities = tuple(name for name, here in zip(MODALITIES, common, strict=True) if here)
-        score = float(self.similarity(first, second)[0, 0])
-        if self.calibration is None or self.calibration.rates(modalities) is None:
-            return Verdict(score, modalities)
-        rate = float(self.calibration.fmr_between(first, second)[0, 0])
-        same = rate <= fmr if self.calibration.carries(modalities, fmr) else None
-        return Verdict(score, modalities, same, rate)
+        if not len(first) or not len(second):
+            raise UserError(f"compare takes shots of one and of another; these are {len(first)} and {len(second)}")
+        return judge(first, second, self.calibration, fmr)
 
     def _cut(self, frames: dict[str, Any], boxes: Boxes, order: Order) -> dict[str, list[Any]]:
         """The samples that boxes show in frames, their channels in the order RGB."""

@@ -3,14 +3,22 @@
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict, cast
 
 from dmpt.base.errors import UserError
 from dmpt.base.files import expanded
 from dmpt.data.layouts.folders import SUFFIXES, clutter, contents, subfolders
 from dmpt.settings.modalities import MODALITIES, called
 
-Shots = dict[str, list[Path | None]]
-"""Pictures by modality, a place of each list for a shot; None where the shot lacks that modality."""
+_Pictures = dict[str, list[Path | None]]
+
+
+class Shots(TypedDict, total=False):
+    """Pictures by modality, a place of each list for a shot; None where the shot lacks that modality."""
+
+    rgb: list[Path | None]
+    nir: list[Path | None]
+    tir: list[Path | None]
 
 
 def find_shots(place: str | Path, modality: str | None = None) -> Shots:
@@ -28,7 +36,11 @@ def find_shots(place: str | Path, modality: str | None = None) -> Shots:
     Raises:
         UserError: it is not there, empty, or does not say which modality its pictures are of.
     """
-    place = expanded(place)
+    return cast(Shots, _find(expanded(place), modality))
+
+
+def _find(place: Path, modality: str | None) -> _Pictures:
+    """``find_shots`` by the names of modalities."""
     if not place.exists():
         raise UserError(f"{place} does not exist; give a picture, or a folder of shots of one")
     if not place.is_dir():
@@ -110,7 +122,7 @@ def _by_shot(folder: Path, pictures: Sequence[Path]) -> dict[str, Path | None]:
     return shots
 
 
-def _side_by_side(by_modality: dict[str, dict[str, Path | None]]) -> Shots:
+def _side_by_side(by_modality: dict[str, dict[str, Path | None]]) -> _Pictures:
     """The same shot at the same place of each list."""
     names = sorted({name for shots in by_modality.values() for name in shots})
     return {modality: [shots.get(name) for name in names] for modality, shots in by_modality.items()}

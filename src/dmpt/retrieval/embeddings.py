@@ -79,6 +79,9 @@ def averaged(shots: Embeddings) -> Embeddings:
 
     Of shots with the same modalities it is the mean of their vectors, at length 1. Of others a modality's feature is
     the mean over the shots that have it, each as long as it would be in a shot with one modality.
+
+    It ranks well. But averages of strangers are more alike than their shots, so no rate that was calibrated on single
+    shots holds for its scores (``embed.verdict`` says what does).
     """
     weights = np.sqrt(shots.present.sum(axis=1, dtype=np.float32))
     sums = np.einsum("n,nmd->md", weights, shots.features)
