@@ -84,7 +84,7 @@ def test_too_few_were_calibrated_on_to_deny_it(people: Path, capsys: pytest.Capt
     code, out, _ = compare(capsys, people / "anna", people / "ben", "--model", "package:tiny", "--fmr", "1e-9")
     assert code == 3
     assert out.startswith("no verdict: score 0.")
-    assert "1e-07 % may (FMR): too few were calibrated on to deny it; ask for more, or with fewer shots" in out
+    assert "1e-07 % may (FMR): too few identities were calibrated on for that; allow more, or give fewer shots" in out
 
 
 def test_nothing_in_common(people: Path, capsys: pytest.CaptureFixture[str]) -> None:

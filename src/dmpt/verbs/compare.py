@@ -63,5 +63,6 @@ def _said(verdict: "Verdict", fmr: float, shots: Sequence[int], precision: str) 
     several = f", with {shots[0]} and {shots[1]} shots," if max(shots) > 1 else ""
     high = f"of strangers{several} at most {100 * verdict.fmr:.2g} % score as high, and {100 * fmr:.2g} % may (FMR)"
     if verdict.same is None:
-        return f"no verdict: {score}; {high}: too few were calibrated on to deny it; ask for more, or with fewer shots"
+        why = "too few identities were calibrated on for that; allow more, or give fewer shots"
+        return f"no verdict: {score}; {high}: {why}"
     return f"{'the same' if verdict.same else 'not the same'}: {score}; {high}"

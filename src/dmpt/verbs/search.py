@@ -51,7 +51,7 @@ class Asked:
         if self.query is not None:
             return of_source(embedder, self.query, self.modality)
         if picture is not None:
-            by_modality = find_shots(picture, self.modality)
+            by_modality = {**find_shots(picture, self.modality)}
         return [of_shots(embedder, by_modality)]
 
 
