@@ -27,6 +27,7 @@ from dmpt.retrieval.embeddings import Embeddings
 from dmpt.retrieval.rates import Rates
 from dmpt.retrieval.snorm import snorm, statistics
 from dmpt.settings.modalities import MODALITIES
+from dmpt.training.train import train
 from dmpt.training.trainer import Trainer
 from runs import dying, fit, settings, toy, with_
 
@@ -42,7 +43,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibrated") / "run"
-    fit(with_(settings(world, **HELD_OUT), missing={"dropout": 0.3}), folder)
+    train(with_(settings(world, **HELD_OUT), missing={"dropout": 0.3}), folder)
     return folder
 
 
@@ -184,7 +185,7 @@ def test_rates_between_cameras_are_counts() -> None:
 
 
 def test_so_few_identities_fail_no_training(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit(settings(world, **{**HELD_OUT, "epochs": 1, "val_share": 0.2}), tmp_path / "run")
+    train(settings(world, **{**HELD_OUT, "epochs": 1, "val_share": 0.2}), tmp_path / "run")
     said = capsys.readouterr().err
     assert "not calibrated: calibration takes 5 identities or more, and there are 3; give more" in said
     assert not list(tmp_path.rglob(FILE))
@@ -195,7 +196,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_file(trained: Path, world: Pa
     config = with_(settings(world, **HELD_OUT), missing={"dropout": 0.3})
     with pytest.raises(RuntimeError, match="killed"):
         dying(Trainer(config, tmp_path / "run"), 3).fit()
-    fit(config, tmp_path / "run", resume=True)
+    train(config, tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "best" / FILE).read_bytes() == (trained / "best" / FILE).read_bytes()
 
 

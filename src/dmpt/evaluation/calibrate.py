@@ -28,7 +28,7 @@ from dmpt.evaluation.sights import BetweenCameras, Sights, between_cameras
 from dmpt.method.network import DMPT
 from dmpt.retrieval.embeddings import Embeddings
 from dmpt.retrieval.snorm import COHORT
-from dmpt.settings.config import DataConfig
+from dmpt.settings.config import Config, DataConfig
 
 Split = Literal["val", "test", "train"]
 
@@ -96,7 +96,7 @@ def calibrate(
     calibration, sights = measured(opened.dataset, records, name, strangers)
     if not by_camera:
         return Calibrated(opened.folder, calibration)
-    table = calibration.tables[0]
+    table = next(table for table in calibration.tables if table.thresholds)
     limit = next((limit for limit in table.thresholds if limit.fmr <= 0.01), table.thresholds[-1])
     return Calibrated(opened.folder, calibration, between_cameras(sights, table.common, limit.threshold), limit.fmr)
 
@@ -191,17 +191,17 @@ def _chosen(opened: Opened, split: Split | None, skip_broken: bool) -> tuple[Seq
         if split == "val":
             raise UserError("--split val is what training held out of its own data; of others give test, train or none")
         chosen = {None: (*data.train, *tested), "train": data.train, "test": tested}[split]
-        return _readable(opened, chosen, skip_broken), split or "all"
+        return _readable(data, config, chosen, skip_broken), split or "all"
     if split == "test":
         warn("calibrated on the identities of the test split, whose mAP is printed beside; others would say more")
-        return _readable(opened, tested, skip_broken), "test"
+        return _readable(data, config, tested, skip_broken), "test"
     held_out = config.train.select == "val"
     if split != "train" and not held_out:
         raise UserError(
             f"{opened.folder}: training held no identities out (train.select {config.train.select}); give --data.root "
             "of others, or --split test, whose mAP is printed beside"
         )
-    records = _readable(opened, data.train, skip_broken)
+    records = _readable(data, config, data.train, skip_broken)
     if held_out:
         records, held = hold_out(records, config.train.val_share, config.data.split_seed, data.protocol)
     if split == "train":
@@ -210,21 +210,24 @@ def _chosen(opened: Opened, split: Split | None, skip_broken: bool) -> tuple[Seq
     return held, "val"
 
 
-def _readable(opened: Opened, records: Sequence[Record], skip_broken: bool) -> Sequence[Record]:
+def _readable(dataset: Dataset, config: Config, records: Sequence[Record], skip_broken: bool) -> Sequence[Record]:
     """Those with the modalities in use, whose images can be read."""
-    used = restrict(records, opened.data.modalities)
+    used = restrict(records, config.data.modalities)
     if not used:
-        raise UserError(f"data of layout {opened.dataset.name} have no such samples; give another --split")
-    return keep_readable(used, look_at(opened.dataset, used), skip_broken)[0]
+        raise UserError(f"data of layout {dataset.name} have no such samples; give another --split")
+    return keep_readable(used, look_at(dataset, used), skip_broken)[0]
 
 
 def _cohort(opened: Opened, skip_broken: bool) -> Sequence[Record]:
     """Samples of training identities that have every modality, spread evenly over them."""
     config = load_card(opened.folder).config
     if config.data.root is None:
-        raise UserError(f"--snorm takes samples that {opened.folder} was trained on, and does not know where they are")
+        raise UserError(
+            f"--snorm takes samples that {opened.folder} was trained on, and does not know where they are; calibrate "
+            "the run that it is of"
+        )
     dataset = load_dataset(config.data.layout, config.data.root, config.data, [] if skip_broken else None)
-    records = restrict(dataset.train, config.data.modalities)
+    records = _readable(dataset, config, dataset.train, skip_broken)
     if config.train.select == "val":
         records, _ = hold_out(records, config.train.val_share, config.data.split_seed, dataset.protocol)
     whole = [record for record in records if len(record.paths) == len(config.data.modalities)]

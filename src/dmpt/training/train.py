@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from dmpt.base.errors import one_line
 from dmpt.base.files import expanded
 from dmpt.base.stopping import Stopped
 from dmpt.base.terminal import console
+from dmpt.evaluation.calibrate import calibrate_run
 from dmpt.settings.config import Config
 from dmpt.training.trainer import Trainer
 
@@ -32,10 +34,13 @@ def train(config: Config, out: str | Path, *, resume: bool = False, skip_broken:
 
 
 def fit(trainer: Trainer) -> None:
-    """Train; when the user stops it, say how to go on."""
+    """Train, and calibrate what was selected on identities held out; when the user stops it, say how to go on."""
     try:
         trainer.fit()
     except Stopped:
         step = trainer.progress.step
         console.print(f"stopped after step {step}, saved; go on with the same command and --resume", soft_wrap=True)
         raise
+    data = trainer.data
+    if trainer.main and data.select == "val" and data.evaluated is not None and trainer.progress.best is not None:
+        console.print(one_line(calibrate_run(trainer.out, data.dataset, data.evaluated[0])))

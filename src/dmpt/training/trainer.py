@@ -22,7 +22,6 @@ from dmpt.base.terminal import bar, console
 from dmpt.data.loader import Batch
 from dmpt.data.sampler import shard
 from dmpt.embed.extract import PRECISIONS, Seen, look
-from dmpt.evaluation.calibrate import calibrate_run
 from dmpt.extensions.assemble import assemble
 from dmpt.extensions.distillation import both_views
 from dmpt.extensions.ema import EMA
@@ -192,7 +191,6 @@ class Trainer:
                         raise Stopped(stopping() or signal.SIGTERM)  # or another process was told
                     began = time.perf_counter()
             self._save()
-            self._calibrate()
 
     def _step(self, batch: Batch, count: int) -> dict[str, Any]:
         """One batch forward and backward, and the optimiser's step when enough batches have been seen."""
@@ -296,13 +294,6 @@ class Trainer:
         if self.main:
             self.state.save(self.progress)
             self._save_adapter("last")
-        self.accelerator.wait_for_everyone()
-
-    def _calibrate(self) -> None:
-        """What the scores of the selected adapter mean, where identities were held out and are enough for it."""
-        if self.main and self.data.select == "val" and self.progress.best is not None:
-            assert self.data.evaluated is not None
-            console.print(one_line(calibrate_run(self.out, self.data.dataset, self.data.evaluated[0])))
         self.accelerator.wait_for_everyone()
 
     def _save_adapter(self, which: str) -> None:
