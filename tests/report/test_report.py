@@ -196,7 +196,7 @@ def test_page_is_the_same_every_time(folder: Path, page: Page, tmp_path: Path) -
 
 def test_every_part_is_there(page: Page) -> None:
     parts = [a["id"] for a in page.all("section")]
-    assert parts == ["curves", "cameras", "spectra", "lists", "map", "attention"]
+    assert parts == ["curves", "sure", "cameras", "spectra", "lists", "map", "attention"]
     assert len(page.all("svg", "chart")) == 3  # CMC, losses, t-SNE
     assert {"total", "cross-entropy", "metric loss", "centre"} <= set(page.said("li"))
     assert page.said("h3") == ["Best", "Worst"]

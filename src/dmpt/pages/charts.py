@@ -47,6 +47,12 @@ class Axis:
     low: float  # value at its beginning
     high: float  # value at its end
     ticks: tuple[float, ...] = ()  # labelled values; empty = no labels
+    log: bool = False  # equal factors are equally long; low is above 0
+
+    def share(self, value: float) -> float:
+        """Where a value is on it: 0 at its beginning, 1 at its end."""
+        low, high, value = map(math.log, (self.low, self.high, value)) if self.log else (self.low, self.high, value)
+        return (value - low) / (high - low)
 
 
 def axis(label: str, low: float, high: float) -> Axis:
@@ -74,11 +80,11 @@ class Panel:
 
     def across(self, value: float) -> float:
         """Where a value of ``x`` is."""
-        return self.left + (value - self.x.low) / (self.x.high - self.x.low) * (self.right - self.left)
+        return self.left + self.x.share(value) * (self.right - self.left)
 
     def down(self, value: float) -> float:
         """Where a value of ``y`` is."""
-        return self.floor - (value - self.y.low) / (self.y.high - self.y.low) * (self.floor - self.top)
+        return self.floor - self.y.share(value) * (self.floor - self.top)
 
 
 def lines(series: Sequence[Series], x: Axis, y: Axis, alt: str) -> Markup:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from dmpt.evaluation.evaluate import Evaluation
 from dmpt.pages.frame import Section, render, write_page
 from dmpt.pages.pictures import SPOKEN, listed
-from dmpt.report import attention, breakdown, changes, curves, embedding, ranked
+from dmpt.report import attention, breakdown, calibration, changes, curves, embedding, ranked
 from dmpt.retrieval.metrics import MEASURES
 
 
@@ -45,6 +45,7 @@ def report(
         kind, title = "report", f"Report of {last.name}"
         sections = [
             curves.section(runs),
+            calibration.section(last),
             breakdown.camera_section(last),
             breakdown.spectra_section(last),
             ranked.section(last),
