@@ -10,7 +10,6 @@ from functools import partial
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from dmpt.settings.shipped import folder
 from dmpt.settings.values import dotted
 from dmpt.study.reading import shipped_settings
 from dmpt.study.rows import config_of
@@ -62,7 +61,7 @@ def first_layer(case: Case, frozen: Tower, first: int) -> Step:
 
 def preset(case: Case, frozen: Tower, name: str) -> Step:
     """A step of DMPT as a file of ``configs/`` changes it."""
-    change = shipped_settings(folder() / f"{name}.yaml", name)
+    change = shipped_settings(name)
     return Step(case, trainee(config_of(dotted(case.dmpt()) | change), frozen))
 
 

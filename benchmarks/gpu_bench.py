@@ -13,7 +13,6 @@ import torch
 
 from dmpt.base.errors import one_line
 from dmpt.settings.config import BackboneConfig, Config
-from dmpt.settings.shipped import folder
 from dmpt.settings.values import dotted
 from dmpt.study.reading import shipped_settings
 from dmpt.study.rows import config_of
@@ -154,9 +153,9 @@ class Bench:
             name: of the file; one that goes on top of others goes on top of ``rgbnt201``.
             changes: other settings, as dotted keys.
         """
-        own = shipped_settings(folder() / f"{name}.yaml", name)
+        own = shipped_settings(name)
         if "data.size" not in own:
-            own = shipped_settings(folder() / "rgbnt201.yaml", "rgbnt201") | own
+            own = shipped_settings("rgbnt201") | own
         flat = dotted(Config()) | own
         if not flat["backbone.weights"].startswith("package:"):
             flat |= {"backbone.weights": "random", "text.file": str(self.text)}

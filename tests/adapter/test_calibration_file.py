@@ -93,7 +93,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
         (changed(lambda c: c["tables"][0].update(common=["xray"])), "or one that there is not"),
         (changed(lambda c: c["tables"][1].update(eer=2)), r"tables\[1\].eer is 2; it must be a number from 0 to 1"),
         (changed(lambda c: c["tables"][1].update(more=2)), r"has no tables\[1\].more"),
-        (changed(lambda c: c["tables"][1].pop("eer")), "missing 1 required"),
+        (changed(lambda c: c["tables"][1].pop("eer")), r"tables\[1\]: lacks eer"),
         (changed(lambda c: c["tables"][1]["curve"].update(scores=[1, 1])), r"tables\[1\]: the curve has no points, or"),
         (changed(lambda c: c["tables"][0]["thresholds"][0].update(tar="x")), r"thresholds.tar is \"x\"; it must be"),
         (lambda text: text[:-20], "cannot be read"),

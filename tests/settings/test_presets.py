@@ -25,7 +25,7 @@ BASES = sorted({path.stem for path in folder().glob("*.yaml")} - {*PRESETS, "own
 
 
 def changes(preset: str) -> dict[str, Any]:
-    return shipped_settings(folder() / f"{preset}.yaml", preset)
+    return shipped_settings(preset)
 
 
 def params(capsys: pytest.CaptureFixture[str], *configs: str) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def test_dmpt_plus_learns_by_two_terms(tmp_path: Path) -> None:
 
 def test_own_cameras_are_trained_as_dmpt_plus() -> None:
     """What is better is the default where nothing of the paper's is to be reproduced."""
-    own = shipped_settings(folder() / "own.yaml", "own")
+    own = shipped_settings("own")
     assert own | changes("dmpt+") == own
 
 
@@ -114,7 +114,7 @@ def test_the_finalists_are_tested_with_seeds_and_persons_that_chose_nothing() ->
     assert not seeds & {result.seed for result in kept}
     fresh, *others = (find_data(name).world for name in ("synthetic_fresh", "synthetic", "vehicles"))
     assert fresh is not None
-    assert fresh["seed"] not in [world and world["seed"] for world in others]
+    assert fresh.seed not in [world and world.seed for world in others]
     assert find_data(study.data[0]).world == fresh
 
 

@@ -71,6 +71,10 @@ def _fitted(value: Any, hint: Any) -> Any:
     elif kind is tuple and isinstance(value, list | tuple):
         kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         return tuple(_fitted(one, part) for one, part in zip(value, kinds, strict=True))
+    elif kind is dict and isinstance(value, dict):
+        return {key: _fitted(one, parts[1]) for key, one in value.items()}
+    elif hint is Any:
+        return value
     elif kind is Literal:
         fits = value in parts
     elif hint is Path and isinstance(value, str):

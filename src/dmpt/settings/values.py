@@ -1,7 +1,7 @@
 """Settings as plain values, as JSON and YAML hold them, and back: unknown keys and wrong types are refused."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from typing import Any, TypeVar
 
 from dmpt.base.errors import UserError, nearest
@@ -113,7 +113,7 @@ def checked(kind: type[_Section], content: Any, where: str = "") -> _Section:
         where: what a message calls it.
 
     Raises:
-        UserError: a key is unknown, or a value of another type or out of range.
+        UserError: a key is unknown or lacking, or a value of another type or out of range.
     """
     if not isinstance(content, Mapping):
         raise UserError(f"{where or 'settings'}: must be keys and values, not {written(content)}")
@@ -123,7 +123,12 @@ def checked(kind: type[_Section], content: Any, where: str = "") -> _Section:
     for name, value in content.items():
         place = f"{prefix}{name}"
         if name not in hints:
-            raise UserError(f"this version of dmpt has no {place}{nearest(place, [prefix + known for known in hints])}")
+            known = [prefix + known for known in hints]
+            guess = nearest(place, known, f"; it has {', '.join(known)}")
+            raise UserError(f"this version of dmpt has no {place}{guess}")
         inner = hints[name]
         values[name] = checked(inner, value, place) if is_section(inner) else fitted(value, inner, place)
+    for own in fields(kind):  # type: ignore[arg-type]
+        if own.name not in values and own.default is own.default_factory is MISSING:
+            raise UserError(f"{f'{where}: ' if where else ''}lacks {own.name}")
     return kind(**values)

@@ -1,18 +1,38 @@
 """What a study runs on: data set, backbone, recipe (``studies/data/``, ``configs/``, or a file)."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from dmpt.base.errors import UserError
 from dmpt.base.files import expanded
 from dmpt.base.yaml import read_mapping
+from dmpt.settings.config import Object
+from dmpt.settings.numbers import Seed, Several
 from dmpt.settings.shipped import folder, settings_file
-from dmpt.settings.values import flatten
-from dmpt.study import reading
+from dmpt.settings.values import checked, flatten
 from dmpt.study.definition import name_of_data
-from dmpt.study.reading import KNOWN, mapping_in, names_of, require, settings_in
+from dmpt.study.reading import KNOWN, listed, placed, settings_in, shipped_settings
 
-_ASKED = ("data.root", "backbone.weights")  # settings that a file may ask the user for
+
+@dataclass(frozen=True)
+class World:
+    """Drawn data, as ``dmpt.synthetic.cached.world`` takes them."""
+
+    train_ids: Several
+    test_ids: Several
+    seed: Seed = 0
+    object: Object = "person"
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """What a file of data says."""
+
+    caption: str = ""
+    config: str | None = None  # a file of ``configs/`` that ``settings`` come on top of
+    settings: dict[str, Any] = field(default_factory=dict)
+    world: dict[str, Any] | None = None
+    asks: tuple[Literal["data.root", "backbone.weights"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -21,7 +41,7 @@ class Data:
 
     name: str  # as the table shows it
     settings: dict[str, Any]  # the base, as dotted keys; all that are known
-    world: dict[str, Any] | None = None  # of drawn data: its identities, seed and object; None = the user's own
+    world: World | None = None  # None = the user's own data
     asks: tuple[str, ...] = ()  # settings that the user must give
 
 
@@ -44,20 +64,9 @@ def find_data(given: str) -> Data:
     content = read_mapping(path, str(path))
     if not {"config", "settings", "world", "asks"} & set(content):  # plain settings
         content = {"settings": content, "asks": ["data.root"]}
-    reading.check_keys(path, "", content, (), ("caption", "config", "settings", "world", "asks"))
-    if "world" in content:
-        drawn, ids = content["world"], ("train_ids", "test_ids")
-        reading.check_keys(path, "world: ", drawn, ids, ("seed", "object"))
-        for key, least in (*((name, 2) for name in ids), ("seed", 0)):
-            number = drawn.get(key, least)
-            require(path, reading.is_whole(number, least), f"world: {key} is {number!r}; give a number")
-        kind = drawn.get("object", "person")
-        require(path, kind in ("person", "vehicle"), f"world: object is {kind!r}; write person or vehicle")
-    asks = names_of(content.get("asks", []))
-    for name in asks:
-        require(path, name in _ASKED, f"asks {name}; what can be asked for is {' and '.join(_ASKED)}")
-    settings = dict(KNOWN)
-    if "config" in content:
-        settings |= reading.shipped_settings(path, content["config"])
-    settings |= settings_in(path, "settings", flatten(mapping_in(path, "settings", content.get("settings", {}))))
-    return Data(name_of_data(given), settings, content.get("world"), asks)
+    with placed(path):
+        keys = checked(_Keys, listed(content, "asks"))
+        drawn = None if keys.world is None else checked(World, keys.world, "world")
+        settings = KNOWN | (shipped_settings(keys.config) if keys.config else {})
+        with placed("settings"):
+            return Data(name_of_data(given), settings | settings_in(flatten(keys.settings)), drawn, keys.asks)

@@ -1,39 +1,37 @@
 """What a study is: a YAML file of rows (studies/README.md)."""
 
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from dmpt.base.errors import UserError, nearest
 from dmpt.base.files import expanded
 from dmpt.base.yaml import read_mapping
 from dmpt.paper.cells import cells
+from dmpt.settings.numbers import AboveZero, Positive
 from dmpt.settings.shipped import folder
-from dmpt.study import reading
-from dmpt.study.reading import names_of, require, settings_in
+from dmpt.settings.values import checked
+from dmpt.study.reading import listed, placed, require, settings_in, shipped_settings
 
 Split = Literal["test", "validation"]
 MOST = 1000  # training seeds, at most
 TRIAL = 1000  # the seed of training with which learning rates are tried, and no other run is made
 RANK, EQUAL = "lora.rank", "equal"
 """What a row may write instead of a rank: the one that trains as many parameters as the base, on any data."""
-_RUNS = ("train.seed", "train.select")  # what a study gives its runs
-_NEEDED = ("caption", "mirrors", "reference", "rows", "data")
-_OPTIONAL: dict[str, Any] = {"pairs": [], "seeds": 3, "missing": False, "timed": False}
-_OPTIONAL |= {"lr": (), "split": "test", "base": {}}
+
+_FIXED = {"train.seed": "a study gives each run its seed", "train.select": "a study tests the last epoch"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One line of the table: its keys are those of the file."""
 
     name: str  # as the table shows it
+    config: tuple[str, ...] = ()  # files of ``configs/`` that ``change`` comes on top of; once read, it holds them too
     change: dict[str, Any] = field(default_factory=dict)  # settings that are not the base's, as dotted keys
     on: dict[str, dict[str, Any]] = field(default_factory=dict)  # what else it changes on some data, by their name
-    lr: tuple[float, ...] = ()  # learning rates of which the best on validation identities is taken; () = the base's
+    lr: tuple[AboveZero, ...] = ()  # of these learning rates the best on validation identities; empty = the base's
     paper: str | None = None  # the paper's cell that it mirrors (``dmpt.paper.cells``); None = none does
 
     def changes(self, data: str) -> dict[str, Any]:
@@ -41,23 +39,35 @@ class Row:
         return {**self.change, **self.on.get(data, {})}
 
 
-@dataclass(frozen=True)
-class Study:
-    """A table to be."""
+@dataclass(frozen=True, kw_only=True)
+class _Keys:
+    """What a study's file says."""
 
-    name: str  # its file's name without the ending
     caption: str  # what it shows
     mirrors: str  # the paper's table
     reference: tuple[str, ...]  # rows that the others are compared with: the first of them that has results
-    rows: tuple[Row, ...]  # in the order of the table
-    pairs: tuple[tuple[str, str], ...]  # rows that are compared with each other too: the second against the first
     data: tuple[str, ...]  # what it was made for; the first is the default
-    seeds: int  # number of training seeds, by default
-    missing: bool  # whether it is also tested with modalities missing
-    timed: bool  # whether it is about the time of a step: then it takes no other study's runs, and draws mAP against it
-    split: Split  # what rows are measured on; ``validation``: identities held out from training
-    base: dict[str, Any]  # settings of all rows, on top of the data's; the user's flags come on top of both
+    rows: tuple[Any, ...]  # in the order of the table
+    pairs: tuple[tuple[str, str], ...] = ()  # rows that are compared with each other too: the second against the first
+    seeds: Positive = 3  # number of training seeds, by default
+    lr: tuple[AboveZero, ...] = ()  # learning rates of the rows that have none of their own
+    missing: bool = False  # whether it is also tested with modalities missing
+    timed: bool = False  # whether it is about the time of a step: it takes no other study's runs, and draws a map of it
+    split: Split = "test"  # what rows are measured on; ``validation``: identities held out from training
+    base: dict[str, Any] = field(default_factory=dict)  # settings of all rows, on the data's; flags come on top of both
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(_Keys):
+    """A table to be."""
+
+    rows: tuple[Row, ...]
     file: Path  # where it was read
+
+    @property
+    def name(self) -> str:
+        """Its file's name without the ending."""
+        return self.file.stem
 
 
 def slug(name: str) -> str:
@@ -84,43 +94,24 @@ def find(name: str) -> Study:
     """
     path = _file_of(name)
     content = read_mapping(path, str(path))
-    reading.check_keys(path, "", content, _NEEDED, _OPTIONAL)
-    given = _OPTIONAL | content
-    data, reference, listed = names_of(given["data"]), names_of(given["reference"]), given["rows"]
-    require(path, isinstance(listed, list) and listed, f"rows is {listed!r}; give a list, each with a name")
-    require(path, data, "data is empty; name what the study runs on")
-    rows = tuple(_row(path, row, given["lr"], data) for row in listed)
-    tried = sorted({len(row.lr) for row in rows} - {0})
-    require(path, len(tried) < 2, f"rows try {tried} learning rates; give each that tries any the same number of them")
-    names, slugs = [row.name for row in rows], [slug(row.name) for row in rows]
-    for row, its in zip(names, slugs, strict=True):
-        require(path, slugs.count(its) == 1, f"two rows would share the folder {its}; rename {row!r}")
-    require(path, reference, "reference is empty; name the row that the others are compared with")
-    for row in reference:
-        require(path, row in names, f"reference {row!r} is no row; rows are {', '.join(names)}")
-    pairs, seeds, split, missing = (given[key] for key in ("pairs", "seeds", "split", "missing"))
-    require(path, isinstance(pairs, list), f"pairs is {pairs!r}; give a list of pairs of rows")
-    for pair in pairs:
-        named = isinstance(pair, list) and len(pair) == 2 and all(row in names for row in pair)
-        require(path, named, f"pairs: {pair!r} must be two rows, of {', '.join(names)}")
-    few = reading.is_whole(seeds, 1) and seeds <= MOST
-    require(path, few, f"seeds is {seeds!r}; give a whole number from 1 to {MOST}")
-    for key in ("missing", "timed"):
-        require(path, isinstance(given[key], bool), f"{key} is {given[key]!r}; write true or false")
-    require(path, split in get_args(Split), f"split is {split!r}; write {' or '.join(get_args(Split))}")
-    require(path, not (missing and split != "test"), "missing: true needs split: test; remove one of them")
-    return Study(
-        **{key: given[key] for key in ("seeds", "split", "missing", "timed")},
-        name=path.stem,
-        caption=str(given["caption"]),
-        mirrors=str(given["mirrors"]),
-        reference=reference,
-        rows=rows,
-        pairs=tuple((before, after) for before, after in pairs),
-        data=data,
-        base=settings_in(path, "base", given["base"]),
-        file=path,
-    )
+    with placed(path):
+        keys = checked(_Keys, listed(content, "reference", "data"))
+        require(keys.rows, "rows is empty; give a list, each with a name")
+        require(keys.data, "data is empty; name what the study runs on")
+        require(keys.reference, "reference is empty; name the row that the others are compared with")
+        rows = tuple(_row(number, row, keys) for number, row in enumerate(keys.rows, 1))
+        names, slugs = [row.name for row in rows], [slug(row.name) for row in rows]
+        for row, its in zip(names, slugs, strict=True):
+            require(slugs.count(its) == 1, f"two rows would share the folder {its}; rename {row!r}")
+        for row in keys.reference:
+            require(row in names, f"reference {row!r} is no row; rows are {', '.join(names)}")
+        for pair in keys.pairs:
+            require({*pair} <= {*names}, f"pairs: {list(pair)} must be two rows, of {', '.join(names)}")
+        tried = sorted({len(row.lr) for row in rows} - {0})
+        require(len(tried) < 2, f"rows try {tried} learning rates; give each that tries any the same number of them")
+        require(not (keys.missing and keys.split != "test"), "missing: true needs split: test; remove one of them")
+        with placed("base"):
+            return Study(**vars(keys) | {"rows": rows, "base": settings_in(keys.base)}, file=path)
 
 
 def _file_of(name: str) -> Path:
@@ -135,31 +126,26 @@ def _file_of(name: str) -> Path:
     return path
 
 
-def _row(path: Path, content: Any, grid: Any, data: Sequence[str]) -> Row:
-    reading.check_keys(path, "a row: ", content, ("name",), ("config", "change", "on", "lr", "paper"))
-    name, paper, lr = str(content["name"]), content.get("paper"), content.get("lr", grid)
-    require(path, slug(name), f"row {name!r}: its name has no letter or digit")
-    require(path, ";" not in name, f"row {name!r}: a name has no semicolon: --rows separates names by it")
-    change: dict[str, Any] = {}
-    for config in names_of(content.get("config", [])):
-        change |= reading.shipped_settings(path, config)
-    change |= settings_in(path, f"row {name}", content.get("change", {}))
-    valid = isinstance(lr, (list, tuple)) and all(isinstance(rate, float) and 0 < rate < math.inf for rate in lr)
-    if not valid or len(lr) == 1 or len(set(lr)) < len(lr):
-        raise UserError(f"{path}, row {name}: lr is {lr}; give two or more learning rates, or [] for none")
-    on: dict[str, dict[str, Any]] = {}
-    for key, own in reading.mapping_in(path, f"row {name}: on", content.get("on", {})).items():
-        require(path, key in data, f"row {name}: on {key}: is not among the study's data {', '.join(data)}")
-        on[name_of_data(key)] = settings_in(path, f"row {name}: on {key}", own)
-    for changed in (change, *on.values()):
-        _refuse_keys(path, f"row {name}", changed, _RUNS, "a study gives each run its seed, and tests the last epoch")
-        if lr:
-            _refuse_keys(path, f"row {name}", changed, ("train.lr",), "the row has a grid, lr")
-    known = paper is None or (isinstance(paper, str) and paper in cells())
-    require(path, known, f"row {name}: the paper has no cell {paper!r}; dmpt reproduce --list names them")
-    return Row(name, change, on, tuple(lr), paper)
-
-
-def _refuse_keys(path: Path, where: str, change: Mapping[str, Any], keys: Sequence[str], why: str) -> None:
-    for key in keys:
-        require(path, key not in change, f"{where}: {key} cannot be set here: {why}")
+def _row(number: int, content: Any, keys: _Keys) -> Row:
+    require(isinstance(content, dict), f"row {number} is {content!r}; give keys and values, a name among them")
+    with placed(f"row {content.get('name', number)}"):
+        row = checked(Row, {"lr": list(keys.lr), **listed(content, "config")})
+        require(slug(row.name), "its name has no letter or digit")
+        require(";" not in row.name, "a name has no semicolon: --rows separates names by it")
+        alike = len(row.lr) == 1 or len({*row.lr}) < len(row.lr)
+        require(not alike, f"lr is {list(row.lr)}; give two or more learning rates, or [] for none")
+        known = row.paper is None or row.paper in cells()
+        require(known, f"the paper has no cell {row.paper!r}; dmpt reproduce --list names them")
+        change: dict[str, Any] = {}
+        for config in row.config:
+            change |= shipped_settings(config)
+        change |= settings_in(row.change)
+        on: dict[str, dict[str, Any]] = {}
+        for data, own in row.on.items():
+            with placed(f"on {data}"):
+                require(data in keys.data, f"is not among the study's data {', '.join(keys.data)}")
+                on[name_of_data(data)] = settings_in(own)
+        for key in (key for changed in (change, *on.values()) for key in changed):
+            require(key not in _FIXED, f"{key} cannot be set here: {_FIXED.get(key)}")
+            require(key != "train.lr" or not row.lr, f"{key} cannot be set here: the row has a grid, lr")
+    return replace(row, change=change, on=on)

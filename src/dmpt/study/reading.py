@@ -1,7 +1,7 @@
-"""YAML files that people write: what is wrong is said in one line."""
+"""YAML files that people write for studies: what is wrong is said in one line."""
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from dmpt.base.errors import UserError, nearest
@@ -15,51 +15,38 @@ KNOWN: dict[str, Any] = dotted(Config())
 """Every setting and its default, as dotted keys."""
 
 
-def require(path: Path, holds: object, otherwise: str) -> None:
-    """Refuse a file: ``otherwise`` is what is wrong with it."""
+@contextmanager
+def placed(where: object) -> Iterator[None]:
+    """What is refused within is said with the place before it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def require(holds: object, otherwise: str) -> None:
+    """Refuse what does not hold: ``otherwise`` is what is wrong with it."""
     if not holds:
-        raise UserError(f"{path}: {otherwise}")
+        raise UserError(otherwise)
 
 
-def check_keys(path: Path, where: str, content: Any, needed: Iterable[str], optional: Iterable[str]) -> None:
-    """Refuse other keys, and the lack of those that are needed; ``where`` is in the file, empty or ending in ``: ``."""
-    known = {*needed, *optional}
-    require(path, isinstance(content, dict), f"{where or 'the file'} must hold keys and values, not {content!r}")
-    unknown = sorted(set(content) - known, key=str)
-    require(path, not unknown, f"{where}unknown key {[*unknown, ''][0]}; known are {', '.join(sorted(known))}")
-    for key in needed:
-        require(path, key in content, f"{where}lacks {key}")
+def listed(content: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """The same, with a list where one of these keys has a single name."""
+    return {**content, **{key: [content[key]] for key in keys if isinstance(content.get(key), str)}}
 
 
-def is_whole(value: Any, least: int) -> bool:
-    """Whether it is a whole number, no smaller than ``least``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def names_of(value: Any) -> tuple[str, ...]:
-    """One name, or a list of them."""
-    return tuple(map(str, value)) if isinstance(value, list) else (str(value),)
-
-
-def shipped_settings(path: Path, name: str) -> dict[str, Any]:
-    """What a file of ``configs/`` sets, as dotted keys; ``path`` is the file that names it."""
+def shipped_settings(name: str) -> dict[str, Any]:
+    """What a file of ``configs/`` sets, as dotted keys."""
     file = settings_file(name)
     if file is None:
-        raise UserError(f"{path}: config {name!r} is no file of configs/")
-    return settings_in(file, "settings", flatten(read_mapping(file, str(file))))
+        raise UserError(f"config {name!r} is no file of configs/")
+    with placed(file):
+        return settings_in(flatten(read_mapping(file, "settings")))
 
 
-def settings_in(path: Path, where: str, change: Any) -> dict[str, Any]:
+def settings_in(change: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as dotted keys, all of them known; else the nearest that is is named."""
-    found = renamed(mapping_in(path, where, change), warn)
+    found = renamed(change, warn)
     for key in found:
-        if key not in KNOWN:
-            raise UserError(f"{path}, {where}: this version of dmpt has no setting {key}{nearest(str(key), KNOWN)}")
+        require(key in KNOWN, f"this version of dmpt has no setting {key}{nearest(str(key), KNOWN)}")
     return found
-
-
-def mapping_in(path: Path, where: str, change: Any) -> dict[str, Any]:
-    """Keys and values, and nothing else."""
-    if not isinstance(change, dict):
-        raise UserError(f"{path}, {where}: must hold keys and values, as in {{train.epochs: 60}}, not {change!r}")
-    return change

@@ -8,6 +8,7 @@ from dmpt.settings.config import Config
 from dmpt.settings.rules import check
 from dmpt.settings.values import from_dict, nest
 from dmpt.study.definition import EQUAL, RANK, Row, Study
+from dmpt.study.reading import placed, require
 
 
 def config_of(flat: Mapping[str, Any]) -> Config:
@@ -24,15 +25,12 @@ def settings_of(study: Study, row: Row, data: str, base: Mapping[str, Any]) -> C
         UserError: this version does not know a choice, a value is of another type, or not valid on this base.
     """
     change = row.changes(data)
-    try:
+    with placed(f"{study.file}: row {row.name}"):
         if change.get(RANK) == EQUAL:
             change[RANK] = _equal_rank(config_of(base), config_of({**base, **change, RANK: 1}))
         config = config_of({**base, **change})
-        if config.init is not None:
-            raise UserError("a study trains each run from its start; leave out init")
+        require(config.init is None, "a study trains each run from its start; leave out init")
         return config
-    except UserError as error:
-        raise UserError(f"{study.file}, row {row.name}: {error}") from error
 
 
 def _equal_rank(base: Config, lora: Config) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ def _with_data(data: Data, base: Config) -> Config:
     if data.world is not None and base.data.root is None:
         from dmpt.synthetic.cached import world
 
-        base = replace(base, data=replace(base.data, root=str(world(**data.world))))
+        base = replace(base, data=replace(base.data, root=str(world(**asdict(data.world)))))
     lacking = {"data.root": base.data.root is None, "backbone.weights": base.backbone.weights == "hub"}
     for setting in data.asks:
         if lacking.get(setting):
