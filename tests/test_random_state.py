@@ -14,8 +14,8 @@ from dmpt.adapter.folder import load
 from dmpt.data.check import check
 from dmpt.data.layouts import load_dataset
 from dmpt.embed.extract import extract
+from dmpt.evaluation.conditions import Conditions
 from dmpt.evaluation.evaluate import evaluate
-from dmpt.evaluation.opened import Conditions
 from dmpt.extensions.assemble import assemble
 from dmpt.paper.parameters import count_parameters
 from dmpt.report.pages import report
@@ -56,7 +56,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
     "shapes of a tower": lambda run: build_vit(BackboneConfig(), (256, 128), load=False),
     "text tower": lambda run: load_text_tower(tiny_clip()[1]),
     "evaluation": lambda run: evaluate(run, without="all", reranked=True),
-    "evaluation by workers": lambda run: evaluate(run, Conditions({"workers": 1})),
+    "evaluation by workers": lambda run: evaluate(run, Conditions(workers=1)),
     "features": features,
     "report": lambda run: report([evaluate(run)], run.parent / "report.html"),
     "comparison": lambda run: report([evaluate(run), evaluate(run / "last")], run.parent / "compare.html"),

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from dmpt.data.records import Record
     from dmpt.embed.embedder import Embedder, load
     from dmpt.embed.verdict import Verdict
+    from dmpt.evaluation.conditions import Conditions
     from dmpt.evaluation.evaluate import evaluate
-    from dmpt.evaluation.opened import Conditions
     from dmpt.gallery.store import Gallery, open_gallery
     from dmpt.retrieval.embeddings import Embeddings
     from dmpt.settings.config import Config
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Conditions": "dmpt.evaluation.opened",
+    "Conditions": "dmpt.evaluation.conditions",
     "Config": "dmpt.settings.config",
     "Embedder": "dmpt.embed.embedder",
     "Embeddings": "dmpt.retrieval.embeddings",

@@ -14,8 +14,8 @@ from clip_files import smooth
 from dmpt.adapter import folder as adapter
 from dmpt.adapter.folder import adapter_folder
 from dmpt.base.errors import UserError
+from dmpt.evaluation.conditions import Conditions
 from dmpt.evaluation.evaluate import evaluate
-from dmpt.evaluation.opened import Conditions
 from dmpt.towers.image import build_vit
 from dmpt.training.trainer import Trainer
 from runs import fit, settings, toy, with_
@@ -208,12 +208,12 @@ def test_features_that_are_not_finite_are_refused(trained: Trainer, copy: Path) 
 def test_one_camera_has_no_valid_query(trained: Trainer, tmp_path: Path) -> None:
     data = toy(tmp_path / "one", cameras=1)
     with pytest.raises(UserError, match="camera"):
-        evaluate(trained.out, Conditions({"root": str(data)}))
+        evaluate(trained.out, Conditions(root=str(data)))
 
 
 def test_a_gallery_under_ten_is_fine(trained: Trainer, tmp_path: Path) -> None:
     data = toy(tmp_path / "few", test_ids=2, images=2)
-    result = evaluate(trained.out, Conditions({"root": str(data)}))
+    result = evaluate(trained.out, Conditions(root=str(data)))
     assert result.metrics.gallery == 4
     assert result.metrics.rank10 == 100
 

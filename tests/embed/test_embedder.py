@@ -14,8 +14,8 @@ from dmpt.base.errors import UserError
 from dmpt.data.images import read_image
 from dmpt.embed.embedder import Embedder
 from dmpt.embed.pictures import cropped, pixels_of
+from dmpt.evaluation.conditions import Conditions
 from dmpt.evaluation.evaluate import evaluate
-from dmpt.evaluation.opened import Conditions
 from runs import fit, settings, toy, with_
 
 NAMES = ("rgb", "nir", "tir")

@@ -17,8 +17,8 @@ from dmpt.base.files import sha256
 from dmpt.cli import main
 from dmpt.data.layouts import load_dataset
 from dmpt.evaluation.beside import trained_beside, why_apart
+from dmpt.evaluation.conditions import Conditions
 from dmpt.evaluation.evaluate import evaluate
-from dmpt.evaluation.opened import Conditions
 from dmpt.paper.published import ours
 from dmpt.settings.config import Config
 from dmpt.settings.places import absolute, is_place, without_places
@@ -89,7 +89,7 @@ def test_a_run_judges_its_own_data_from_anywhere(
     """Before, it took ``data`` of the working directory."""
     monkeypatch.chdir(place / "there")
     found = evaluate(run)
-    own, other = (evaluate(run, Conditions({"root": str(place / name / "data")})) for name in ("here", "there"))
+    own, other = (evaluate(run, Conditions(root=str(place / name / "data"))) for name in ("here", "there"))
     assert found.metrics.mAP == own.metrics.mAP != other.metrics.mAP
     assert [result.provenance["apart"] for result in (found, own)] == ["", ""]
     assert capfd.readouterr().err.count("kept apart") == 1  # of the other
@@ -263,8 +263,8 @@ def test_the_folder_that_a_run_remembers_may_be_named_again(
         del card["data"]["test_fingerprint"]
         path.write_text(json.dumps(card))
     monkeypatch.chdir(place / "here")
-    assert evaluate(run, Conditions({"root": "data", "workers": 1})).provenance["apart"] == ""
-    assert evaluate(run, Conditions({"root": "../there/data"})).provenance["apart"].startswith("maybe other data")
+    assert evaluate(run, Conditions(root="data", workers=1)).provenance["apart"] == ""
+    assert evaluate(run, Conditions(root="../there/data")).provenance["apart"].startswith("maybe other data")
 
 
 @pytest.mark.parametrize("layout", ["rgbnt201", "folder", "manifest"])
@@ -282,7 +282,7 @@ def test_test_images_alone_are_enough(layout: str, place: Path, run: Path, tmp_p
             name = re.sub("_cam", "_c", file.name)
             (data / "test" / kind).mkdir(parents=True, exist_ok=True)
             shutil.copy(file, data / "test" / kind / name)
-    found = evaluate(run, Conditions({"root": str(data), "layout": layout}))
+    found = evaluate(run, Conditions(root=str(data), layout=layout))
     own = evaluate(run)
     assert (found.metrics.mAP, found.metrics.queries) == (pytest.approx(own.metrics.mAP), own.metrics.queries)
     assert (found.provenance["apart"] == "") is (layout != "folder")  # there the names differ

@@ -19,8 +19,8 @@ from dmpt.data.layouts import load_dataset
 from dmpt.data.records import Record, labels_of
 from dmpt.data.split import hold_out
 from dmpt.evaluation.calibrate import calibrate
+from dmpt.evaluation.conditions import Conditions
 from dmpt.evaluation.evaluate import evaluate
-from dmpt.evaluation.opened import Conditions
 from dmpt.evaluation.sights import Sights, between_cameras
 from dmpt.retrieval.calibration import cross_camera_pairs, thresholds
 from dmpt.retrieval.embeddings import Embeddings

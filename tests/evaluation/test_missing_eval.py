@@ -14,9 +14,9 @@ from dmpt.data.layouts import load_dataset
 from dmpt.data.missing import restrict
 from dmpt.data.records import Dataset, Record
 from dmpt.embed.extract import Seen
+from dmpt.evaluation.conditions import Conditions
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.evaluation.missing import _MIXED_SEED, _any_to_any, measure
-from dmpt.evaluation.opened import Conditions
 from dmpt.retrieval.embeddings import join
 from dmpt.retrieval.metrics import evaluate as score
 from dmpt.settings.modalities import MODALITIES

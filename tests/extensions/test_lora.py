@@ -17,8 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dmpt.adapter.folder import load
 from dmpt.base.errors import UserError
+from dmpt.evaluation.conditions import Conditions
 from dmpt.evaluation.evaluate import evaluate
-from dmpt.evaluation.opened import Conditions
 from dmpt.extensions.assemble import build_backbone
 from dmpt.extensions.lora import LoRA, MapPerModality, _Product, add_lora, merge_lora
 from dmpt.paper.parameters import count_parameters
@@ -397,7 +397,7 @@ def test_lora_with_prompts_is_evaluated_in_the_precision_asked_for(tmp_path: Pat
     (as_tokens / "config.json").write_text(json.dumps(card))
     root = str(tmp_path / "data")  # which an adapter that left its run does not know
     found = [
-        evaluate(place, Conditions({"root": root}, precision=precision)).metrics.mAP
+        evaluate(place, Conditions(root=root, precision=precision)).metrics.mAP
         for place in (tmp_path / "run", as_tokens)
     ]
     assert found[0] == pytest.approx(found[1], abs=0.01 if precision == "fp32" else 5)

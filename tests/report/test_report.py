@@ -24,8 +24,8 @@ from dmpt.data.records import Record, labels_of
 from dmpt.data.transforms import TestTransform
 from dmpt.embed.attention import attention as look_of
 from dmpt.embed.extract import Seen
+from dmpt.evaluation.conditions import Conditions
 from dmpt.evaluation.evaluate import Evaluation, evaluate
-from dmpt.evaluation.opened import Conditions
 from dmpt.pages import charts as figures
 from dmpt.pages.frame import _count
 from dmpt.pages.pictures import _EMPTY, _FRAME, _thumbnail
@@ -311,7 +311,7 @@ def test_what_only_training_needed_may_be_gone(folder: Path, full: Evaluation, t
     card["config"]["train"]["precision"] = "fp16"
     card["config"]["text"]["file"] = "/elsewhere/text.safetensors"
     path.write_text(json.dumps(card))
-    run = evaluate(tmp_path / "adapter", Conditions({"root": str(folder / "data")}))
+    run = evaluate(tmp_path / "adapter", Conditions(root=str(folder / "data")))
     assert run.metrics == full.metrics
     assert run.trained == full.trained > 0
     assert run.provenance["precision"] == "fp32"

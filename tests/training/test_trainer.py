@@ -28,8 +28,8 @@ from dmpt.data.records import Record, names_in
 from dmpt.data.sampler import PKSampler
 from dmpt.data.split import hold_out
 from dmpt.data.transforms import TrainTransform
+from dmpt.evaluation.conditions import Conditions
 from dmpt.evaluation.evaluate import evaluate
-from dmpt.evaluation.opened import Conditions
 from dmpt.method.network import Output
 from dmpt.settings.config import Config, TrainConfig
 from dmpt.settings.values import flatten

@@ -23,7 +23,8 @@ from dmpt.data.records import Dataset, Record, fingerprint
 from dmpt.data.split import hold_out, view_of
 from dmpt.embed.extract import PRECISIONS, extract
 from dmpt.evaluation.beside import trained_beside
-from dmpt.evaluation.opened import USUAL, Conditions, Opened, open_adapter
+from dmpt.evaluation.conditions import USUAL, Conditions
+from dmpt.evaluation.opened import Opened, open_adapter
 from dmpt.evaluation.sights import BetweenCameras, Sights, between_cameras
 from dmpt.method.network import DMPT
 from dmpt.retrieval.embeddings import Embeddings

@@ -16,7 +16,8 @@ from dmpt.base.terminal import warn
 from dmpt.data.records import Record, fingerprint, labels_of, short
 from dmpt.embed.extract import Pair, Seen, look
 from dmpt.evaluation import missing
-from dmpt.evaluation.opened import USUAL, Conditions, Opened, open_adapter, test_records
+from dmpt.evaluation.conditions import USUAL, Conditions
+from dmpt.evaluation.opened import Opened, open_adapter, test_records
 from dmpt.retrieval.calibration import Verification, verification
 from dmpt.retrieval.embeddings import join
 from dmpt.retrieval.metrics import Metrics, measure

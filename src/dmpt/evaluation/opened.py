@@ -1,9 +1,9 @@
 """A trained adapter, and the data set that it is judged on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -18,36 +18,11 @@ from dmpt.data.missing import restrict
 from dmpt.data.records import Dataset, Record, short
 from dmpt.embed.extract import PRECISIONS
 from dmpt.evaluation.beside import why_apart
+from dmpt.evaluation.conditions import USUAL, Conditions
 from dmpt.method.network import DMPT
 from dmpt.settings.config import Config, DataConfig
 from dmpt.settings.places import absolute
 from dmpt.settings.rules import check
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """Under which a trained model is tested, where they are not those of training.
-
-    Attributes:
-        data: settings of the data by their names in ``DataConfig``, e.g. ``root``, ``layout``, ``workers``; None counts
-            as not given. Those of another layout have its object and protocol.
-        which: ``last`` or ``best``; None = the one that training selected.
-        weights: of the backbone, when they moved.
-        precision: compute precision; None = that of training, or fp32 for fp16 without a GPU.
-        batch_size: samples per pass.
-        skip_broken: leave out samples with unreadable images, counted and listed.
-    """
-
-    data: Mapping[str, Any] = field(default_factory=dict)
-    which: Literal["last", "best"] | None = None
-    weights: str | None = None
-    precision: Literal["fp32", "bf16", "fp16"] | None = None
-    batch_size: int = 64
-    skip_broken: bool = False
-
-
-USUAL = Conditions()
-"""Those of training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +57,7 @@ def open_adapter(run: Path, conditions: Conditions = USUAL) -> Opened:
         if conditions.precision:
             raise UserError("precision fp16 needs a GPU; use --precision bf16 or fp32")
         precision = "fp32"
-    given = {setting: value for setting, value in conditions.data.items() if value is not None}
-    now = _data_of_now(folder, card, given)
+    now = _data_of_now(folder, card, conditions.data)
     assert now.root is not None
     incomplete: list[str] = []
     dataset = load_dataset(now.layout, now.root, now, incomplete if conditions.skip_broken else None)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from dmpt.base.files import write_text
+from dmpt.evaluation.conditions import Conditions
 from dmpt.evaluation.evaluate import evaluate
-from dmpt.evaluation.opened import Conditions
 from dmpt.paper.cells import PRINTED, find, settings
 from dmpt.paper.published import other_data
 from dmpt.settings.config import Config
@@ -39,10 +39,9 @@ def compare(name: str, config: Config, out: Path, trainer: Trainer, skip_broken:
     Raises:
         UserError: the data or the folder are not as they must be.
     """
-    cell, data = find(name), config.data
-    here = {"root": data.root, "workers": data.workers}
-    conditions = Conditions(here, weights=config.backbone.weights, skip_broken=skip_broken)
-    evaluation = evaluate(out, conditions)
+    cell, data, weights = find(name), config.data, config.backbone.weights
+    here = Conditions(root=data.root, workers=data.workers, weights=weights, skip_broken=skip_broken)
+    evaluation = evaluate(out, here)
     evaluation.save()
     result = evaluation.to_dict()
     changed = _deviations(name, config)

@@ -9,8 +9,8 @@ from dmpt.adapter.folder import adapter_folder
 from dmpt.base.errors import UserError, one_line
 from dmpt.base.terminal import console
 from dmpt.data.records import same_data, short
+from dmpt.evaluation.conditions import USUAL, Conditions
 from dmpt.evaluation.evaluate import Evaluation, evaluate
-from dmpt.evaluation.opened import USUAL, Conditions
 
 
 def evaluate_all(runs: Sequence[Path], conditions: Conditions = USUAL) -> list[Evaluation]:

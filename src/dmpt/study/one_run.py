@@ -42,8 +42,8 @@ def work(config: Config, out: Path, missing: bool = False) -> None:
         UserError: as ``dmpt train`` and ``dmpt evaluate``.
     """
     from dmpt.base.environment import environment
+    from dmpt.evaluation.conditions import Conditions
     from dmpt.evaluation.evaluate import PRIVATE, by_query, evaluate
-    from dmpt.evaluation.opened import Conditions
     from dmpt.retrieval.calibration import verification
     from dmpt.retrieval.metrics import MEASURES
     from dmpt.retrieval.metrics import evaluate as score
@@ -64,7 +64,7 @@ def work(config: Config, out: Path, missing: bool = False) -> None:
         numbers = metrics.to_dict() | {"verification": None if pairs is None else asdict(pairs)}
         per_query = by_query(metrics, seen.query_labels)
     elif not numbers:
-        evaluation = evaluate(out, Conditions({"root": config.data.root}), without="all" if missing else None)
+        evaluation = evaluate(out, Conditions(root=config.data.root), without="all" if missing else None)
         evaluation.save()
         numbers, per_query = evaluation.to_dict(), by_query(evaluation.metrics, evaluation.seen.query_labels)
     own = {"step": trainer.progress.step, "seed": config.train.seed, **environment()}

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dmpt.base.terminal import print_json, print_table
-from dmpt.settings.numbers import Positive
-from dmpt.settings.recipe import Precision
-from dmpt.verbs.judged import Judged
+from dmpt.evaluation.conditions import Conditions
 
 if TYPE_CHECKING:
     from dmpt.evaluation.calibrate import Calibrated
@@ -17,37 +15,25 @@ if TYPE_CHECKING:
 def run(
     run: Path,
     /,
-    judged: Judged,
+    conditions: Conditions,
     split: Literal["val", "test", "train"] | None = None,
     snorm: bool = False,
     by: Literal["camera"] | None = None,
-    which: Literal["last", "best"] | None = None,
-    precision: Precision | None = None,
-    batch_size: Positive = 64,
-    skip_broken: bool = False,
     json: bool = False,
 ) -> None:
     """Calibrate a run or adapter: thresholds and their error rates, written beside the adapter.
 
     Args:
         run: Run folder or adapter folder.
-        judged: the data, where they are not those of training
+        conditions: what is not as in training
         split: Which identities. Default: those that training held out (val); of other data all.
         snorm: Also of scores that are normalised by a cohort of training samples, which is kept beside the adapter.
         by: Also error rates between every two cameras, at the threshold that all share.
-        which: Default: the one training selected.
-        precision: Default: as in training.
-        batch_size: Samples per pass.
-        skip_broken: Leave out samples with unreadable images.
         json: Print JSON.
     """
     from dmpt.evaluation.calibrate import calibrate
-    from dmpt.evaluation.opened import Conditions
 
-    other = Conditions(
-        **judged.conditions(), which=which, precision=precision, batch_size=batch_size, skip_broken=skip_broken
-    )
-    found = calibrate(run, other, split=split, snorm=snorm, by_camera=by == "camera")
+    found = calibrate(run, conditions, split=split, snorm=snorm, by_camera=by == "camera")
     try:
         if json:
             print_json(found.to_dict())

@@ -1,22 +1,16 @@
 """``dmpt evaluate``."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dmpt.base.terminal import print_json, print_table, warn
-from dmpt.settings.numbers import Positive
-from dmpt.settings.recipe import Precision
-from dmpt.verbs.judged import Judged
+from dmpt.evaluation.conditions import Conditions
 
 
 def run(
     run: Path,
     /,
-    judged: Judged,
-    which: Literal["last", "best"] | None = None,
-    precision: Precision | None = None,
-    batch_size: Positive = 64,
-    skip_broken: bool = False,
+    conditions: Conditions,
     missing: str | None = None,
     rerank: bool = False,
     openset: bool = False,
@@ -26,23 +20,15 @@ def run(
 
     Args:
         run: Run folder, adapter folder, or package:tiny.
-        judged: the data, where they are not those of training
-        which: Default: the one training selected.
-        precision: Default: as in training.
-        batch_size: Samples per pass.
-        skip_broken: Leave out samples with unreadable images.
+        conditions: what is not as in training
         missing: Also with modalities missing: all six cases, their mean and any-to-any (all), or one case (rgb+nir).
         rerank: Also after k-reciprocal re-ranking.
         openset: Also open-set search: half of the identities are known, and probes come from a camera that is not.
         json: Print JSON.
     """
     from dmpt.evaluation.evaluate import evaluate
-    from dmpt.evaluation.opened import Conditions
 
-    other = Conditions(
-        **judged.conditions(), which=which, precision=precision, batch_size=batch_size, skip_broken=skip_broken
-    )
-    evaluation = evaluate(run, other, without=missing, reranked=rerank, openset=openset)
+    evaluation = evaluate(run, conditions, without=missing, reranked=rerank, openset=openset)
     result = evaluation.to_dict()
     try:
         if json:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dmpt.settings.recipe import Precision
-from dmpt.verbs.judged import Backbone
 
 if TYPE_CHECKING:
     from dmpt.embed.embedder import Embedder
@@ -18,15 +17,15 @@ class Loaded:
     Attributes:
         which: Of a run; default: the one training selected.
         precision: Default: that of the calibration, else bf16 where the processor computes it natively, else fp32.
-        backbone: the tower
+        weights: Weights file, when it has moved.
     """
 
     which: Literal["last", "best"] | None = None
     precision: Precision | None = None
-    backbone: Backbone = field(default_factory=Backbone)
+    weights: str | None = field(default=None, metadata={"flag": "backbone.weights"})
 
     def load(self, model: Path) -> "Embedder":
         """A run folder, an adapter folder or ``package:tiny``, ready for pictures."""
         from dmpt.embed.embedder import load
 
-        return load(model, which=self.which, weights=self.backbone.weights, precision=self.precision)
+        return load(model, which=self.which, weights=self.weights, precision=self.precision)

@@ -2,8 +2,8 @@
 
 ``batch_size`` is the flag ``--batch-size``; what is False by default is a switch; what stands before ``/`` is a word
 without a flag; a ``Sequence`` takes several. A dataclass is spread: its fields are flags; those of a dataclass in it
-are dotted. So ``config: Config`` is every setting, with ``--config FILE``, and ``Annotated[Config, {"data.protocol"}]``
-that setting alone.
+are dotted, and a field may name its flag in its metadata. So ``config: Config`` is every setting, with ``--config
+FILE``, and ``Annotated[Config, {"data.protocol"}]`` that setting alone.
 """
 
 import inspect
@@ -11,7 +11,7 @@ import json
 import re
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Annotated, Any, NoReturn, get_args, get_origin
 
@@ -102,16 +102,17 @@ def call(
     lacking = [option.flag for name, option in options.items() if option.default is _NEEDED and name not in given]
     if lacking:
         raise UserError(f"the following arguments are required: {', '.join(lacking)}")
-    _call(function, nest(given))
+    _call(function, nest(given) | given)
 
 
 def _call(function: Callable[..., None], given: Mapping[str, Any]) -> None:
-    """Each parameter by its name; a dataclass from its fields."""
+    """Each parameter by its name; a dataclass from its fields, or from the flags by which they go."""
     bound = inspect.signature(function).bind_partial()
     for name, hint in hints_of(function).items():
         kind, _ = _opened(hint)
         if is_section(kind):
-            bound.arguments[name] = checked(kind, {field: given[field] for field in hints_of(kind) if field in given})
+            flags = _flags(kind)
+            bound.arguments[name] = checked(kind, {own: given[flag] for own, flag in flags.items() if flag in given})
         elif name in given:
             bound.arguments[name] = given[name]
     bound.apply_defaults()
@@ -123,12 +124,18 @@ def _opened(hint: Any) -> tuple[Any, Collection[str]]:
     return get_args(hint) if get_origin(hint) is Annotated and is_section(get_args(hint)[0]) else (hint, ())
 
 
+def _flags(section: Any) -> dict[str, str]:
+    """What the fields of a dataclass are called on the command line."""
+    return {own.name: own.metadata.get("flag", own.name) for own in fields(section)}
+
+
 def _options(thing: Any, prefix: str = "", title: str = "") -> Iterator[_Option]:
     """What a function or a dataclass takes, with what its docstring says of it."""
     section = re.search(r"^(?:Args|Attributes):\n((?: .*\n|\n)+)", f"{inspect.getdoc(thing)}\n", re.MULTILINE)
     entries = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", section[1] if section else "", re.MULTILINE)
     said = {name: " ".join(text.split()) for name, text in entries}
     made = thing() if is_section(thing) else None  # knows the defaults
+    flags = _flags(thing) if made else {}
     for name, parameter in inspect.signature(thing).parameters.items():
         hint, only = _opened(hints_of(thing)[name])
         if is_section(hint):
@@ -137,7 +144,7 @@ def _options(thing: Any, prefix: str = "", title: str = "") -> Iterator[_Option]
         else:
             default = getattr(made, name) if made else parameter.default
             is_word = parameter.kind is inspect.Parameter.POSITIONAL_ONLY
-            yield _Option(prefix + name, hint, default, said[name], title, is_word)
+            yield _Option(prefix + flags.get(name, name), hint, default, said[name], title, is_word)
 
 
 def _parser(function: Callable[..., None], prog: str, options: Mapping[str, _Option]) -> _Parser:

@@ -5,23 +5,19 @@ from pathlib import Path
 
 from dmpt.adapter.packaged import is_shipped
 from dmpt.base.errors import UserError
-from dmpt.verbs.judged import Judged
+from dmpt.evaluation.conditions import Conditions
 
 
-def run(
-    run: Path, others: Sequence[Path] = (), /, *, judged: Judged, skip_broken: bool = False, out: Path | None = None
-) -> None:
+def run(run: Path, others: Sequence[Path] = (), /, *, conditions: Conditions, out: Path | None = None) -> None:
     """Write a page about a run, about what changed between two, or about more side by side (t-SNE, curves).
 
     Args:
         run: Run folder, adapter folder, or package:tiny.
         others: A second one: which queries got better or worse in it. Or more: numbers, curves and maps side by side.
-        judged: the data, where they are not those of training
-        skip_broken: Leave out samples with unreadable images.
+        conditions: what is not as in training
         out: Default: report.html in the run folder; compare.html in the second; several.html in the last; on other
             data than the run's a name of its own.
     """
-    from dmpt.evaluation.opened import Conditions
     from dmpt.report.pages import report
     from dmpt.report.runs import evaluate_all
 
@@ -29,5 +25,5 @@ def run(
         raise UserError(f"--out {out} is a folder; give a file, for instance {out / 'report.html'}")
     if out is None and is_shipped((run, *others)[-1]):
         raise UserError("an adapter that comes with dmpt keeps no pages; say with --out where this one goes")
-    page = report(evaluate_all([run, *others], Conditions(**judged.conditions(), skip_broken=skip_broken)), out)
+    page = report(evaluate_all([run, *others], conditions), out)
     print(f"{page}: open it in a browser")
