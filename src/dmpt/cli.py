@@ -14,8 +14,8 @@ from dmpt.base.errors import UserError, nearest, one_line
 from dmpt.base.stopping import Stopped, stoppable
 
 VERBS = (
-    *("check", "train", "evaluate", "calibrate", "compare", "gallery", "search", "report"),
-    *("reproduce", "study", "results", "params", "synth", "demo"),
+    *("check", "train", "evaluate", "calibrate", "compare", "embed", "gallery", "search"),
+    *("report", "reproduce", "study", "results", "params", "synth", "demo"),
 )
 """Modules of ``dmpt.verbs``, in the order of ``dmpt --help``."""
 

@@ -39,6 +39,12 @@ class Embedder:
         precision: of the computation, a key of ``PRECISIONS``.
         adapter: sha256 of its tensors' file.
         calibration: of that at this precision; None = scores mean no more than their order.
+
+    Attributes:
+        modalities: that it reads.
+        value_range: values of 16-bit images that become black and white.
+        transform: from decoded images to what ``encode`` takes.
+        encode: normalised images to embeddings (``embed.extract.Encoder``), for those who decode themselves.
     """
 
     def __init__(self, network: DMPT, card: Card, precision: str, adapter: str, calibration: Calibration | None = None):
@@ -46,9 +52,9 @@ class Embedder:
         assert data.mean is not None and data.std is not None  # noqa: PT018  # a card has them filled in
         self.card, self.precision, self.adapter, self.calibration = card, precision, adapter, calibration
         self.modalities: tuple[str, ...] = tuple(data.modalities)
-        self._value_range: tuple[float, float] = data.value_range  # type: ignore[assignment]  # measured by training
-        self._transform = TestTransform(data.size, data.mean, data.std)
-        self._encode = Encoder(network, PRECISIONS[precision])
+        self.value_range: tuple[float, float] = data.value_range  # type: ignore[assignment]  # measured by training
+        self.transform = TestTransform(data.size, data.mean, data.std)
+        self.encode = Encoder(network, PRECISIONS[precision])
 
     def embed(
         self,
@@ -92,7 +98,7 @@ class Embedder:
         parts = []
         for start in range(0, count, batch_size):
             batch = {name: own[start : start + batch_size] for name, own in given.items()}
-            parts.append(self._encode(*self._prepared(batch, start, order)))
+            parts.append(self.encode(*self._prepared(batch, start, order)))
         return join(*parts)
 
     def similarity(self, first: Embeddings, second: Embeddings) -> NDArray[np.float32]:
@@ -124,7 +130,7 @@ class Embedder:
             raise UserError("no boxes are given; leave boxes out to embed whole frames")
         found: dict[str, list[Any]] = {}
         for name, frame in frames.items():
-            pixels = pixels_of(frame, name, self._value_range, order)
+            pixels = pixels_of(frame, name, self.value_range, order)
             cuts = (cropped(pixels, box, f"box {index} of {name}") for index, box in enumerate(by_modality[name]))
             found[name] = [cut.transpose(1, 2, 0) for cut in cuts]
         return found
@@ -132,13 +138,13 @@ class Embedder:
     def _prepared(self, batch: Mapping[str, list[Any]], start: int, order: Order) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised images ``(3, B, 3, H, W)``, zeros where absent, and which are there ``(3, B)``."""
         count = len(next(iter(batch.values())))
-        images = torch.zeros(len(MODALITIES), count, 3, *self._transform.size)
+        images = torch.zeros(len(MODALITIES), count, 3, *self.transform.size)
         present = torch.zeros(len(MODALITIES), count, dtype=torch.bool)
         for m, name in enumerate(MODALITIES):
             for row, picture in enumerate(batch.get(name, [None] * count)):
                 if picture is not None:
-                    pixels = pixels_of(picture, f"{name}[{start + row}]", self._value_range, order)
-                    self._transform({name: pixels}, {name: images[m, row]})
+                    pixels = pixels_of(picture, f"{name}[{start + row}]", self.value_range, order)
+                    self.transform({name: pixels}, {name: images[m, row]})
                     present[m, row] = True
         if (empty := ~present.any(dim=0)).any():
             raise UserError(f"sample {start + int(empty.nonzero()[0])} has no picture; give it one at least")

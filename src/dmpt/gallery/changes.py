@@ -75,7 +75,7 @@ def add_rows(gallery: Gallery, model: Model, batch: pa.RecordBatch) -> Change:
 
     def upsert(dataset: lance.LanceDataset) -> dict[str, int]:
         gallery.model.refuse(model, str(gallery.path))
-        rows = _completed(dataset, batch, gallery)
+        rows = completed(dataset, batch, gallery)
         merge = dataset.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
         return dict(merge.conflict_retries(0).execute(rows))
 
@@ -179,7 +179,7 @@ def keys_of(
     return list(found)
 
 
-def _completed(dataset: lance.LanceDataset, batch: pa.RecordBatch, gallery: Gallery) -> pa.Table:
+def completed(dataset: lance.LanceDataset, batch: pa.RecordBatch, gallery: Gallery) -> pa.Table:
     """Rows with all columns of the gallery; what they do not say is what the rows of their keys say today."""
     schema = dataset.schema
     if unknown := [name for name in batch.schema.names if name not in schema.names]:
