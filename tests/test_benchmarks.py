@@ -29,6 +29,7 @@ def goals(out: str) -> dict[str, str]:
         ["low_rank.py", "--quick"],
         ["loading.py", "--quick"],
         ["search.py", "--quick"],
+        ["index.py", "--quick"],
         ["evaluate.py", "--queries", "60", "--gallery", "300", "--width", "16", "--repeats", "1"],
     ],
     ids=lambda command: command[0],

@@ -1,5 +1,6 @@
 """Who is this: the best items of a gallery for one person or vehicle, and what their scores mean."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -9,17 +10,20 @@ from numpy.typing import NDArray
 
 from dmpt.adapter.calibration import Calibration
 from dmpt.base.errors import UserError
+from dmpt.gallery.index import load_index
 from dmpt.gallery.schema import OWN
 from dmpt.gallery.store import Gallery
 from dmpt.gallery.vectors import mapped
 from dmpt.retrieval.embeddings import Embeddings, averaged, join
 from dmpt.retrieval.rerank import rerank
-from dmpt.retrieval.search import Mask, search
+from dmpt.retrieval.search import Found, Mask, search
 from dmpt.settings.modalities import MODALITIES
 
 Shots = Literal["mean", "max"]
 _DEPTH = 8
 """Items looked at for each that is wanted, where they are grouped; more where these are of too few."""
+_FEW = 0.1
+"""Share of the items below which all that meet a condition are compared: an index would lose neighbours."""
 _RERANKED = 100
 """Items that are re-ranked, at least."""
 
@@ -72,21 +76,21 @@ class Search:
 
     Args:
         gallery: what to search in.
+        indexed: compare with the candidates of its index alone (``gallery.index``), not with every item.
 
     Raises:
-        UserError: it is empty, or its vectors cannot be read.
+        UserError: it is empty, its vectors cannot be read, or it has no index.
     """
 
-    def __init__(self, gallery: Gallery):
+    def __init__(self, gallery: Gallery, indexed: bool = False):
         self.gallery = Gallery(gallery.path, gallery.version, gallery.deadline)  # nobody else moves it on
         self._mapped = mapped(self.gallery)
         self._masks: dict[str, Mask] = {}
         self._groups: dict[str, NDArray[np.int64]] = {}
         if not len(self):
             raise UserError(f"{gallery.path} is empty; fill it with dmpt gallery add")
-        self._codes = np.zeros(len(self) + 1, np.int64)
-        for part in self._mapped.vectors.parts:
-            self._codes[part.positions] = part.code
+        self._codes = self._mapped.codes
+        self.index = load_index(self.gallery, self._mapped) if indexed else None
 
     def __len__(self) -> int:
         return len(self._mapped.addresses)
@@ -156,16 +160,25 @@ class Search:
         lacking = list(range(len(queries)))
         while lacking:
             depth = min(depth, every)
-            result = search(join(*(queries[index] for index in lacking)), self._mapped.vectors, depth, mask)
-            start = 0
+            result = self._nearest(join(*(queries[index] for index in lacking)), depth, mask)
+            start, more = 0, list[int]()
             for index in lacking:
                 rows = slice(start, start := start + len(queries[index]))
                 found[index] = _merged(result.positions[rows], result.scores[rows])
-            if groups is None or depth == every:
-                break
-            lacking = [index for index in lacking if len(np.unique(groups[found[index].positions])) < k]
-            depth *= 4
+                if groups is not None and depth < every and result.positions[rows, -1].min() >= 0:
+                    more += [index] if len(np.unique(groups[found[index].positions])) < k else []
+            lacking, depth = more, 4 * depth
         return [found[index] for index in range(len(queries))]
+
+    def _nearest(self, query: Embeddings, k: int, mask: Mask) -> Found:
+        """Of all items that count, or of the candidates among them: of more lists where a condition leaves fewer."""
+        share = np.count_nonzero(mask) / len(self)
+        if self.index is None or share < _FEW:
+            return search(query, self._mapped.vectors, k, mask)
+        probes = math.ceil(self.index.probes / share)
+        each = [query[row : row + 1] for row in range(len(query))]
+        found = [search(one, self._mapped.vectors, k, mask & self.index.candidates(one, probes)) for one in each]
+        return Found(np.concatenate([one.scores for one in found]), np.concatenate([one.positions for one in found]))
 
     def _labels(self, column: str) -> NDArray[np.int64]:
         """A number for each label of a column, by position; what has none has a number of its own."""
@@ -235,6 +248,8 @@ class _Meaning:
         """Whether a stranger to all items would hardly score as high."""
         if self._calibration is None or self._fpir is None:
             return True
+        if hit.fmr is None:  # over other modalities than the calibration has
+            return False
         return hit.score > self._calibration.fpir_threshold(hit.modalities, self._items, self._fpir)
 
 

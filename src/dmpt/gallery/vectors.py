@@ -53,6 +53,19 @@ class Mapped:
     addresses: _Addresses
     counted: NDArray[np.bool_]
 
+    @property
+    def codes(self) -> NDArray[np.int64]:
+        """Which modalities each position's item has, ``(N + 1,)``, bit m for modality m."""
+        codes = np.zeros(len(self.counted), np.int64)
+        for part in self.vectors.parts:
+            codes[part.positions] = part.code
+        codes[-1] = 0
+        return codes
+
+    def positions(self, addresses: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of rows that may be gone, N for those that are."""
+        return _positions(self.addresses, addresses)
+
     def mask(self, addresses: _Addresses) -> NDArray[np.bool_]:
         """Which positions these rows have, ``(N + 1,)``."""
         found = np.zeros_like(self.counted)
@@ -68,7 +81,7 @@ def mapped(gallery: Gallery) -> Mapped:
         UserError: a row was not written by dmpt, or there is no room for the copy.
     """
     addresses = gallery.addresses()
-    fragments = {_name(each): int(each.fragment_id) for each in _fragments(gallery)}
+    fragments = fragments_of(gallery)
     filled = set(np.unique(addresses >> np.uint64(32)).tolist())
     wanted = {name: number for name, number in fragments.items() if number in filled}
     segments = _segments(gallery, wanted)
@@ -82,8 +95,20 @@ def mapped(gallery: Gallery) -> Mapped:
 
 def forget(gallery: Gallery) -> None:
     """Remove the copies of a gallery's vectors, as where a person must be gone for good; a search makes them anew."""
-    for folder in _folders(gallery):
-        shutil.rmtree(folder, ignore_errors=True)
+    for name in (_FOLDER, "_index"):
+        for folder in places_of(gallery, name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def fragments_of(gallery: Gallery) -> dict[str, int]:
+    """The number of each fragment of a version, by what names the same rows in all versions."""
+    return {_name(each): int(each.fragment_id) for each in _fragments(gallery)}
+
+
+def places_of(gallery: Gallery, name: str = _FOLDER) -> tuple[Path, Path]:
+    """Where copies are kept: beside the table's own files, and in the user's cache."""
+    known = hashlib.sha256(str(gallery.path.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
+    return gallery.path / name, cache_folder() / name.strip("_") / known
 
 
 class _Segment:
@@ -113,17 +138,22 @@ class _Segment:
 
     def positions(self, addresses: _Addresses, wanted: dict[str, int]) -> NDArray[np.int64]:
         """Of its rows among the addresses; as many as there are for those that are none of them."""
-        numbers = np.array([wanted.get(name, -1) for name in self.fragments], np.int64)
-        own = (numbers[self._fragment] << 32) + self._offset
-        found = np.searchsorted(addresses, own.astype(np.uint64))
-        near = addresses[np.minimum(found, len(addresses) - 1)] if len(addresses) else own.astype(np.uint64) + 1
-        return np.where((numbers[self._fragment] >= 0) & (near == own.astype(np.uint64)), found, len(addresses))
+        numbers = np.array([wanted.get(name, -1) for name in self.fragments], np.int64)[self._fragment]
+        return _positions(addresses, np.where(numbers >= 0, (numbers << 32) + self._offset, -1))
 
     def parts(self, positions: NDArray[np.int64]) -> Iterator[Rows]:
         start = 0
         for code, count in self._counts:
             rows = slice(start, start := start + count)
             yield Rows(self._flat[rows], self._space[rows], self._squares[rows], positions[rows], code)
+
+
+def _positions(addresses: _Addresses, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where they stand among ascending addresses; as many as there are where they do not."""
+    own = addresses.astype(np.int64)
+    found = np.searchsorted(own, wanted)
+    here = np.append(own, -2)[found] == wanted
+    return np.where(here, found, len(own))
 
 
 def _fragments(gallery: Gallery) -> list[Any]:
@@ -135,16 +165,10 @@ def _name(fragment: Any) -> str:
     return "+".join(file.path for file in fragment.data_files())
 
 
-def _folders(gallery: Gallery) -> tuple[Path, Path]:
-    """Beside the table's own files, and in the user's cache."""
-    known = hashlib.sha256(str(gallery.path.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
-    return gallery.path / _FOLDER, cache_folder() / "vectors" / known
-
-
 def _segments(gallery: Gallery, wanted: dict[str, int]) -> list[_Segment]:
     """Those that hold something of the version, largest first; a fragment that two hold counts in the first."""
     found: list[_Segment] = []
-    for folder in _folders(gallery):
+    for folder in places_of(gallery):
         for place in folder.glob("[!.]*") if folder.is_dir() else ():
             with suppress(OSError, ValueError, KeyError):  # damaged, or just replaced: copied again
                 found.append(_Segment(place))
@@ -170,7 +194,7 @@ def _extended(
             count += live
         else:
             kept.append(segment)
-    inside, elsewhere = _folders(gallery)
+    inside, elsewhere = places_of(gallery)
     fragments = {wanted[name]: name for name in lacking}
     if os.access(gallery.path, os.W_OK):
         with suppress(_NotHere), gallery.writing("copying vectors"):  # else a purge could miss the copy

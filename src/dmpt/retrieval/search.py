@@ -67,17 +67,30 @@ class Vectors:
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
-    def at(self, places: Places) -> Embeddings:
-        """Some items, by their places: rows counted through all parts."""
+    def _found(self, places: Places) -> tuple[Places, Places]:
+        """Of each place its part, and its row in that."""
         starts = np.cumsum([0, *map(len, self.parts)])
         of = np.searchsorted(starts, places, side="right") - 1
+        return of, places - starts[of]
+
+    def positions(self, places: Places) -> Places:
+        """Where items stand in the gallery, by their places: rows counted through all parts."""
+        of, rows = self._found(places)
+        positions = np.empty(len(places), np.int64)
+        for index in np.unique(of):
+            positions[of == index] = self.parts[index].positions[rows[of == index]]
+        return positions
+
+    def at(self, places: Places) -> Embeddings:
+        """Some items, by their places."""
+        of, own = self._found(places)
         width = self.parts[0].squares.shape[1]
         flat = np.empty((len(places), self.parts[0].flat.shape[1]), np.float32)
         space = np.empty((len(places), self.parts[0].space.shape[1]), np.float32)
         present = np.empty((len(places), width), np.bool_)
         for index in np.unique(of):
             part, here = self.parts[index], of == index
-            rows = places[here] - starts[index]
+            rows = own[here]
             flat[here], space[here] = part.flat[rows], part.space[rows]
             present[here] = part.code >> np.arange(width) & 1
         return Embeddings(flat.reshape(len(places), width, -1), present, space, self.standardisation)
@@ -136,15 +149,15 @@ def search(query: Embeddings, gallery: Vectors, k: int, mask: Mask | None = None
         UserError: a query is not finite.
     """
     refuse_not_finite(query, "query")
-    places = np.concatenate([part.positions for part in gallery.parts]) if gallery.parts else np.empty(0, np.int64)
     scores, positions = np.full((len(query), k), np.nan), np.full((len(query), k), -1)
     for start in range(0, len(query), _QUERIES):
         some = query[start : start + _QUERIES]
         for row, candidates in enumerate(_candidates(some, gallery, k, mask), start=start):
             found = rescored(query[row : row + 1], gallery, candidates)
-            order = np.lexsort((places[candidates], -found))[:k]
+            own = gallery.positions(candidates)
+            order = np.lexsort((own, -found))[:k]
             scores[row, : len(order)] = found[order]
-            positions[row, : len(order)] = places[candidates[order]]
+            positions[row, : len(order)] = own[order]
     return Found(scores, positions)
 
 

@@ -118,8 +118,6 @@ def run(
         open: Open that page.
         json: Print JSON.
     """
-    from dmpt.adapter.calibration import load
-    from dmpt.adapter.folder import adapter_folder
     from dmpt.gallery.filters import conditions
     from dmpt.gallery.schema import Model
     from dmpt.gallery.search import Search
@@ -133,10 +131,7 @@ def run(
     own: Any = loaded.precision or table.model.precision
     embedder = replace(loaded, precision=own).load(model)
     table.model.refuse(Model.of(embedder), str(gallery))
-    calibration = load(adapter_folder(model, loaded.which))
-    if calibration is not None and calibration.precision != embedder.precision:
-        warn(f"the model is calibrated in {calibration.precision}, the gallery in {embedder.precision}: not used")
-        calibration = None
+    calibration = embedder.calibration
     queries = asked.queries(picture, embedder)
     found = search(
         [query.embeddings for query in queries],
