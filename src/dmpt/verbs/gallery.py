@@ -227,6 +227,28 @@ def cluster(
         print("nothing was written; --apply writes these labels")
 
 
+def index(gallery: Path, /, recall: ShareBetween = 0.98, json: bool = False) -> None:
+    """Sort it into lists for dmpt search --index: beyond a million samples most need not be compared.
+
+    Args:
+        gallery: The gallery.
+        recall: Share of the ten nearest that is to be found; measured on samples of the gallery, and printed.
+        json: Print JSON.
+    """
+    from dmpt.gallery.index import make_index
+    from dmpt.gallery.store import open_gallery
+
+    table = open_gallery(gallery)
+    made = make_index(table, recall)
+    if json:
+        print_json({"version": table.version, "rows": len(table), "lists": made.probes, "recall": made.recall})
+    else:
+        print(
+            f"version {table.version}: {len(table)} samples; with {made.probes} lists of each modality "
+            f"{100 * made.recall:.1f} % of the ten nearest are found"
+        )
+
+
 def _say(change: "Change", json: bool) -> None:
     """What became of a write."""
     if json:
@@ -246,5 +268,6 @@ VERBS: dict[str, Callable[..., Any]] = {
     "rollback": rollback,
     "export": export,
     "cluster": cluster,
+    "index": index,
 }
 """In the order of ``dmpt gallery --help``."""

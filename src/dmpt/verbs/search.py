@@ -91,6 +91,7 @@ def run(
     known_only: bool = False,
     fpir: ShareBetween = 0.1,
     rerank: bool = False,
+    index: bool = False,
     version: Positive | None = None,
     source: Path | None = None,
     page: Path | None = None,
@@ -112,6 +113,7 @@ def run(
         known_only: Only hits that a stranger would hardly reach (--fpir); for a calibrated model.
         fpir: With --known-only: how often somebody who is not in the gallery may have a hit.
         rerank: Order the first hundred by k-reciprocal re-ranking: by distances, which depend on each other.
+        index: Compare with what the gallery's index proposes alone (dmpt gallery index); scores are as exact.
         version: Of the gallery; default: the newest.
         source: Folder of the gallery's pictures, for the page; default: the one that was embedded.
         page: HTML file of ranked pictures in all spectra.
@@ -124,7 +126,7 @@ def run(
     from dmpt.gallery.store import Gallery
 
     asked.check(picture)
-    search = Search(Gallery(gallery, version))
+    search = Search(Gallery(gallery, version), index)
     table = search.gallery
     where = conditions(table, **asdict(filters))
     mask = search.counted(where)  # what is wrong with them is said before pictures are embedded
@@ -151,6 +153,7 @@ def run(
         "adapter": table.model.adapter,
         "precision": table.model.precision,
         "calibrated": calibration is not None,
+        "index_recall": search.index.recall if search.index else None,
         "fpir": fpir if known_only else None,
         "reranked": rerank,
         "group": group,
@@ -204,6 +207,8 @@ def _plain(value: Any) -> Any:
 def _facts(result: dict[str, Any]) -> list[str]:
     """What was searched, and what its scores mean."""
     facts = [f"{result['items']} items of {result['gallery']}, version {result['version']}."]
+    if result["index_recall"] is not None:
+        facts.append(f"By the index, which found {100 * result['index_recall']:.1f} % of the nearest when it was made.")
     if result["reranked"]:
         facts.append("In the order of distances after k-reciprocal re-ranking, which depend on the other items.")
     if not result["calibrated"]:
