@@ -276,7 +276,8 @@ def test_a_study_of_time_runs_all_itself_and_maps_it(finished: Place, tmp_path: 
     shown = min(float(line["seconds_per_step"]) for line in lines(other.results))
     assert said == f"none: mAP {float(line['mAP_mean']):.1f}, {shown:.3f} s"
     assert other.launch.names == ["none/seed-0", "none/seed-1"]
-    assert "![toy, mAP against time](toy-time.svg)" in (other.results / "table.md").read_text()
+    shown = "![toy, mAP against time: a picture that `dmpt study depth --table` draws](toy-time.svg)"
+    assert shown in (other.results / "table.md").read_text()
     other.run()
     assert re.findall(r'class="number"[^>]*>(\d+)<', (other.results / "toy-time.svg").read_text()) == ["1", "2"]
     assert not (finished.results / "toy-time.svg").exists()

@@ -70,7 +70,7 @@ def write(study: Study, results: Path) -> Path:
         write_text(results / f"{data}.svg", strips(f"{study.name} on {data}", plotted))
         if study.timed and any(line.seconds for line in plotted):
             write_text(results / f"{data}-time.svg", time_map(f"{study.name} on {data}", plotted))
-            text.append(f"![{data}, mAP against time]({quote(data)}-time.svg)\n")
+            text.append(_picture(study, f"{data}, mAP against time", f"{data}-time.svg"))
     if not lines:
         raise UserError(f"{results}: no finished run of {study.name} yet; run dmpt study {study.name} without --table")
     write_text(results / "table.md", "\n".join([*text, _NOTES.format(split=_SPLITS[study.split], draws=DRAWS), ""]))
@@ -181,8 +181,13 @@ def _section(
         *_pairs(study, groups),
         *(f"- {line}" for line in said),
         "",
-        f"![{data}]({quote(data)}.svg)\n",
+        _picture(study, data, f"{data}.svg"),
     ]
+
+
+def _picture(study: Study, shows: str, file: str) -> str:
+    """A picture; where it is not kept, as in a checkout, a reader sees how it is made."""
+    return f"![{shows}: a picture that `dmpt study {study.name} --table` draws]({quote(file)})\n"
 
 
 def _spread(values: Sequence[float]) -> str:
