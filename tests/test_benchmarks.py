@@ -30,6 +30,7 @@ def goals(out: str) -> dict[str, str]:
         ["loading.py", "--quick"],
         ["search.py", "--quick"],
         ["index.py", "--quick"],
+        ["gallery.py", "--quick"],
         ["evaluate.py", "--queries", "60", "--gallery", "300", "--width", "16", "--repeats", "1"],
     ],
     ids=lambda command: command[0],

@@ -100,34 +100,41 @@ def run(
     if commit:
         from dmpt.gallery.done import commit as put_together
 
-        _say(out, asdict(put_together(out)), json)
+        say(out, asdict(put_together(out)), json)
         return
-    from dmpt.gallery.shards import plan
-
     found = listed.read(source)
-    embedder = _as_the_gallery(out, loaded).load(model)
-    parts = plan(found, out, which[1] if which else None, batch_size)
     if which:
-        (done,) = _embed(embedder, parts[which[0] : which[0] + 1], workers)
+        from dmpt.gallery.shards import plan
+
+        embedder = _as_the_gallery(out, loaded).load(model)
+        parts = plan(found, out, which[1], batch_size)
+        (done,) = embed_parts(embedder, parts[which[0] : which[0] + 1], workers)
         _say_part(out, done, json)
         return
-    with _alone(out):
-        _say(out, _all(embedder, parts, workers), json)
+    say(out, embed_all(out, found, model, loaded, batch_size, workers), json)
 
 
-def _all(embedder: "Embedder", parts: "Sequence[Shard]", workers: int | None) -> dict[str, Any]:
-    """Embed all parts and commit them."""
+def embed_all(
+    out: Path, source: "Source", model: Path, loaded: Loaded, batch_size: int, workers: int | None
+) -> dict[str, Any]:
+    """Embed a source in parts and commit them; what ``say`` says.
+
+    Raises:
+        UserError: another embeds into this gallery, it is of another model, or it cannot be written to.
+    """
     from dmpt.gallery.done import commit
     from dmpt.gallery.schema import Model
-    from dmpt.gallery.shards import vanished
+    from dmpt.gallery.shards import plan, vanished
 
-    model = Model.of(embedder)
-    _embed(embedder, parts, workers)
-    made = commit(parts[0].out, only={part.name(model) for part in parts})
-    return {**asdict(made), "vanished": vanished(parts[0].out, parts[0].source)}
+    embedder = _as_the_gallery(out, loaded).load(model)
+    parts, own = plan(source, out, None, batch_size), Model.of(embedder)
+    with _alone(out):
+        embed_parts(embedder, parts, workers)
+        made = commit(out, only={part.name(own) for part in parts})
+    return {**asdict(made), "vanished": vanished(out, source)}
 
 
-def _embed(embedder: "Embedder", parts: "Sequence[Shard]", workers: int | None) -> "list[Done]":
+def embed_parts(embedder: "Embedder", parts: "Sequence[Shard]", workers: int | None) -> "list[Done]":
     """Each part, with a bar for all."""
     from dmpt.gallery.shards import embed_shard
 
@@ -186,7 +193,7 @@ def _say_part(out: Path, done: "Done", json: bool) -> None:
         )
 
 
-def _say(out: Path, found: dict[str, Any], json: bool) -> None:
+def say(out: Path, found: dict[str, Any], json: bool) -> None:
     """What was done.
 
     Raises:
