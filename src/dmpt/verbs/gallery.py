@@ -6,92 +6,12 @@ What ``dmpt gallery --help`` lists is ``VERBS``.
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from dmpt.base.errors import UserError
-from dmpt.base.files import expanded
 from dmpt.base.terminal import print_json, print_table
 from dmpt.settings.numbers import Finite, Positive, ShareBetween
-from dmpt.verbs.embed import Listed, embed_all, embed_parts, say
-from dmpt.verbs.loaded import Loaded
-
-if TYPE_CHECKING:
-    from dmpt.gallery.changes import Change
-
-
-def add(
-    gallery: Path,
-    source: Path,
-    /,
-    model: Path,
-    listed: Listed,
-    loaded: Loaded,
-    pid: str | None = None,
-    camera: str | None = None,
-    batch_size: Positive = 64,
-    workers: Positive | None = None,
-    json: bool = False,
-) -> None:
-    """Embed pictures into it, as dmpt embed does: what is new is added, what changed is embedded anew.
-
-    Args:
-        gallery: The gallery; it is made where it is not there.
-        source: A folder of modalities' folders, a manifest (CSV, Parquet), or with --modality a folder of images.
-        model: Run folder or adapter folder, or package:tiny; the one that the gallery is of.
-        listed: what is in the source
-        loaded: the model
-        pid: Who is on all of them; default: as the source says.
-        camera: Which camera took those that are embedded; default: as the source says.
-        batch_size: Samples per pass.
-        workers: Threads that read and decode; default: one per core.
-        json: Print JSON.
-    """
-    from dmpt.gallery.adding import as_keys_of, called
-    from dmpt.gallery.store import open_gallery
-
-    out, found = expanded(gallery), listed.read(source)
-    found = as_keys_of(open_gallery(out) if out.exists() else None, found, pid, camera)
-    done = embed_all(out, found, model, loaded, batch_size, workers)
-    del done["vanished"]  # the others are of other sources
-    if pid is not None:
-        done["version"] = called(open_gallery(out), found, pid).version
-    say(out, done, json)
-
-
-def rebuild(
-    gallery: Path,
-    /,
-    model: Path,
-    listed: Listed,
-    loaded: Loaded,
-    source: Path | None = None,
-    batch_size: Positive = 64,
-    workers: Positive | None = None,
-    json: bool = False,
-) -> None:
-    """Embed its samples for another model; labels stay, and so does the old version until all are done.
-
-    Stopped or killed, the same command goes on.
-
-    Args:
-        gallery: The gallery.
-        model: Run folder or adapter folder, or package:tiny: the one that it shall be of.
-        listed: what is in the source
-        loaded: the model
-        source: Where the pictures are; default: where they were embedded.
-        batch_size: Samples per pass.
-        workers: Threads that read and decode; default: one per core.
-        json: Print JSON.
-    """
-    from dmpt.gallery.rebuild import rebuild
-    from dmpt.gallery.store import open_gallery
-
-    table = open_gallery(gallery)
-    if source is None and table.source is None:
-        raise UserError(f"{gallery} does not say where its pictures are; give --source")
-    found = listed.read(Path(table.source or "") if source is None else source)
-    embedder = loaded.load(model)
-    _say(rebuild(table, embedder, found, lambda parts: embed_parts(embedder, parts, workers), batch_size), json)
+from dmpt.verbs.gallery_embed import add, rebuild, tell
 
 
 def remove(
@@ -121,7 +41,7 @@ def remove(
     nothing = purge and not keys and not pid and where is None
     change = Change(table.version) if nothing else remove(table, keys, pids=pid, where=where)
     if not purge:
-        _say(change, json)
+        tell(change, json)
         return
     purged = clean(table)
     if json:
@@ -158,7 +78,7 @@ def label(
     if (pid is None) != unlabelled:
         raise UserError("give either --pid, who it is, or --unlabelled")
     table = open_gallery(gallery)
-    _say(label(table, dict.fromkeys(keys_of(table, keys, where=where), pid)), json)
+    tell(label(table, dict.fromkeys(keys_of(table, keys, where=where), pid)), json)
 
 
 def stats(gallery: Path, /, version: Positive | None = None, json: bool = False) -> None:
@@ -300,7 +220,7 @@ def cluster(
         f"{gallery}: who samples without a label may be", ["pid", "", "samples", "above threshold", "such as"], rows
     )
     if change:
-        _say(change, json)
+        tell(change, json)
     else:
         print("nothing was written; --apply writes these labels")
 
@@ -325,17 +245,6 @@ def index(gallery: Path, /, recall: ShareBetween = 0.98, json: bool = False) -> 
             f"version {table.version}: {len(table)} samples; with {made.probes} lists of each modality "
             f"{100 * made.recall:.1f} % of the ten nearest are found"
         )
-
-
-def _say(change: "Change", json: bool) -> None:
-    """What became of a write."""
-    if json:
-        print_json(asdict(change))
-        return
-    counts = {"added": change.added, "changed": change.changed, "removed": change.removed}
-    print(
-        f"version {change.version}: " + (", ".join(f"{n} {what}" for what, n in counts.items() if n) or "nothing to do")
-    )
 
 
 VERBS: dict[str, Callable[..., Any]] = {
