@@ -34,7 +34,7 @@ from dmpt.towers.tensors import read_safetensors, refuse_nan, write_tensors
 
 FILE, COHORT = "calibration.json", "cohort.safetensors"
 _FORMAT = "dmpt-calibration/1"
-_MOST_BYTES = 8 << 20
+_MOST_BYTES, _MOST_OF_COHORT = 8 << 20, 64 << 20
 _PARTS = ("features", "present", "shared", "standardisation")
 _AGAIN = "write it anew with dmpt calibrate"
 Common = int | Iterable[str]
@@ -245,7 +245,7 @@ def _read_cohort(path: Path, digest: Any) -> Embeddings | None:
     """
     if digest is None:
         return None
-    if not path.is_file() or path.stat().st_size > _MOST_BYTES or sha256(path) != digest:
+    if not path.is_file() or path.stat().st_size > _MOST_OF_COHORT or sha256(path) != digest:
         raise UserError(f"{path.name} beside it is missing, or another one")
     with reading(path):
         tensors, _ = read_safetensors(path)

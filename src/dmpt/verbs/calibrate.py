@@ -57,9 +57,7 @@ def _show(found: "Calibrated") -> None:
         _table(f"normalised by {len(own.cohort)} samples of training", own.normalised)
     if pooled := [_name(table.common) for table in own.tables if table.pooled]:
         print(f"too few identities for rates of their own, so pairs of all sets together: {', '.join(pooled)}")
-    print(
-        "FMR: share of strangers that pass, of one comparison; TAR: share of mates that do; in brackets 95 % intervals"
-    )
+    print("FMR: share of strangers that pass, of one comparison. TAR: share of mates that do, 1 - FNMR. Brackets: 95 %")
     if found.cameras is not None and found.at is not None:
         rows = []
         for pair in found.cameras:
@@ -87,7 +85,7 @@ def _table(title: str, tables: "Sequence[Rates]") -> None:
                 what = [""] * len(what)
         if refused := [f"{100 * rate:g}" for rate in RATES if rate not in limits]:
             rows.append([*what, ", ".join(refused), f"so few carry {100 * table.least:.2g} % or more", "", ""])
-    header = ["in common", "identities", "mates", "strangers", "EER %", "FMR %", "threshold", "FMR of others", "TAR %"]
+    header = ["in common", "identities", "mates", "strangers", "EER %", "FMR %", "threshold", "FMR, 95 %", "TAR %"]
     print_table(title, header, rows)
 
 
