@@ -14,7 +14,7 @@ from dmpt.gallery.filters import conditions
 from dmpt.gallery.search import Hit, Search
 from dmpt.gallery.store import Gallery, create_gallery, open_gallery
 from dmpt.gallery.times import MOMENT
-from dmpt.retrieval.embeddings import Embeddings
+from dmpt.retrieval.embeddings import Embeddings, join
 from dmpt.retrieval.scores import blocks
 from drawn import drawn, model
 
@@ -162,6 +162,11 @@ def test_what_a_score_means(gallery: Gallery) -> None:
             assert hit.expected_false_matches == pytest.approx(COUNT * (hit.fmr or 0))
     (known,) = Search(gallery)([query()], COUNT, group=None, calibration=told, fpir=0.1)
     assert known == [hit for hit in hits if len(hit.modalities) > 1 and hit.score > 0.3]
+    three = query(4)
+    (several,) = Search(gallery)([join(three, three, three)], COUNT, group=None, calibration=told)
+    for one, hit in zip(Search(gallery)([three], COUNT, group=None, calibration=told)[0], several, strict=True):
+        assert (hit.fmr is None) == (one.fmr is None)
+        assert hit.fmr is None or hit.fmr == pytest.approx(min(1, 3 * (one.fmr or 0)), abs=1e-5)
     with pytest.raises(UserError, match="not calibrated, so nothing says who is known"):
         Search(gallery)([query()], fpir=0.1)
 

@@ -39,7 +39,8 @@ class Hit:
         has: which it has.
         pid: its label; None = unlabelled.
         camera: None = not known.
-        fmr: the share of strangers that score as high, at most; None = not calibrated.
+        fmr: the share of strangers that score as high, at most; None = not calibrated. Of several shots it is their
+            number times that of one: a calibration is of single ones, and the average or the best of several is higher.
         expected_false_matches: how many of as many strangers as there are items would score as high, at most.
         distance: after re-ranking, what the order is by; the score stays what it was.
         columns: what the gallery has besides.
@@ -146,9 +147,9 @@ class Search:
         if reranked:
             found = [self._reranked(query, own) for query, own in zip(asked, found, strict=True)]
         first = [own[_first_of_each(groups[own.positions])[:k]] for own in found]
-        meant = _Meaning(calibration, int(np.count_nonzero(mask)), fpir)
+        meant = [_Meaning(calibration, int(np.count_nonzero(mask)), len(query), fpir) for query in queries]
         hits = self._hits([query.codes for query in asked], first, meant)
-        return [[hit for hit in own if meant.is_known(hit)] for own in hits]
+        return [[hit for hit in own if one.is_known(hit)] for own, one in zip(hits, meant, strict=True)]
 
     def _best(
         self, queries: Sequence[Embeddings], k: int, mask: Mask, groups: NDArray[np.int64] | None
@@ -201,7 +202,9 @@ class Search:
         order = np.argsort(distances, kind="stable")
         return replace(found[order], distances=np.round(distances[order].astype(np.float64), 6))
 
-    def _hits(self, codes: Sequence[NDArray[np.int64]], found: Sequence[_Ranked], meant: "_Meaning") -> list[list[Hit]]:
+    def _hits(
+        self, codes: Sequence[NDArray[np.int64]], found: Sequence[_Ranked], meant: Sequence["_Meaning"]
+    ) -> list[list[Hit]]:
         """With what the table says of them."""
         own = [name for name in self.gallery.schema.names if name not in OWN]
         wanted = np.unique(np.concatenate([each.positions for each in found]))
@@ -209,12 +212,12 @@ class Search:
         table = self.gallery.call("reading", lambda: dataset.take(wanted.tolist(), columns=names))
         said = dict(zip(wanted.tolist(), table.to_pylist(), strict=True))
         hits: list[list[Hit]] = []
-        for sets, each in zip(codes, found, strict=True):
+        for sets, each, means in zip(codes, found, meant, strict=True):
             hits.append([])
             for rank, position in enumerate(each.positions.tolist()):
                 row, score = said[position], float(each.scores[rank])
                 common = int(sets[each.shots[rank]] & self._codes[position])
-                fmr, expected = meant.of(score, common)
+                fmr, expected = means.of(score, common)
                 distance = None if each.distances is None else float(each.distances[rank])
                 hits[-1].append(
                     Hit(
@@ -234,15 +237,18 @@ class Search:
 
 
 class _Meaning:
-    """What scores mean among so many items."""
+    """What the scores of one query mean, of so many shots and among so many items."""
 
-    def __init__(self, calibration: Calibration | None, items: int, fpir: float | None):
-        self._calibration, self._items, self._fpir = calibration, items, fpir
+    def __init__(self, calibration: Calibration | None, items: int, shots: int, fpir: float | None):
+        self._calibration, self._items, self._shots, self._fpir = calibration, items, shots, fpir
 
     def of(self, score: float, common: int) -> tuple[float | None, float | None]:
         """FMR, and how many false matches are expected."""
-        fmr = None if self._calibration is None else self._calibration.fmr(score, common)
-        return fmr, None if fmr is None else fmr * self._items
+        rate = None if self._calibration is None else self._calibration.fmr(score, common)
+        if rate is None:
+            return None, None
+        fmr = min(1.0, self._shots * rate)
+        return fmr, fmr * self._items
 
     def is_known(self, hit: Hit) -> bool:
         """Whether a stranger to all items would hardly score as high."""
@@ -250,7 +256,8 @@ class _Meaning:
             return True
         if hit.fmr is None:  # over other modalities than the calibration has
             return False
-        return hit.score > self._calibration.fpir_threshold(hit.modalities, self._items, self._fpir)
+        pairs = self._shots * self._items
+        return hit.score > self._calibration.fpir_threshold(hit.modalities, pairs, self._fpir)
 
 
 def _names(code: int) -> tuple[str, ...]:
