@@ -36,9 +36,8 @@ from dmpt.paper.parameters import count_parameters
 from dmpt.retrieval.statistics import holm
 from dmpt.settings.config import Config
 from dmpt.settings.rules import check
-from dmpt.settings.saved import write_settings
 from dmpt.settings.shipped import folder
-from dmpt.settings.values import dotted, flatten, from_dict, nest
+from dmpt.settings.values import dotted, flatten
 from dmpt.study.board import _THREADS, execute, launch, log_of
 from dmpt.study.data import Data, find_data
 from dmpt.study.definition import TRIAL, Study, find, slug, studies
@@ -486,27 +485,6 @@ def test_a_result_that_lacks_a_number_is_damaged(finished: Place, tmp_path: Path
 
     place.change(without)
     with pytest.raises(UserError, match=r"toy.jsonl.gz is damaged .*; put a copy in its place, or remove it"):
-        place.run()
-
-
-def test_results_in_folders_are_taken_in(finished: Place, data: Path, tmp_path: Path) -> None:
-    """As they were kept before there was one file; numbers of an ordinary run beside them are nobody's result."""
-    place = Place(tmp_path, data)
-    for result in finished.found:
-        folder = place.results / "toy" / "/".join(result.place)
-        write_settings(folder, from_dict(nest(result.config)))
-        (folder / "metrics.json").write_text(json.dumps(result.numbers))
-        queries = zip(result.per_query["pids"], result.per_query["average_precision"], strict=True)
-        text = "".join(f"{pid},{'' if value is None else value}\n" for pid, value in queries)
-        (folder / "queries.csv").write_text("pid,average_precision\n" + text)
-    (place.results / "toy/mine").mkdir()
-    (place.results / "toy/mine/metrics.json").write_text('{"mAP": 5.0}')
-    assert dry_run(place.plan(), place.results)[0] == "taken   toy/none/seed-0"
-    place.run()
-    assert place.launch.names == []
-    assert lines(place.results) == lines(finished.results)
-    (place.results / "toy/none/seed-0/metrics.json").write_text("{")
-    with pytest.raises(UserError, match=r"none/seed-0 is damaged .*; remove this folder and run again"):
         place.run()
 
 

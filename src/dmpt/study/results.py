@@ -5,7 +5,6 @@ A line of JSON for each run: ``settings`` without paths of the machine, ``number
 says what the study was asked for last, which its table shows (``Kept``).
 """
 
-import csv
 import gzip
 import json
 import math
@@ -26,7 +25,6 @@ from dmpt.data.records import same_data
 from dmpt.retrieval.metrics import MEASURES
 from dmpt.settings.config import Config
 from dmpt.settings.places import named, without_places
-from dmpt.settings.saved import read_settings
 from dmpt.settings.values import dotted, flatten, nest, renamed
 from dmpt.study.definition import TRIAL, slug
 from dmpt.study.reading import KNOWN
@@ -190,27 +188,6 @@ def _alone(folder: Path) -> Lock | None:
             time.sleep(0.05)
         except OSError:
             return None
-
-
-def read_loose(folder: Path) -> list[Result]:
-    """Results as they were kept before there was one file: a folder for each, in a folder for each row."""
-    found = []
-    for path in sorted(folder.rglob("metrics.json")):
-        try:
-            numbers = json.loads(path.read_text(encoding="utf-8"))
-            if "study" not in numbers:
-                continue  # of a run outside any study
-            with path.with_name("queries.csv").open(encoding="utf-8", newline="") as file:
-                lines = list(csv.DictReader(file))
-            values = [float(line["average_precision"]) if line["average_precision"] else None for line in lines]
-            per_query: dict[str, list[Any]] = {
-                "pids": [int(line["pid"]) for line in lines],
-                "average_precision": values,
-            }
-            found.append(_checked(read_settings(path.parent), numbers, per_query))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path.parent} is damaged ({error!r}); remove this folder and run again") from error
-    return found
 
 
 def content_of(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dmpt.study.data import Data
 from dmpt.study.definition import EQUAL, RANK, Study
 from dmpt.study.one_run import found_in
 from dmpt.study.plan import Plan, Task, estimate, hashes, make
-from dmpt.study.results import ENDING, Kept, Result, content_of, keep, read, read_loose, settings_to_keep
+from dmpt.study.results import ENDING, Kept, Result, content_of, keep, read, settings_to_keep
 from dmpt.study.table import grid_lines, write
 
 
@@ -111,13 +111,14 @@ class _Place:
     def __init__(self, study: Study, results: Path, data: str):
         self.path = results / f"{data}{ENDING}"
         self.own = read(self.path).results
-        self.others = read_loose(results / data)  # from before there was a file
-        if study.timed:  # other studies' runs shared the machine otherwise
-            return
-        found = [(path.parent, read_loose(path)) for path in sorted(results.parent.glob(f"*/{data}"))]
-        files = (path for path in sorted(results.parent.glob(f"*/{data}{ENDING}")) if path != self.path)
-        for folder, listed in [*found, *((path.parent, read(path).results) for path in files)]:
-            self.others += [result.as_of(taken_from="/".join([folder.name, data, *result.place])) for result in listed]
+        # Other studies' runs shared the machine otherwise.
+        beside = [] if study.timed else sorted(results.parent.glob(f"*/{data}{ENDING}"))
+        self.others = [
+            result.as_of(taken_from="/".join([path.parent.name, data, *result.place]))
+            for path in beside
+            if path != self.path
+            for result in read(path).results
+        ]
 
     def ask(self, plan: Plan, base: Config) -> None:
         """Say in the file what its table is to show."""
