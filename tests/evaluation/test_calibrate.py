@@ -147,6 +147,13 @@ def test_every_pair_is_scored_once_in_one_of_the_ways_of_its_set(common: tuple[s
     assert len(used) == {3: 1, 2: 3, 1: 9, 0: 12}[len(common)]
 
 
+def test_pairs_are_of_two_scenes_where_the_protocol_looks_at_these() -> None:
+    records = [replace(record, scene=row % 2) for row, record in enumerate(records_of(6, 4))]
+    _, before, after = Sights.of(records, MODALITIES, "scene", embedded).met(("rgb",))
+    expected = {(i, j) for i in range(24) for j in range(i + 1, 24) if i % 2 != j % 2}
+    assert {*zip(before.tolist(), after.tolist(), strict=True)} == expected
+
+
 def test_a_set_with_few_identities_takes_the_pairs_of_all() -> None:
     """Of twenty identities fifteen were never seen by the thermal camera."""
     records = records_of(20, 4, dict.fromkeys(range(15), ("tir",)))
