@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 from dmpt.base.errors import UserError, one_line
 from dmpt.gallery.rows import to_batch, to_labels
 from dmpt.gallery.schema import OWN, Model
-from dmpt.gallery.store import Gallery
+from dmpt.gallery.store import PATIENCE, Gallery
 from dmpt.retrieval.embeddings import Embeddings
 
-_MODELS = {*OWN} - {"key", "pid", "camera"}
+_MODELS = {*OWN} - {"pid", "camera"}
 """Columns that an upsert replaces in any case."""
 
 
@@ -187,12 +187,13 @@ def completed(dataset: lance.LanceDataset, batch: pa.RecordBatch, gallery: Galle
             f"{gallery.path} has no column {one_line(unknown[0])}; it has {', '.join(schema.names)}; columns are fixed "
             "when a gallery is made"
         )
-    kept = [name for name in schema.names if name not in _MODELS]
-    keys = batch.column("key")
-    today = dataset.to_table(columns=kept)  # a condition with a thousand keys would be slower
-    today = today.filter(pc.is_in(today.column("key"), keys))
-    at = pc.index_in(keys, today.column("key"))
-    columns = {}
+    said = {name for name in batch.schema.names if not batch.column(name).null_count}
+    unsaid = [name for name in schema.names if name not in {*_MODELS, *said}]
+    keys, columns = batch.column("key"), {}
+    if unsaid:
+        wanted = ["key", *unsaid]  # of all rows: a condition with a thousand keys would be slower
+        today = gallery.call("reading", lambda: dataset.to_table(columns=wanted), PATIENCE)
+        at = pc.index_in(keys, today.column("key"))
     for field in schema:
         column = batch.column(field.name) if field.name in batch.schema.names else pa.nulls(len(keys), field.type)
         if column.type != field.type:
@@ -203,7 +204,7 @@ def completed(dataset: lance.LanceDataset, batch: pa.RecordBatch, gallery: Galle
                     f"column {one_line(field.name)} holds {field.type} in {gallery.path}, not {column.type}: "
                     f"{one_line(str(error))[:200]}"
                 ) from error
-        if field.name in kept and column.null_count and len(today):
+        if field.name in unsaid and len(today):
             column = pc.coalesce(column, pc.take(today.column(field.name), at))
         columns[field.name] = column
     return pa.table(list(columns.values()), schema=schema)

@@ -105,7 +105,7 @@ def stats(gallery: Path, /, version: Positive | None = None, json: bool = False)
         "model": f"adapter {found.adapter[:12]}, {found.precision}",
         "source": found.source or "",
         "versions": f"{found.versions}; this is {found.version}",
-        "size": f"{found.bytes / 1e6:.1f} MB in {found.fragments} files; {found.disk / 1e6:.1f} MB with all versions",
+        "size": f"{found.bytes / 1e6:.2f} MB in {found.fragments} files; {found.disk / 1e6:.2f} MB with all versions",
     }
     print_table(str(gallery), ["", ""], [[name, text] for name, text in named.items() if text])
 
