@@ -232,7 +232,10 @@ def _written(gallery: Gallery, fragments: dict[int, str], folder: Path, kept: Se
         filling = old.name.startswith(".") and time.time() - old.stat().st_mtime < _LEFT_BEHIND
         if old not in needed and not filling:
             shutil.rmtree(old, ignore_errors=True)  # who reads it still has it
-    return _Segment(place)
+    try:
+        return _Segment(place)
+    except OSError:  # another process did the same, and cleared this one away
+        return _written(gallery, fragments, folder, kept)
 
 
 def _copy(gallery: Gallery, fragments: dict[int, str], folder: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dmpt.base.errors import UserError
+from dmpt.base.errors import UserError, one_line
 from dmpt.base.terminal import print_json, print_table, warn
 from dmpt.settings.modalities import MODALITIES
 from dmpt.settings.numbers import Positive, ShareBetween
@@ -227,7 +227,7 @@ def _show(result: dict[str, Any]) -> None:
     header = ["", *(["distance"] if distances else []), "score", *(["FMR", "false"] if calibrated else [])]
     for query in result["queries"]:
         number = f"{query['shots']} shots, {query['aggregated']}" if query["shots"] > 1 else "1 shot"
-        title = f"{query['query']} ({'+'.join(query['modalities'])}, {number})"
+        title = f"{one_line(query['query'])} ({'+'.join(query['modalities'])}, {number})"
         if not query["hits"]:
             print(f"{title}: no hit")
             continue
@@ -237,7 +237,7 @@ def _show(result: dict[str, Any]) -> None:
             if calibrated:
                 row += ["?", "?"] if hit["fmr"] is None else [f"{100 * hit['fmr']:.3g} %", _many(hit)]
             over = "+".join(hit["modalities"]) or "shared parts"
-            rows.append([*row, hit["pid"] or "", hit["camera"] or "", over, hit["key"]])
+            rows.append([*row, *(one_line(hit[name] or "") for name in ("pid", "camera")), over, one_line(hit["key"])])
         print_table(title, [*header, "pid", "camera", "compared", "key"], rows)
     print(*_facts(result), sep="\n")
 
