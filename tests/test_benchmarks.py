@@ -31,6 +31,7 @@ def goals(out: str) -> dict[str, str]:
         ["search.py", "--quick"],
         ["index.py", "--quick"],
         ["gallery.py", "--quick"],
+        ["embed.py", "--quick"],
         ["evaluate.py", "--queries", "60", "--gallery", "300", "--width", "16", "--repeats", "1"],
     ],
     ids=lambda command: command[0],

@@ -179,7 +179,7 @@ def keys_of(
     return list(found)
 
 
-def completed(dataset: lance.LanceDataset, batch: pa.RecordBatch, gallery: Gallery) -> pa.Table:
+def completed(dataset: lance.LanceDataset, batch: pa.RecordBatch | pa.Table, gallery: Gallery) -> pa.Table:
     """Rows with all columns of the gallery; what they do not say is what the rows of their keys say today."""
     schema = dataset.schema
     if unknown := [name for name in batch.schema.names if name not in schema.names]:

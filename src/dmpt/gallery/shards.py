@@ -115,7 +115,7 @@ def embed_shard(
         return found
     gallery = _opened(shard.out, writer, shard.source)
     samples, own = shard.samples, shard.source.own
-    tables, kept = list[pa.Table](), 0
+    batches, kept = list[pa.RecordBatch](), 0
     failures = [*shard.source.failures] if shard.index == 0 else list[Failure]()
     for batch in embedded(
         model,
@@ -138,11 +138,11 @@ def embed_shard(
                 content=batch.contents,
                 extra={name: column.take(at) for name, column in own.items()},
             )
-            tables.append(completed(gallery.dataset, rows, gallery))
+            batches.append(rows)
         watch(batch)
     fragment = None
-    if tables:
-        table = pa.concat_tables(tables)
+    if batches:
+        table = completed(gallery.dataset, pa.Table.from_batches(batches), gallery)
         fragment = within(
             DEADLINE * PATIENCE,
             shard.out,

@@ -163,14 +163,18 @@ def _alone(out: Path) -> Iterator[None]:
 
     folder = shards_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
+    held = folder / ".lock"
     try:
-        lock = Lock(folder / ".lock")
+        lock = Lock(held)
     except Taken:
         raise UserError(f"another dmpt embed writes to {out}; wait for it, or give another --out") from None
     try:
         yield
     finally:
         lock.release()
+        if [*folder.glob("*")] == [held]:  # nothing was done
+            held.unlink()
+            folder.rmdir()
 
 
 def _as_the_gallery(out: Path, loaded: Loaded) -> Loaded:
