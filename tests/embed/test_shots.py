@@ -32,6 +32,7 @@ def names(place: Path, modality: str | None = None) -> dict[str, list[str | None
         (["rgb/2.jpg", "rgb/1.jpg", "rgb/notes.txt"], "rgb", None, {"rgb": ["1.jpg", "2.jpg"]}),
         (["a/2.jpg", "a/1.jpg"], "a", "nir", {"nir": ["1.jpg", "2.jpg"]}),
         (["a/2.jpg", "a/tir/1.jpg"], "a", "nir", {"nir": ["2.jpg"]}),
+        (["a/NI/2.jpg", "a/tir/1.jpg"], "a", "nir", {"nir": ["2.jpg"]}),
         (
             ["a/RGB/2.jpg", "a/RGB/1.jpg", "a/ti/2.png", "a/ti/3.png", "a/.git/x", "a/notes.txt"],
             "a",

@@ -31,7 +31,8 @@ def find_shots(place: str | Path, modality: str | None = None) -> Shots:
 
     Args:
         place: the file or the folder.
-        modality: of the file, or of the pictures that lie in the folder; None = as above.
+        modality: of the file, or of the pictures that lie in the folder; of its folders, the only one that counts.
+            None = as above.
 
     Raises:
         UserError: it is not there, empty, or does not say which modality its pictures are of.
@@ -45,8 +46,10 @@ def _find(place: Path, modality: str | None) -> _Pictures:
         raise UserError(f"{place} does not exist; give a picture, or a folder of shots of one")
     if not place.is_dir():
         return {modality or _by_name(place, place.absolute().parent.name): [place]}
-    folders = {} if modality else _folders(place)
     pictures = _pictures(place)
+    if modality and not pictures and (own := _folders(place).get(modality)):
+        return _find(own, modality)
+    folders = {} if modality else _folders(place)
     if folders and pictures:
         raise UserError(
             f"{place} holds pictures beside folders of modalities; move {pictures[0].name} into one of them"

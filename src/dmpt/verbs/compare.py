@@ -36,7 +36,7 @@ def run(
         model: Run folder, adapter folder, or package:tiny.
         loaded: how the model is loaded
         fmr: False match rate: the share of pairs of strangers that may pass for the same.
-        modality: Of pictures whose folder is not called by it.
+        modality: Of pictures whose folder is not called by it; of a folder of several modalities, the one that counts.
         json: Print JSON.
     """
     from dmpt.embed.shots import find_shots
