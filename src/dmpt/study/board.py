@@ -48,7 +48,7 @@ class Process(Protocol):
 
 
 Launch = Callable[[Task], Process]
-Finish = Callable[[Task], Result]
+_Finish = Callable[[Task], Result]
 
 
 def log_of(task: Task) -> Path:
@@ -84,7 +84,7 @@ def _gpus() -> list[str]:
 
 
 def execute(
-    tasks: Sequence[Task], jobs: int, what: str, launch: Launch, finish: Finish, there: int, total: int
+    tasks: Sequence[Task], jobs: int, what: str, launch: Launch, finish: _Finish, there: int, total: int
 ) -> list[str]:
     """Run the tasks, each on the GPU that has fewest; a failure does not keep the others from running.
 
@@ -163,7 +163,7 @@ def _standing(task: Task) -> tuple[int, str]:
     return 0, "starting"
 
 
-def _ended(task: Task, code: int, finish: Finish) -> tuple[int, str]:
+def _ended(task: Task, code: int, finish: _Finish) -> tuple[int, str]:
     """Its exit code, not 0 where nothing is kept, and what became of it: its numbers, or the last line it said."""
     if code == 0:
         try:

@@ -39,7 +39,7 @@ class Grammar(NamedTuple):
         return re.fullmatch(self.pattern, stem, re.ASCII)
 
 
-ANY_NAME = Grammar(r"(?s:.*)", "anything")
+_ANY_NAME = Grammar(r"(?s:.*)", "anything")
 
 
 def records_in(
@@ -85,7 +85,7 @@ def records_in(
 
 
 def paired(
-    folder: Path, places: Mapping[str, str], notes: Notes, grammar: Grammar = ANY_NAME, *, subsets: bool = True
+    folder: Path, places: Mapping[str, str], notes: Notes, grammar: Grammar = _ANY_NAME, *, subsets: bool = True
 ) -> Iterator[tuple[str, dict[str, Path]]]:
     """The stems of a folder's samples, sorted, and the image of each modality; otherwise as ``records_in``."""
     twice = set[str]()
