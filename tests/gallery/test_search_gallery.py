@@ -125,6 +125,8 @@ def test_the_best_stands_for_its_group(gallery: Gallery, k: int) -> None:
     assert [len({hit.columns["site"] for hit in hits}) for hits in sites] == [2] * 5
     with pytest.raises(UserError, match="has no column track"):
         Search(gallery)(asked, group="track")
+    with pytest.raises(UserError, match=r"column rgb holds .*; group by one of labels, such as pid"):
+        Search(gallery)(asked, group="rgb")
 
 
 def test_several_shots(gallery: Gallery) -> None:

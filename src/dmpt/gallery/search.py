@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dmpt.adapter.calibration import Calibration
@@ -185,6 +186,8 @@ class Search:
         """A number for each label of a column, by position; what has none has a number of its own."""
         if column not in self._groups:
             labels = self.gallery.read([column]).column(column).combine_chunks()
+            if pa.types.is_nested(labels.type):
+                raise UserError(f"column {column} holds {labels.type}; group by one of labels, such as pid")
             codes = labels.dictionary_encode().indices
             own = np.arange(len(labels)) + len(labels)
             here = labels.is_valid().to_numpy(zero_copy_only=False)
