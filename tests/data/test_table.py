@@ -454,7 +454,7 @@ def test_training_says_beforehand_what_will_be_missing(root: Path, first: str, s
     config = Config(
         data=DataConfig(layout="manifest", root=str(path)), heads="modality", train=TrainConfig(ids=2, instances=2)
     )
-    assert read(config, False).lines("val")[1:] == [
+    assert read(config, False).lines()[1:] == [
         f"samples that lack a modality: {lacking}",
         "dmpt evaluate will find nothing: under protocol same_camera no test query has a match (dmpt check lists them)",
     ]
