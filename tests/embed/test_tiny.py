@@ -15,9 +15,9 @@ from PIL import Image
 import dmpt
 from dmpt.adapter.calibration import load as load_calibration
 from dmpt.adapter.folder import adapter_folder
+from dmpt.cli import main
 from dmpt.embed.embedder import Embedder
 from dmpt.synthetic.world import World
-from runs import dmpt as command
 from runs import toy
 
 README = Path(__file__).parents[2] / "README.md"
@@ -64,7 +64,7 @@ def test_its_card_says_what_it_is_of_and_names_no_path() -> None:
 
 
 def test_batches_of_1_7_and_64_give_the_same(model: Embedder) -> None:
-    people = [draw(1 + index % 8, 1 + index % 4) for index in range(64)]
+    people = [draw(1 + index, 1 + index % 4) for index in range(8)] * 8
     pictures = {name: [person[name] for person in people] for name in ("rgb", "nir", "tir")}
     whole = model.embed(**pictures).flat  # type: ignore[arg-type]
     assert whole.dtype == np.float32
@@ -97,15 +97,19 @@ def test_the_lines_of_the_readme_in_a_fresh_process_offline(tmp_path: Path) -> N
     assert (done.stdout, done.stderr) == ("('rgb',) bool\n", "")
 
 
-def test_verbs_that_take_a_run_take_it_and_write_nothing_to_it(tmp_path: Path) -> None:
+def test_verbs_that_take_a_run_take_it_and_write_nothing_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     before = {path.name: path.stat().st_mtime_ns for path in FOLDER.iterdir()}
-    data = toy(tmp_path / "data", size=(64, 32))
-    done = command("evaluate", "package:tiny", "--data.root", data, "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["queries"] == 24
-    done = command("report", "package:tiny", "--data.root", data, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "an adapter that comes with dmpt keeps no pages; say with --out where this one goes" in done.stderr
+    data = str(toy(tmp_path / "data", size=(64, 32)))
+    main(["evaluate", "package:tiny", "--data.root", data, "--data.workers", "0", "--json"])
+    assert json.loads(capsys.readouterr().out)["queries"] == 24
+    with pytest.raises(SystemExit) as end:
+        main(["report", "package:tiny", "--data.root", data])
+    assert end.value.code == 2
+    said = "an adapter that comes with dmpt keeps no pages; say with --out where this one goes"
+    assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     assert {path.name: path.stat().st_mtime_ns for path in FOLDER.iterdir()} == before
 
