@@ -25,7 +25,7 @@ from dmpt.retrieval.protocols import PROTOCOLS
 from dmpt.settings.config import Config, DataConfig
 from dmpt.settings.modalities import MODALITIES
 from dmpt.settings.rules import check
-from dmpt.settings.values import from_dict
+from dmpt.settings.shipped import read_config
 from dmpt.towers.phrases import OBJECTS
 from layouts import (
     WMVEID863_LOST,
@@ -415,9 +415,9 @@ def test_the_shipped_settings_of_a_benchmark(layout: str) -> None:
     """They are RGBNT201's, with the layout; peers take vehicles lying down and batches and epochs of their own."""
     vehicle = DATASETS[layout].object == "vehicle"
     for kind in ("", "_vit", "_peer"):
+        check(read_config(f"{layout}{kind}"))
         own = load((CONFIGS / f"{layout}{kind}.yaml").read_text(encoding="utf-8"))
         base = load((CONFIGS / f"rgbnt201{kind}.yaml").read_text(encoding="utf-8"))
-        check(from_dict(own))
         assert own["data"].pop("layout") == layout
         assert own["data"].pop("size") == ([128, 256] if vehicle and kind == "_peer" else [256, 128])
         assert own["data"].pop("modalities", list(MODALITIES)) == list(LACKING.get(layout, MODALITIES))
@@ -458,7 +458,7 @@ def test_a_name_that_contradicts_its_folder_is_a_problem(tmp_path: Path) -> None
 def test_the_shipped_settings_train_on_a_stand_in(tmp_path: Path, layout: str, kind: str) -> None:
     """As they are, but for a tiny tower without text and small batches."""
     WRITERS[layout](tmp_path)
-    config = from_dict(load((CONFIGS / f"{layout}{kind}.yaml").read_text(encoding="utf-8")))
+    config = read_config(f"{layout}{kind}")
     config = with_(
         config,
         data={"root": str(tmp_path), "workers": 0},
@@ -477,7 +477,7 @@ def test_the_shipped_settings_train_on_a_stand_in(tmp_path: Path, layout: str, k
 
 
 def test_the_shipped_settings_for_own_data() -> None:
-    config = from_dict(load((CONFIGS / "own.yaml").read_text(encoding="utf-8")))
+    config = read_config("own")
     check(config)
     assert config.data.layout == "manifest"
     assert (config.data.object, config.data.protocol) == ("person", "same_camera")

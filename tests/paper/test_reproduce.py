@@ -172,11 +172,11 @@ def test_the_list_names_cells_and_numbers(capsys: pytest.CaptureFixture[str]) ->
 def test_settings_files_are_found_in_a_wheel_and_in_the_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert print_config(capsys, "params", "--config", "rgbnt201_peer")["train"]["lr"] == 3.5e-4
-    assert print_config(capsys, "params", "--config=rgbnt201_peer")["train"]["lr"] == 3.5e-4
-    (tmp_path / "mine.yaml").write_text("bind: {rank: 64}\n")
+    assert print_config(capsys, "params", "--config", "rgbnt201_peer")["data"]["mean"] == [0.5] * 3
+    assert print_config(capsys, "params", "--config=rgbnt201_peer")["data"]["mean"] == [0.5] * 3
+    (tmp_path / "mine.yaml").write_text("bind: {rank: 32}\n")
     both = print_config(capsys, "params", "--config", "rgbnt201_peer", f"--config={tmp_path / 'mine.yaml'}")
-    assert (both["train"]["lr"], both["bind"]["rank"], both["bind"]["depth"]) == (3.5e-4, 64, 1)
+    assert (both["train"]["lr"], both["bind"]["rank"], both["bind"]["share"]) == (1e-3, 32, True)
     assert shipped.settings_file("rgbnt20") is None
     assert shipped.settings_file("../configs/rgbnt201") is None
     package = tmp_path / "src" / "dmpt"

@@ -441,7 +441,6 @@ def test_the_paper_s_cells_are_the_rows_beside_which_they_stand() -> None:
         ("DMPT", "market1501_mm", 82.7),
         ("DMPT", "rgbnt100_vit", 80.6),
         ("DMPT", "msvr310", 36.6),
-        ("DMPT", "msvr310_peer", 36.6),
         ("DMPT", "wmveid863", 70.9),  # the paper does not have it
         ("Baseline 2", "market1501_mm_vit", 66.8),
         ("Baseline 2", "rgbnt201", None),  # printed with the other backbone alone
@@ -1241,6 +1240,7 @@ def test_other_mistakes_are_one_line(
     refused(lambda: find(str(tmp_path / "none.yaml")), "none.yaml: cannot be read")
     mine = write_study(tmp_path / "components.yaml")
     refused(lambda: find(str(mine)), "components is a study of dmpt's own, and results go by the name; rename the file")
+    refused(lambda: find_data("rgbnt201_peer"), "its design is not the paper's, .*; give --on rgbnt201 and, as flags,")
     refused(lambda: find_data("market"), "--on market: no such data; there are market_mm, synthetic")
     refused(lambda: finished.plan(only=["two"]), "--rows two: .*depth.yaml has no such row; there are none; one layer")
     refused(lambda: write(finished.study, tmp_path), "no finished run of depth yet")

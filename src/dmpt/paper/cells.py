@@ -48,7 +48,7 @@ def cell_on(name: str, config: str) -> Cell | None:
 
     None where the paper prints none; the named cell for data that the paper does not have.
     """
-    own = [cell for cell in cells().values() if cell.config == config.removesuffix("_peer")]
+    own = [cell for cell in cells().values() if cell.config == config]
     if not own:
         return cells()[name]
     return next((cell for cell in own if cell.change == cells()[name].change), None)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dmpt.base.errors import UserError
 from dmpt.base.files import expanded
 from dmpt.base.yaml import read_mapping
 from dmpt.settings.config import Config
@@ -26,6 +27,32 @@ def settings_file(name: str) -> Path | None:
     return path if path.name == f"{name}.yaml" and path.is_file() else None
 
 
+def shipped() -> list[str]:
+    """Bare names of the settings files that come with the package."""
+    return sorted(path.stem for path in folder().glob("*.yaml"))
+
+
+def read_settings(path: Path, called: str) -> dict[str, Any]:
+    """What a file sets, as dotted keys, on top of the files of the package that its key ``config`` names.
+
+    Args:
+        path: of the file.
+        called: what a message calls it.
+
+    Raises:
+        UserError: it cannot be read, or names a file that the package does not have.
+    """
+    content = read_mapping(path, called)
+    names = content.pop("config", [])
+    below: dict[str, Any] = {}
+    for name in names if isinstance(names, list) else [names]:
+        file = settings_file(str(name))
+        if file is None:
+            raise UserError(f"{called}: config {name!r} is no file of configs/; there are {', '.join(shipped())}")
+        below |= read_settings(file, f"{called}: config {name}")
+    return below | flatten(content)
+
+
 def read_config(file: str | Path, change: Mapping[str, Any] | None = None) -> Config:
     """The settings of a file, and what is changed in them.
 
@@ -39,4 +66,4 @@ def read_config(file: str | Path, change: Mapping[str, Any] | None = None) -> Co
     path = expanded(file)
     if not path.is_file():
         path = settings_file(str(file)) or path
-    return from_dict(nest(flatten(read_mapping(path, f"settings {path}")) | dict(change or {})))
+    return from_dict(nest(read_settings(path, f"settings {path}") | dict(change or {})))

@@ -8,10 +8,12 @@ from dmpt.base.files import expanded
 from dmpt.base.yaml import read_mapping
 from dmpt.settings.config import Object
 from dmpt.settings.numbers import Seed, Several
-from dmpt.settings.shipped import folder, settings_file
+from dmpt.settings.shipped import folder, read_settings, settings_file
 from dmpt.settings.values import checked, flatten
 from dmpt.study.definition import name_of_data
 from dmpt.study.reading import KNOWN, listed, placed, settings_in, shipped_settings
+
+_SECTIONS = {key.partition(".")[0] for key in KNOWN}
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,16 @@ def find_data(given: str) -> Data:
             )
         path = shipped
     content = read_mapping(path, str(path))
-    if not {"config", "settings", "world", "asks"} & set(content):  # plain settings
-        content = {"settings": content, "asks": ["data.root"]}
+    plain = any(str(key).partition(".")[0] in _SECTIONS for key in content)
+    if plain or not {"config", "settings", "world", "asks"} & set(content):
+        with placed(path):
+            settings = KNOWN | settings_in(read_settings(path, "settings"))
+        if settings["backbone.tune"] != "frozen" and path == settings_file(given):
+            raise UserError(
+                f"--on {given}: its design is not the paper's, whose rows a study changes; give --on "
+                f"{given.removesuffix('_peer')} and, as flags, what else you want of {given}"
+            )
+        return Data(name_of_data(given), settings, asks=("data.root",))
     with placed(path):
         keys = checked(_Keys, listed(content, "asks"))
         drawn = None if keys.world is None else checked(World, keys.world, "world")

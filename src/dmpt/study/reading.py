@@ -6,10 +6,9 @@ from typing import Any
 
 from dmpt.base.errors import UserError, nearest
 from dmpt.base.terminal import warn
-from dmpt.base.yaml import read_mapping
 from dmpt.settings.config import Config
-from dmpt.settings.shipped import settings_file
-from dmpt.settings.values import dotted, flatten, renamed
+from dmpt.settings.shipped import read_settings, settings_file
+from dmpt.settings.values import dotted, renamed
 
 KNOWN: dict[str, Any] = dotted(Config())
 """Every setting and its default, as dotted keys."""
@@ -41,7 +40,7 @@ def shipped_settings(name: str) -> dict[str, Any]:
     if file is None:
         raise UserError(f"config {name!r} is no file of configs/")
     with placed(file):
-        return settings_in(flatten(read_mapping(file, "settings")))
+        return settings_in(read_settings(file, "settings"))
 
 
 def settings_in(change: Mapping[str, Any]) -> dict[str, Any]:

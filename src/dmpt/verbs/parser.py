@@ -20,10 +20,9 @@ import yaml
 from dmpt.base.errors import UserError, nearest
 from dmpt.base.files import expanded
 from dmpt.base.terminal import warn
-from dmpt.base.yaml import read_mapping
 from dmpt.settings.config import Config
 from dmpt.settings.fitting import fitted, hints_of, is_section, typed, words, written
-from dmpt.settings.shipped import settings_file
+from dmpt.settings.shipped import read_settings, settings_file
 from dmpt.settings.values import checked, flatten, nest, renamed
 
 _NEEDED = inspect.Parameter.empty
@@ -189,7 +188,7 @@ def _read(file: str, options: Mapping[str, _Option]) -> dict[str, Any]:
         path = settings_file(file) or path
     if not path.exists():
         raise UserError(f"{called} does not exist; those of dmpt go by their bare names, as in --config rgbnt201")
-    return _known(read_mapping(path, called), called, options)
+    return _known(read_settings(path, called), called, options)
 
 
 def _group(text: str, name: str, options: Mapping[str, _Option]) -> dict[str, Any]:
