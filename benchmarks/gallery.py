@@ -88,7 +88,7 @@ def done_shards(out: Path, count: int) -> Path:
         keys = [f"{index}/{row}.jpg" for row in range(16)]
         batch = to_batch(gallery.model, items(16, NARROW, index), keys)
         table = pa.Table.from_batches([batch], schema=gallery.schema)
-        fragment = LanceFragment.create(str(folder), table, schema=gallery.schema).to_json()
+        fragment = LanceFragment.create(str(folder / f"{index:05d}"), table, schema=gallery.schema).to_json()
         metadata, columns = gallery.model.metadata(), gallery.schema.names
         done = Done(index, count, "listing", metadata, columns, 16, 0, fragment, [])
         done.write(folder / f"{index:05d}.json")

@@ -270,6 +270,20 @@ def test_what_was_added_meanwhile_is_not_there_twice(model: Embedder, test_set: 
     assert Gallery(out).read(["key"]).column("key").to_pylist() == [sample.key for sample in source.samples]
 
 
+def test_a_commit_leaves_the_shards_of_others(model: Embedder, test_set: Path, tmp_path: Path) -> None:
+    out, source = tmp_path / "g.lance", read_source(test_set)
+    first, second = plan(source, out, 2, SIZE)
+    waiting = embed_shard(model, second)
+    (mine,) = plan(replace(source, samples=source.samples[:1]), out, 1, SIZE)
+    embed_shard(model, mine)
+    assert counts(commit(out, only={mine.name(Model.of(model))})) == (1, 0, 0, 0)
+    assert {path.name.partition(".json")[0] for path in shards_folder(out).iterdir()} == {second.name(Model.of(model))}
+    assert embed_shard(model, second) == waiting
+    embed_shard(model, first)
+    assert counts(commit(out)) == (23, 0, 1, 0)
+    assert not shards_folder(out).exists()
+
+
 def test_shards_begin_at_once(model: Embedder, test_set: Path, tmp_path: Path) -> None:
     out = tmp_path / "g.lance"
     parts = plan(read_source(test_set), out, 4, SIZE)

@@ -4,7 +4,8 @@ import json
 import secrets
 import shutil
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,13 @@ def shards_folder(out: Path) -> Path:
 def commit(out: Path, only: Collection[str] | None = None) -> Committed:
     """Put what the shards embedded into the gallery, as one version.
 
-    Given again after a kill it goes on; a row is never there twice.
+    Given again after a kill it goes on; a row is never there twice. What was committed is then removed from the shards'
+    folder.
 
     Args:
         out: the gallery.
-        only: names of the shards that are meant (``Shard.name``), where others may lie about; None = all there are.
+        only: names of the shards that are meant (``Shard.name``), where others may lie about and stay; None = all
+            there are.
 
     Raises:
         UserError: a shard is missing, is there twice, or saw another source or model than the others.
@@ -120,12 +123,19 @@ def commit(out: Path, only: Collection[str] | None = None) -> Committed:
         failures = sorted({failure for one in done.values() for failure in one.failures}, key=str)
         write_failures(out, failures)
         try:
-            changed = gallery.call("the commit", lambda: _append(gallery, [*done.values()], folder), PATIENCE)
+            changed = gallery.call("the commit", lambda: _append(gallery, done, folder), PATIENCE)
         except Conflict as error:  # where there are no locks
             raise UserError(f"{out}: others wrote meanwhile; give the same command again") from error
         gallery.refresh()
-    away = folder.replace(folder.with_name(f".{folder.name}.{secrets.token_hex(4)}"))  # all at once
-    shutil.rmtree(away)
+    if only is None:
+        away = folder.replace(folder.with_name(f".{folder.name}.{secrets.token_hex(4)}"))  # all at once
+        shutil.rmtree(away)
+    else:  # others wait for a commit of their own, or are on the way
+        for name in done:
+            (folder / f"{name}.json").unlink(missing_ok=True)
+            shutil.rmtree(folder / name, ignore_errors=True)
+        with suppress(OSError):  # not empty
+            folder.rmdir()
     rows, kept = sum(one.rows for one in done.values()), sum(one.kept for one in done.values())
     return Committed(gallery.version, rows - changed, changed, kept, len(failures))
 
@@ -175,28 +185,28 @@ def refuse_gaps(done: Mapping[str, Done], folder: Path) -> None:
         )
 
 
-def _append(gallery: Gallery, done: Sequence[Done], folder: Path) -> int:
-    """One version with what is new; how many rows it replaces."""
+def _append(gallery: Gallery, done: Mapping[str, Done], folder: Path) -> int:
+    """One version with what is new of shards, by their names; how many rows it replaces."""
     dataset, data = gallery.dataset, gallery.path / "data"
     there = {file.path for fragment in dataset.get_fragments() for file in fragment.data_files()}
-    new = [one for one in done if one.fragment and not there & {*one.files}]
+    new = {name: one for name, one in done.items() if one.fragment and not there & {*one.files}}
     if not new:
         return 0
     ids = {field.name(): field.id() for field in dataset.lance_schema.fields()}
     data.mkdir(exist_ok=True)
     fragments = []
-    for one in sorted(new, key=lambda one: one.index):
+    for name, one in sorted(new.items(), key=lambda item: item[1].index):
         assert one.fragment is not None
         for file in one.files:
-            if (folder / "data" / file).exists():
-                (folder / "data" / file).replace(data / file)
+            if (folder / name / "data" / file).exists():
+                (folder / name / "data" / file).replace(data / file)
         # The columns of the shard by the numbers that the gallery has for them.
-        fields = [ids[name] for name in one.columns]
+        fields = [ids[column] for column in one.columns]
         if any(len(file["fields"]) != len(fields) for file in one.fragment["files"]):
             raise UserError(f"{gallery.path} has columns of lists; dmpt gallery add writes to those")
         files = [{**file, "fields": fields} for file in one.fragment["files"]]
         fragments.append(FragmentMetadata.from_json(json.dumps({**one.fragment, "files": files})))
-    updated, removed, changed = _without(dataset, _keys(data, new))
+    updated, removed, changed = _without(dataset, _keys(data, new.values()))
     operation = lance.LanceOperation.Update(
         removed_fragment_ids=removed, updated_fragments=updated, new_fragments=fragments
     )
@@ -204,7 +214,7 @@ def _append(gallery: Gallery, done: Sequence[Done], folder: Path) -> int:
     return changed
 
 
-def _keys(data: Path, done: Sequence[Done]) -> pa.Array:
+def _keys(data: Path, done: Iterable[Done]) -> pa.Array:
     """Of all rows of these shards."""
     found = [
         LanceFileReader(str(data / file), columns=["key"]).read_all().to_table() for one in done for file in one.files

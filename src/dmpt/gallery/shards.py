@@ -5,8 +5,8 @@
         embed_shard(model, shard)
     commit(Path("g.lance"))
 
-What a shard made waits in ``g.shards`` beside the gallery, of which it is no part before the commit. It is written by
-rename, so that a shard is done or is not.
+What a shard made waits in ``g.shards`` beside the gallery, of which it is no part before the commit: rows in a folder of
+its name, and a file NAME.json, which is written by rename, so that a shard is done or is not.
 """
 
 import hashlib
@@ -147,7 +147,7 @@ def embed_shard(
             DEADLINE * PATIENCE,
             shard.out,
             "writing a shard",
-            lambda: LanceFragment.create(str(folder), table, schema=table.schema).to_json(),
+            lambda: LanceFragment.create(str(folder / name), table, schema=table.schema).to_json(),
         )
     columns = gallery.schema.names
     done = Done(
