@@ -46,6 +46,16 @@ def test_what_is_added_is_read(tmp_path: Path) -> None:
     assert again.read(["key"], "site = 'north' and pid = 'p2'").column("key").to_pylist() == ["2"]
 
 
+def test_a_source_lies_beside_its_gallery_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = filled(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    assert gallery.source == str(tmp_path / "pictures")
+    monkeypatch.chdir(gallery.path)
+    assert open_gallery(".").source == str(tmp_path / "pictures")
+    (tmp_path / "pictures").rmdir()
+    assert open_gallery(".").source == "pictures"
+
+
 def test_an_upsert_replaces_by_key_and_keeps_what_it_does_not_say(tmp_path: Path) -> None:
     gallery = filled(tmp_path)
     new = drawn(3, seed=7)

@@ -102,7 +102,7 @@ class Model:
         return model
 
     def metadata(self, source: str | None = None) -> dict[str, str]:
-        """What the schema of a table says; ``source`` is the folder that keys are relative to, as it was given."""
+        """What the schema of a table says; ``source`` is the folder that keys are relative to."""
         said = {
             "dmpt.format": FORMAT,
             "dmpt.adapter": self.adapter,
@@ -146,7 +146,7 @@ def schema_of(model: Model, extra: Iterable[pa.Field] = (), source: str | None =
     Args:
         model: whose vectors it holds.
         extra: columns of the user's own.
-        source: the folder that keys are relative to, as the user gave it.
+        source: the folder that keys are relative to.
 
     Raises:
         UserError: a column of the user's has a name that is ours, or that the store cannot hold.

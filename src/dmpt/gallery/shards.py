@@ -5,8 +5,8 @@
         embed_shard(model, shard)
     commit(Path("g.lance"))
 
-What a shard made waits in ``g.shards`` beside the gallery, of which it is no part before the commit: rows in a folder of
-its name, and a file NAME.json, which is written by rename, so that a shard is done or is not.
+What a shard made waits in ``g.shards`` beside the gallery, of which it is no part before the commit: its rows in a
+folder of its own, and a file NAME.json, which is written by rename, so that a shard is done or is not.
 """
 
 import hashlib
@@ -173,7 +173,7 @@ def _opened(out: Path, model: Model, source: Source) -> Gallery:
     if not (out / "_versions").is_dir():
         fields = [pa.field(name, column.type) for name, column in source.own.items()]
         try:
-            create_gallery(out, model, fields, source.given)
+            create_gallery(out, model, fields, source.place)
         except UserError:
             time.sleep(1)
             if not (out / "_versions").is_dir():

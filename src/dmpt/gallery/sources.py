@@ -1,8 +1,8 @@
 """What a SOURCE holds: samples, each with its key, its files, and what is known of it."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -38,6 +38,10 @@ class Sample:
     pid: str | None = None  # who it shows, where that is known
     camera: str | None = None
     columns: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # as in ``Record``
+
+    def seen_by(self, modalities: Collection[str]) -> "Sample":
+        """What a model of these modalities reads of it."""
+        return replace(self, paths={name: path for name, path in self.paths.items() if name in modalities})
 
     def contents(self, root: Path) -> dict[Path, bytes]:
         """What is in its files.
@@ -89,6 +93,11 @@ class Source:
     def root(self) -> Path:
         """The folder, resolved; no file is read that lies elsewhere."""
         return expanded(self.given).resolve()
+
+    @property
+    def place(self) -> str:
+        """The folder as a gallery keeps it: to be found from anywhere, unless its name is no text."""
+        return str(self.root) if _text(str(self.root)) == str(self.root) else self.given
 
 
 def read_source(

@@ -89,9 +89,12 @@ class Gallery:
 
     @property
     def source(self) -> str | None:
-        """The folder that keys are relative to, as it was given."""
-        found = (self.schema.metadata or {}).get(b"dmpt.source")
-        return None if found is None else found.decode()
+        """The folder that keys are relative to; what is said relatively lies beside the gallery, or else here."""
+        said = (self.schema.metadata or {}).get(b"dmpt.source")
+        if said is None:
+            return None
+        beside = self.path.absolute().parent / expanded(said.decode())
+        return str(beside) if beside.exists() else said.decode()
 
     def __len__(self) -> int:
         return int(self.call("counting", self.dataset.count_rows))
@@ -241,7 +244,7 @@ def create_gallery(
         path: the folder to make.
         model: whose vectors it will hold.
         extra: columns of the user's own.
-        source: the folder that keys are relative to, as the user gave it.
+        source: the folder that keys are relative to; best absolute, so that it is found from anywhere.
 
     Raises:
         UserError: something is there already, or it cannot be written.
