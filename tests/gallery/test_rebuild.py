@@ -64,7 +64,9 @@ def test_add_and_rebuild(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     own = model.embed(*(here / "photos" / "day2" / modality / "0.png" for modality in ("rgb", "nir", "tir")))
     np.testing.assert_allclose(vectors.flat, own.flat, atol=1e-5)
     pictures(here / "other", 1)
-    assert "have the keys of others, from photos, such as rgb/0.png" in error(capsys, "add", "g.lance", "other", *ADD)
+    assert f"have the keys of others, from {here}/photos, such as rgb/0.png, and would replace" in error(
+        capsys, "add", "g.lance", "other", *ADD
+    )
     assert "holds vectors of precision fp32, these are of bf16" in error(
         capsys, "add", "g.lance", "photos", *ADD[:2], "--precision", "bf16"
     )
@@ -73,7 +75,7 @@ def test_add_and_rebuild(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     remove(gallery, ["rgb/2.png"])
     anew = ("rebuild", "g.lance", "--model", "package:tiny", "--precision", "bf16", "--workers", "1")
     shutil.rmtree("photos/day2")
-    assert "2 samples of g.lance are not in photos, such as day2/rgb/0.png" in error(capsys, *anew)
+    assert f"2 samples of g.lance are not in {here}/photos, such as day2/rgb/0.png" in error(capsys, *anew)
     remove(gallery, where="key LIKE 'day2/%'")
     shutil.move("photos/nir/3.png", "3.png")
     (here / "photos/nir/3.png").write_bytes(b"no picture")

@@ -384,6 +384,33 @@ def test_the_command_in_parts(said: Any, run: Path, tmp_path: Path) -> None:
     assert set(Gallery(out).read(["pid", "camera"]).column("pid").to_pylist()) == {"9", "10", "11", "12"}
 
 
+def test_another_source_replaces_nobody(
+    said: Any, run: Path, test_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--model", run, "--precision", "fp32"]
+    assert said("embed", "test", *flags, "--out", "g.lance")[0] == 0
+    before = rows_of(Path("g.lance"))
+    name = "RGB/000009_cam1_0_00.jpg"
+    shutil.copytree(test_set, "other")
+    shutil.copy(test_set / "RGB" / "000012_cam2_0_05.jpg", Path("other") / name)
+    for more in ([], ["--shards", "0/2"]):
+        code, output, errors = said("embed", "other", *flags, "--out", "g.lance", *more)
+        assert (code, output) == (2, "")
+        assert f"24 samples of other have the keys of others, from {test_set}, such as {name}, and would" in errors
+    assert not shards_folder(Path("g.lance")).exists()
+    (tmp_path / "away").mkdir()
+    monkeypatch.chdir("away")
+    shutil.copytree(test_set, "moved")  # the same pictures
+    for source in ("../test", "moved", "../test/../test/"):
+        assert "all 24 samples are there already" in said("embed", source, *flags, "--out", "../g.lance")[1]
+    assert rows_of(tmp_path / "g.lance") == before
+    (test_set / "day2" / "TI").mkdir(parents=True)
+    shutil.copy(test_set / "TI" / Path(name).name, test_set / "day2" / "TI" / "x.jpg")
+    assert "1 samples added" in said("embed", "../test/day2", *flags, "--out", "../g.lance")[1]
+    assert Gallery("../g.lance").count("key = 'day2/TI/x.jpg'") == 1
+
+
 def test_nothing_could_be_embedded(said: Any, run: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(b"?")

@@ -4,7 +4,6 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -119,10 +118,9 @@ def _read(
     model: "Embedder", sample: Sample, root: Path, known: Mapping[str, str | None], images: Tensor, present: Tensor
 ) -> str | Failure | None:
     """Its content, once its pictures are in ``images (3, 3, H, W)``; None where it is known."""
-    paths = {name: path for name, path in sample.paths.items() if name in model.modalities}
-    if not paths:
+    sample = sample.seen_by(model.modalities)
+    if not sample.paths:
         return Failure(sample.key, f"has none of {', '.join(model.modalities)}, which the model reads")
-    sample = replace(sample, paths=paths)
     try:
         files = sample.contents(root)
         content = sample.digest(files)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dmpt.gallery.reading import Batch
     from dmpt.gallery.shards import Shard
     from dmpt.gallery.sources import Source
+    from dmpt.gallery.store import Gallery
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,10 @@ def run(
         return
     found = listed.read(source)
     if which:
+        from dmpt.gallery.adding import as_keys_of
         from dmpt.gallery.shards import plan
 
+        found = as_keys_of(_there(out), found)
         embedder = _as_the_gallery(out, loaded).load(model)
         parts = plan(found, out, which[1], batch_size)
         (done,) = embed_parts(embedder, parts[which[0] : which[0] + 1], workers)
@@ -115,23 +118,37 @@ def run(
 
 
 def embed_all(
-    out: Path, source: "Source", model: Path, loaded: Loaded, batch_size: int, workers: int | None
+    out: Path,
+    source: "Source",
+    model: Path,
+    loaded: Loaded,
+    batch_size: int,
+    workers: int | None,
+    pid: str | None = None,
+    camera: str | None = None,
 ) -> dict[str, Any]:
     """Embed a source in parts and commit them; what ``say`` says.
 
     Raises:
-        UserError: another embeds into this gallery, it is of another model, or it cannot be written to.
+        UserError: another embeds into this gallery, it is of another model or has other samples by these keys
+            (``as_keys_of``, which takes pid and camera), or it cannot be written to.
     """
+    from dmpt.gallery.adding import as_keys_of, called
     from dmpt.gallery.done import commit
     from dmpt.gallery.schema import Model
     from dmpt.gallery.shards import plan, vanished
+    from dmpt.gallery.store import Gallery
 
     embedder = _as_the_gallery(out, loaded).load(model)
-    parts, own = plan(source, out, None, batch_size), Model.of(embedder)
+    own = Model.of(embedder)
     with _alone(out):
+        source = as_keys_of(_there(out), source, pid, camera)
+        parts = plan(source, out, None, batch_size)
         embed_parts(embedder, parts, workers)
-        made = commit(out, only={part.name(own) for part in parts})
-    return {**asdict(made), "vanished": vanished(out, source)}
+        made = asdict(commit(out, only={part.name(own) for part in parts}))
+        if pid is not None:
+            made["version"] = called(Gallery(out), source, pid).version
+    return {**made, "vanished": vanished(out, source)}
 
 
 def embed_parts(embedder: "Embedder", parts: "Sequence[Shard]", workers: int | None) -> "list[Done]":
@@ -177,13 +194,18 @@ def _alone(out: Path) -> Iterator[None]:
             folder.rmdir()
 
 
-def _as_the_gallery(out: Path, loaded: Loaded) -> Loaded:
-    """In the precision of a gallery that is there."""
+def _there(out: Path) -> "Gallery | None":
     from dmpt.gallery.store import Gallery
 
-    if loaded.precision or not (out / "_versions").is_dir():
+    return Gallery(out) if (out / "_versions").is_dir() else None
+
+
+def _as_the_gallery(out: Path, loaded: Loaded) -> Loaded:
+    """In the precision of a gallery that is there."""
+    gallery = None if loaded.precision else _there(out)
+    if gallery is None:
         return loaded
-    return replace(loaded, precision=Gallery(out).model.precision)  # type: ignore[arg-type]  # a key of PRECISIONS
+    return replace(loaded, precision=gallery.model.precision)  # type: ignore[arg-type]  # a key of PRECISIONS
 
 
 def _say_part(out: Path, done: "Done", json: bool) -> None:

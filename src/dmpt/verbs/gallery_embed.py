@@ -42,15 +42,9 @@ def add(
         workers: Threads that read and decode; default: one per core.
         json: Print JSON.
     """
-    from dmpt.gallery.adding import as_keys_of, called
-    from dmpt.gallery.store import open_gallery
-
-    out, found = expanded(gallery), listed.read(source)
-    found = as_keys_of(open_gallery(out) if out.exists() else None, found, pid, camera)
-    done = embed_all(out, found, model, loaded, batch_size, workers)
+    out = expanded(gallery)
+    done = embed_all(out, listed.read(source), model, loaded, batch_size, workers, pid, camera)
     del done["vanished"]  # the others are of other sources
-    if pid is not None:
-        done["version"] = called(open_gallery(out), found, pid).version
     say(out, done, json)
 
 
