@@ -108,6 +108,20 @@ def test_a_sample_finds_itself(
     ]
 
 
+def test_a_broken_query_is_left_out(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--model", home / "run", "--gallery", home / "g.lance", "--k", 1, "--json"]
+    (tmp_path / "RGB").mkdir()
+    (tmp_path / "RGB" / "a.jpg").write_bytes(b"?")
+    code, out, errors = run(capsys, "--query", tmp_path, *common)
+    assert (code, out) == (2, "")
+    assert "note: left out: " in errors  # once a process
+    assert "RGB/a.jpg is damaged or no image" in errors
+    assert f"none of the samples of {tmp_path} can be used" in errors
+    (tmp_path / "RGB" / "b.jpg").write_bytes((home / "data" / "test" / "RGB" / NAME).read_bytes())
+    code, out, _ = run(capsys, "--query", tmp_path, *common)
+    assert (code, [query["query"] for query in json.loads(out)["queries"]]) == (0, ["RGB/b.jpg"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

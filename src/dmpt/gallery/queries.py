@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dmpt.base.errors import UserError, one_line
 from dmpt.base.terminal import track, warn
-from dmpt.data.images import read_record
+from dmpt.data.images import Pixels, read_record
 from dmpt.data.records import Record
 from dmpt.gallery.sources import Sample, read_source
 from dmpt.retrieval.embeddings import Embeddings
@@ -52,20 +53,30 @@ def of_source(embedder: "Embedder", source: Path, modality: str | None = None) -
     """Each sample of a folder or a manifest, as ``gallery.sources.read_source`` reads it; failures are notes.
 
     Raises:
-        UserError: it holds no samples, or a picture cannot be used.
+        UserError: it holds no samples, or none that can be used.
     """
     found = read_source(source, modality=modality)
     for failure in found.failures:
         warn(f"left out: {failure.reason}")
-    return list(_embedded(embedder, found.samples))
+    queries = list(_embedded(embedder, found.samples))
+    if not queries:
+        raise UserError(f"none of the samples of {found.given} can be used; mend their pictures, or give others")
+    return queries
 
 
 def _embedded(embedder: "Embedder", samples: Sequence[Sample]) -> Iterator[Query]:
     black_and_white = embedder.card.config.data.black_and_white
     starts = range(0, len(samples), _BATCH)
     for start in track(starts, "queries", len(starts)):
-        batch = samples[start : start + _BATCH]
-        read = [read_record(sample.record, black_and_white) for sample in batch]
+        batch, read = list[Sample](), list[Mapping[str, Pixels]]()
+        for sample in samples[start : start + _BATCH]:
+            try:
+                read.append(read_record(sample.record, black_and_white))
+                batch.append(sample)
+            except UserError as error:
+                warn(f"left out: {one_line(str(error))}")
+        if not batch:
+            continue
         pictures = {
             name: [one[name].transpose(1, 2, 0) if name in one else None for one in read]
             for name in MODALITIES
