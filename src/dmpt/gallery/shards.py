@@ -24,7 +24,7 @@ from lance.fragment import LanceFragment
 
 from dmpt.base.errors import UserError
 from dmpt.gallery.changes import completed
-from dmpt.gallery.deadline import within
+from dmpt.gallery.deadline import Conflict, within
 from dmpt.gallery.done import Done, shards_folder
 from dmpt.gallery.reading import Batch, embedded
 from dmpt.gallery.rows import to_batch
@@ -174,7 +174,7 @@ def _opened(out: Path, model: Model, source: Source) -> Gallery:
         fields = [pa.field(name, column.type) for name, column in source.own.items()]
         try:
             create_gallery(out, model, fields, source.place)
-        except UserError:
+        except (UserError, Conflict):
             time.sleep(1)
             if not (out / "_versions").is_dir():
                 raise
