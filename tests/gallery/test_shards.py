@@ -363,6 +363,10 @@ def test_the_command(said: Any, run: Path, test_set: Path, tmp_path: Path) -> No
         (["--shards", "0/2", "--commit"], "--commit comes after all --shards"),
         (["--commit"], "holds no shard that is done"),
         (["--split", "test"], "has no splits; name its layout"),
+        (["--out", "."], ". is no name of a gallery, beside which shards could wait; give one, such as g.lance"),
+        (["--out", "/"], "/ is no name of a gallery"),
+        (["--out", "..", "--shards", "0/2"], ".. is no name of a gallery"),
+        (["--out", ".", "--commit"], ". is no name of a gallery"),
     ):
         code, output, errors = said(*command, *flags)
         assert (code, output) == (2, "")
@@ -409,6 +413,26 @@ def test_another_source_replaces_nobody(
     shutil.copy(test_set / "TI" / Path(name).name, test_set / "day2" / "TI" / "x.jpg")
     assert "1 samples added" in said("embed", "../test/day2", *flags, "--out", "../g.lance")[1]
     assert Gallery("../g.lance").count("key = 'day2/TI/x.jpg'") == 1
+
+
+def test_a_rebuild_from_two_folders(said: Any, run: Path, test_set: Path, tmp_path: Path) -> None:
+    more, out, flags = tmp_path / "more", tmp_path / "g.lance", ["--model", run, "--precision", "fp32"]
+    (more / "TI").mkdir(parents=True)
+    shutil.copy(test_set / "TI" / "000009_cam1_0_00.jpg", more / "TI" / "x.jpg")
+    assert said("embed", test_set, *flags, "--out", out)[0] == 0
+    assert "1 samples added" in said("gallery", "add", out, more, *flags, "--pid", "Åsa")[1]
+    assert "all 1 samples are there already" in said("gallery", "add", out, more, *flags)[1]
+    before = rows_of(out)
+    code, output, errors = said("gallery", "rebuild", out, *flags)
+    assert (code, output) == (2, "")
+    assert f"1 samples of {out} are not in {test_set}, such as TI/x.jpg; give --source for each folder" in errors
+    (more / "RGB").mkdir()
+    (more / "RGB" / "000009_cam1_0_00.jpg").write_bytes(b"not read: the first folder has this key")
+    code, output, _ = said("gallery", "rebuild", out, *flags, "--source", test_set, "--source", more)
+    assert (code, output) == (0, "version 4: 25 changed\n")
+    assert rows_of(out).equals(before)
+    assert Gallery(out).source == str(test_set)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["g.lance", "more", "test"]
 
 
 def test_nothing_could_be_embedded(said: Any, run: Path, tmp_path: Path) -> None:

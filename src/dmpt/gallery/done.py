@@ -94,8 +94,23 @@ class Committed:
 
 
 def shards_folder(out: Path) -> Path:
-    """Where shards of a gallery wait for their commit: ``g.shards`` beside ``g.lance``."""
-    return out.with_name(f"{out.name.removesuffix('.lance')}.shards")
+    """Where shards of a gallery wait for their commit: ``g.shards`` beside ``g.lance``.
+
+    Raises:
+        UserError: as of ``beside``.
+    """
+    return beside(out, ".shards")
+
+
+def beside(out: Path, ending: str) -> Path:
+    """What lies beside ``g.lance`` as ``g`` and an ending.
+
+    Raises:
+        UserError: it has no name to be called by: ``.``, ``..`` or ``/``.
+    """
+    if out.name in ("", ".."):
+        raise UserError(f"{out} is no name of a gallery, beside which shards could wait; give one, such as g.lance")
+    return out.with_name(f"{out.name.removesuffix('.lance')}{ending}")
 
 
 def commit(out: Path, only: Collection[str] | None = None) -> Committed:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from lance.fragment import write_fragments
 from dmpt.base.errors import UserError, one_line
 from dmpt.gallery.changes import Change
 from dmpt.gallery.deadline import Conflict
-from dmpt.gallery.done import commit, shards_folder
+from dmpt.gallery.done import beside, commit, shards_folder
 from dmpt.gallery.failures import failures_path
 from dmpt.gallery.schema import OWN, Model, schema_of
 from dmpt.gallery.shards import Shard, plan
@@ -33,7 +33,7 @@ _LABELS = {"key", "pid", "camera"}
 def rebuild(
     gallery: Gallery,
     embedder: "Embedder",
-    source: Source,
+    sources: Sequence[Source],
     embed: Callable[[list[Shard]], object],
     batch_size: int = 64,
 ) -> Change:
@@ -44,52 +44,57 @@ def rebuild(
     Args:
         gallery: to rebuild; it is then at the version that was written.
         embedder: the model that it shall be of.
-        source: where its pictures are.
+        sources: where its pictures are; the first that has a key is taken, and the first of all is then the gallery's.
         embed: ``shards.embed_shard`` with the embedder, for each of some shards.
         batch_size: samples per pass.
 
     Raises:
-        UserError: a sample is not in the source, a picture cannot be read, or others write meanwhile.
+        UserError: a sample is in no source, a picture cannot be read, or others write meanwhile.
     """
     model, keys = Model.of(embedder), gallery.refresh().read(["key"]).column("key").to_pylist()
-    beside = _beside(gallery, model)
-    parts = plan(_these(source, keys, gallery), beside, None, batch_size)
-    embed(parts)
-    done = commit(beside, only={part.name(model) for part in parts})
-    if done.failed:
-        raise UserError(
-            f"{done.failed} samples of {gallery.path} could not be embedded; {failures_path(beside)} says which and "
-            "why; mend or remove them, and give the same command again"
-        )
+    waiting = _waiting(gallery, model)
+    for source in _these(sources, keys, gallery):
+        parts = plan(source, waiting, None, batch_size)
+        embed(parts)
+        done = commit(waiting, only={part.name(model) for part in parts})
+        if done.failed:
+            raise UserError(
+                f"{done.failed} samples of {gallery.path} could not be embedded; {failures_path(waiting)} says which "
+                "and why; mend or remove them, and give the same command again"
+            )
     with gallery.writing("rebuilding"):
         gallery.refresh()
         try:
-            gallery.call("rebuilding", lambda: _overwrite(gallery, Gallery(beside), source.given), PATIENCE)
+            gallery.call("rebuilding", lambda: _overwrite(gallery, Gallery(waiting), sources[0].place), PATIENCE)
         except Conflict as error:
             raise UserError(f"{gallery.path}: others wrote meanwhile; give the same command again") from error
     gallery.refresh()
-    for left in (beside, shards_folder(beside), failures_path(beside)):
+    for left in (waiting, shards_folder(waiting), failures_path(waiting)):
         shutil.rmtree(left, ignore_errors=True)
     return Change(gallery.version, changed=len(gallery))
 
 
-def _beside(gallery: Gallery, model: Model) -> Path:
+def _waiting(gallery: Gallery, model: Model) -> Path:
     """Where what one model embeds waits."""
     known = hashlib.sha256(json.dumps(model.metadata(), sort_keys=True).encode()).hexdigest()[:12]
-    return gallery.path.with_name(f"{gallery.path.name.removesuffix('.lance')}.rebuild-{known}.lance")
+    return beside(gallery.path, f".rebuild-{known}.lance")
 
 
-def _these(source: Source, keys: list[str], gallery: Gallery) -> Source:
-    """The samples of a source that a gallery has."""
-    wanted = set(keys)
-    samples = tuple(sample for sample in source.samples if sample.key in wanted)
-    if lacking := wanted - {sample.key for sample in samples}:
-        one = one_line(min(lacking))[:200]
+def _these(sources: Sequence[Source], keys: list[str], gallery: Gallery) -> list[Source]:
+    """Of each source the samples that a gallery has, and that no source before it has."""
+    lacking, found = set(keys), list[Source]()
+    for source in sources:
+        samples = tuple(sample for sample in source.samples if sample.key in lacking)
+        lacking -= {sample.key for sample in samples}
+        if samples or not keys:
+            found.append(replace(source, samples=samples, own={}, failures=()))
+    if lacking:
+        one, places = one_line(min(lacking))[:200], ", ".join(source.given for source in sources)
         raise UserError(
-            f"{len(lacking)} samples of {gallery.path} are not in {source.given}, such as {one}; give the right "
-            "--source, or remove them"
+            f"{len(lacking)} samples of {gallery.path} are not in {places}, such as {one}; give --source for each "
+            "folder that they came from, or remove them"
         )
-    return replace(source, samples=samples, own={}, failures=())
+    return found
 
 
 def _overwrite(gallery: Gallery, anew: Gallery, source: str) -> None:

@@ -1,5 +1,6 @@
 """``dmpt gallery add`` and ``rebuild``: those that embed pictures."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,7 +55,7 @@ def rebuild(
     model: Path,
     listed: Listed,
     loaded: Loaded,
-    source: Path | None = None,
+    source: Sequence[Path] = (),
     batch_size: Positive = 64,
     workers: Positive | None = None,
     json: bool = False,
@@ -68,7 +69,7 @@ def rebuild(
         model: Run folder or adapter folder, or package:tiny: the one that it shall be of.
         listed: what is in the source
         loaded: the model
-        source: Where the pictures are; default: where they were embedded.
+        source: Folders where the pictures are, in turn; with none, the one that the gallery was made from.
         batch_size: Samples per pass.
         workers: Threads that read and decode; default: one per core.
         json: Print JSON.
@@ -77,9 +78,9 @@ def rebuild(
     from dmpt.gallery.store import open_gallery
 
     table = open_gallery(gallery)
-    if source is None and table.source is None:
+    if not source and table.source is None:
         raise UserError(f"{gallery} does not say where its pictures are; give --source")
-    found = listed.read(Path(table.source or "") if source is None else source)
+    found = [listed.read(place) for place in source or [Path(table.source or "")]]
     embedder = loaded.load(model)
     tell(rebuild(table, embedder, found, lambda parts: embed_parts(embedder, parts, workers), batch_size), json)
 
