@@ -94,8 +94,8 @@ def test_mistakes_change_nothing(tmp_path: Path) -> None:
         "has no key z; dmpt gallery export": lambda: remove(gallery, ["z", "1"]),
         "has no pid nobody": lambda: remove(gallery, pids=["nobody"]),
         "nothing is named; give keys": lambda: remove(gallery),
-        "No field named colour.*; the condition was: colour = 3": lambda: remove(gallery, where="colour = 3"),
-        "the condition was: key = ';": lambda: remove(gallery, where="key = ';"),
+        "No field named colour.*; the condition was: .colour = 3": lambda: remove(gallery, where="colour = 3"),
+        "the condition was: .key = ';": lambda: remove(gallery, where="key = ';"),
         "has no column colour; it has key, rgb": lambda: gallery.read(["colour"]),
         "has no key q": lambda: label(gallery, {"q": "a"}),
         "10000 characters; give at most 1000": lambda: label(gallery, {"1": "🙂" * 10000}),
@@ -109,6 +109,40 @@ def test_mistakes_change_nothing(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
         assert ".rs:" not in str(error.value)
     assert gallery.refresh().version == 2
+
+
+HALF_READ = {  # each begins with a whole condition, at which Lance would stop
+    "pid = 'p0' key = '4'": "the condition was: ",
+    "pid = 'p0' AN key = '4'": "the condition was: ",
+    "pid = 'p0'; x": "the condition was: ",
+    "pid = 'p0') AN key = '4'": "has a parenthesis too many; take it out: ",
+    "pid = 'p0') OR (true": "has a parenthesis too many",
+    "pid = 'p0' /* ( */ ) x": "has a comment",
+    "pid = 'p0' -- x": "has a comment",
+    " ": "the condition is empty; give one, as in \"site = 'north'\"",
+}
+
+
+@pytest.mark.parametrize("where", HALF_READ)
+def test_a_condition_is_read_to_its_end_or_not_at_all(tmp_path: Path, where: str) -> None:
+    gallery = filled(tmp_path)
+    for call in (
+        lambda: gallery.read(["key"], where),
+        lambda: list(gallery.scan(where=where)),
+        lambda: gallery.count(["pid IS NOT NULL", where]),
+        lambda: gallery.addresses(where),
+        lambda: remove(gallery, where=where),
+        lambda: keys_of(gallery, where=where),
+    ):
+        with pytest.raises(UserError, match=HALF_READ[where]):
+            call()
+    assert gallery.refresh().version == 2
+
+
+def test_several_conditions_all_hold(tmp_path: Path) -> None:
+    gallery = filled(tmp_path)
+    assert gallery.count(["key = '0' OR key = '2'", "pid = 'p0' OR pid = '(--'"]) == 1
+    assert gallery.count([]) == 6
 
 
 def test_where_there_is_no_gallery(tmp_path: Path) -> None:

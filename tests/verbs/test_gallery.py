@@ -81,6 +81,31 @@ def test_mistakes(path: str, arguments: list[str], said: str, capsys: pytest.Cap
     assert said in err
 
 
+@pytest.mark.parametrize("where", ["camera = '2' pid = 'p3'", "camera = '2'; x", "camera = '2' AN pid = 'p3'", ""])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["remove", "g.lance"],
+        ["remove", "g.lance", "--purge"],
+        ["label", "g.lance", "--pid", "x"],
+        ["export", "g.lance", "x.npz"],
+        ["export", "g.lance", "x.parquet"],
+        ["export", "g.lance", "fo"],
+        ["cluster", "g.lance", "--threshold", "0.5", "--apply"],
+    ],
+    ids=" ".join,
+)
+def test_half_a_condition_does_nothing(
+    path: str, verb: list[str], where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["gallery", *verb, "--where", where])
+    assert end.value.code == 2
+    assert "condition" in capsys.readouterr().err
+    assert [each.name for each in Path.cwd().iterdir()] == ["g.lance"]
+    assert found(capsys, "stats", path)["version"] == 2
+
+
 def test_without_a_verb_it_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, code in (([], 2), (["--help"], 0)):
         with pytest.raises(SystemExit) as end:

@@ -89,7 +89,7 @@ def propose(gallery: Gallery, thresholds: Sequence[float | None], where: str | N
         UserError: there are more samples than can be compared, or so many hang together that the threshold is too low.
     """
     limits = np.array([np.inf if limit is None else limit for limit in thresholds])
-    condition = "pid IS NULL" + (f" AND ({where})" if where else "")
+    condition = ["pid IS NULL"] if where is None else ["pid IS NULL", where]
     if (number := gallery.count(condition)) > MOST:
         raise UserError(f"{number} samples have no label; at most {MOST} are compared; take fewer with --where")
     if not number:

@@ -42,11 +42,7 @@ def conditions(
         if given is not None:
             said = moment(given, flag).strftime("%Y-%m-%d %H:%M:%S.%f")
             found.append(f"{_moments(gallery, time_column)} {sign} timestamp '{said}'")
-    if where is not None:
-        if not where.strip():
-            raise UserError("--where is empty; give a condition, as in --where \"site = 'north'\"")
-        found.append(f"({where})")  # or Lance would pass over what follows a whole condition
-    return found
+    return found if where is None else [*found, where]
 
 
 def _listed(labels: Sequence[str]) -> str:

@@ -1,11 +1,12 @@
 """A gallery on disk: opened, made, read, and written to so that every write is one version."""
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import lance
 import numpy as np
@@ -29,6 +30,9 @@ PATIENCE = 30
 _TRIES = 50
 _BATCH = 4096
 """Rows that a scan gives at a time."""
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`")
+Where: TypeAlias = str | Sequence[str] | None
+"""A condition in SQL, or several that all hold."""
 
 
 class Gallery:
@@ -106,51 +110,52 @@ class Gallery:
             self.take(dataset)
         return self
 
-    def read(self, columns: Sequence[str] | None = None, where: str | None = None) -> pa.Table:
+    def read(self, columns: Sequence[str] | None = None, where: Where = None) -> pa.Table:
         """Rows, all at once.
 
         Args:
             columns: None = all.
-            where: a condition in SQL, which Lance reads: ``camera = '3' AND time > timestamp '2026-03-01 00:00:00'``.
+            where: a condition in SQL, which Lance reads: ``camera = '3' AND time > timestamp '2026-03-01 00:00:00'``;
+                of several all must hold.
 
         Raises:
             UserError: there is no such column, the condition cannot be read, or the table is damaged.
         """
         self._known(columns)
         wanted = None if columns is None else list(columns)
-        return self._asked(where, lambda: self.dataset.to_table(columns=wanted, filter=where), PATIENCE)
+        return self._asked(where, lambda condition: self.dataset.to_table(columns=wanted, filter=condition), PATIENCE)
 
     def scan(
-        self, columns: Sequence[str] | None = None, where: str | None = None, batch_size: int = _BATCH
+        self, columns: Sequence[str] | None = None, where: Where = None, batch_size: int = _BATCH
     ) -> Iterator[pa.RecordBatch]:
         """Rows, some at a time, in the table's order; else as ``read``."""
         self._known(columns)
         wanted = None if columns is None else list(columns)
 
-        def opened() -> Iterator[pa.RecordBatch]:
-            return iter(self.dataset.to_batches(columns=wanted, filter=where, batch_size=batch_size))
+        def opened(condition: str | None) -> Iterator[pa.RecordBatch]:
+            return iter(self.dataset.to_batches(columns=wanted, filter=condition, batch_size=batch_size))
 
         batches = self._asked(where, opened)
-        while (batch := self._asked(where, lambda: next(batches, None))) is not None:
+        while (batch := self._asked(where, lambda _: next(batches, None))) is not None:
             yield batch
 
-    def count(self, where: str | None = None) -> int:
+    def count(self, where: Where = None) -> int:
         """How many rows meet a condition; else as ``read``."""
-        return int(self._asked(where, lambda: self.dataset.count_rows(where)))
+        return int(self._asked(where, self.dataset.count_rows))
 
-    def addresses(self, where: str | None = None) -> NDArray[np.uint64]:
+    def addresses(self, where: Where = None) -> NDArray[np.uint64]:
         """Where the rows lie that meet a condition, ascending, which is the table's order; else as ``read``.
 
         A row's fragment is in the upper 32 bits, its place in it in the lower ones.
         """
 
-        def asked() -> pa.Table:
-            return self.dataset.scanner(columns=[], filter=where, with_row_address=True).to_table()
+        def asked(condition: str | None) -> pa.Table:
+            return self.dataset.scanner(columns=[], filter=condition, with_row_address=True).to_table()
 
         found: NDArray[np.uint64] = np.sort(self._asked(where, asked).column("_rowaddr").to_numpy())
         return found
 
-    def embeddings(self, where: str | None = None) -> Embeddings:
+    def embeddings(self, where: Where = None) -> Embeddings:
         """Vectors of all rows, or of some, in the table's order; errors as of ``read`` and ``to_embeddings``."""
         return to_embeddings(self.read(where=where), str(self.path))
 
@@ -212,14 +217,30 @@ class Gallery:
                     f"{self.path} has no column {one_line(name)[:100]}; it has {', '.join(self.schema.names)}"
                 )
 
-    def _asked(self, where: str | None, call: Callable[[], _T], patience: float = 1) -> _T:
-        """As ``call``; what fails because of a condition is the condition's fault."""
+    def _asked(self, where: Where, call: Callable[[str | None], _T], patience: float = 1) -> _T:
+        """As ``call``, of the condition as the store reads it; what fails because of one is the condition's fault."""
+        condition = _condition(where)
         try:
-            return self.call("reading", call, patience)
+            return self.call("reading", lambda: call(condition), patience)
         except UserError as error:
-            if where is None:
+            if condition is None:
                 raise
-            raise UserError(f"{error}; the condition was: {one_line(where)[:200]}") from error
+            raise UserError(f"{error}; the condition was: {one_line(condition)[:200]}") from error
+
+
+def _condition(where: Where) -> str | None:
+    """What Lance reads to its end: it passes over whatever follows a whole condition, unless that is in parentheses."""
+    whole = [where] if isinstance(where, str) else list(where or ())
+    for one in whole:
+        if not one.strip():
+            raise UserError("the condition is empty; give one, as in \"site = 'north'\"")
+        depth = 0
+        for sign in re.findall(r"[()]|--|/\*", _QUOTED.sub("", one)):
+            depth += 1 if sign == "(" else -1
+            if depth < 0 or sign not in "()":
+                what = "a parenthesis too many" if sign == ")" else "a comment"
+                raise UserError(f"the condition has {what}; take it out: {one_line(one)[:200]}")
+    return " AND ".join(f"({one})" for one in whole) or None
 
 
 def open_gallery(path: str | Path, version: int | None = None) -> Gallery:
