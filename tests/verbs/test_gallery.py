@@ -1,10 +1,13 @@
 """``dmpt gallery``: each of its verbs by hand, its JSON, and one line for a mistake."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from dmpt.cli import main
@@ -104,6 +107,40 @@ def test_half_a_condition_does_nothing(
     assert "condition" in capsys.readouterr().err
     assert [each.name for each in Path.cwd().iterdir()] == ["g.lance"]
     assert found(capsys, "stats", path)["version"] == 2
+
+
+def _without_a_column(dataset: lance.LanceDataset) -> None:
+    dataset.drop_columns(["camera"])
+
+
+def _another_table(dataset: lance.LanceDataset) -> None:
+    lance.write_dataset(pa.table({"a": [1]}), dataset.uri, mode="overwrite")
+
+
+def _without_a_model(dataset: lance.LanceDataset) -> None:
+    dataset.update_schema_metadata({"dmpt.format": "1"}, replace=True)
+
+
+@pytest.mark.parametrize("spoil", [_without_a_column, _another_table, _without_a_model])
+def test_what_another_program_did_is_rolled_back(
+    path: str, spoil: Callable[[lance.LanceDataset], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = found(capsys, "stats", path)
+    spoil(lance.dataset(path))
+    for arguments in (["stats", path], ["remove", path, "--pid", "p1"], ["rollback", path, "3"]):
+        with pytest.raises(SystemExit):
+            main(["gallery", *arguments])
+        assert capsys.readouterr().err.count("\n") == 1
+    lines = found(capsys, "history", path)
+    assert [line["what"] for line in lines[:2]] == ["created", "added 30"]
+    assert lines[2]["what"].startswith("changed by another program (")
+    assert found(capsys, "stats", path, "--version", "2")["rows"] == 30
+    assert told(capsys, "rollback", path, "2") == "version 4 holds what version 2 held\n"
+    now = found(capsys, "stats", path)
+    assert {name: now[name] for name in ("rows", "cameras", "pids", "source")} == {
+        name: before[name] for name in ("rows", "cameras", "pids", "source")
+    }
+    assert found(capsys, "label", path, "0.jpg", "--pid", "x")["changed"] == 1
 
 
 def test_without_a_verb_it_lists_them(capsys: pytest.CaptureFixture[str]) -> None:

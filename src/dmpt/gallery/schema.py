@@ -29,6 +29,10 @@ _UNIQUE = {"lance-schema:unenforced-primary-key": "true"}
 """Lets the store see that two writers add the same key at once."""
 
 
+class Spoiled(UserError):
+    """Another program changed this version of a table; an earlier one may be whole."""
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """Whose vectors a gallery holds.
@@ -71,12 +75,13 @@ class Model:
             where: what the user calls it.
 
         Raises:
-            UserError: it is no gallery, of another format, or a column is missing or of another type.
+            Spoiled: it is no gallery, or not any more, as where a column is missing or of another type.
+            UserError: it is of another format.
         """
         said = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
         found = said.get("dmpt.format")
         if found is None:
-            raise UserError(f"{where} is a table, but no gallery; give what dmpt embed or dmpt gallery add wrote")
+            raise Spoiled(f"{where} is a table, but no gallery; give what dmpt embed or dmpt gallery add wrote")
         if found != FORMAT:
             raise UserError(f"{where} has format {found}; this version of dmpt reads {FORMAT}; update dmpt")
         try:
@@ -90,7 +95,7 @@ class Model:
                 None if table is None else np.array(table, np.float32).reshape(8, 2),
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(
+            raise Spoiled(
                 f"{where} was changed by another program ({one_line(str(error))}); dmpt gallery rollback to an earlier "
                 "version"
             ) from error
@@ -98,7 +103,7 @@ class Model:
             at = schema.get_field_index(field.name)
             if at < 0 or schema.field(at).type != field.type:
                 kind = "is missing" if at < 0 else f"is {schema.field(at).type}, not {field.type}"
-                raise UserError(f"{where}: column {field.name} {kind}; dmpt gallery rollback to an earlier version")
+                raise Spoiled(f"{where}: column {field.name} {kind}; dmpt gallery rollback to an earlier version")
         return model
 
     def metadata(self, source: str | None = None) -> dict[str, str]:

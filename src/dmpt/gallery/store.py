@@ -18,7 +18,7 @@ from dmpt.base.files import expanded
 from dmpt.base.lock import Lock, Taken
 from dmpt.gallery.deadline import Conflict, within
 from dmpt.gallery.rows import to_embeddings
-from dmpt.gallery.schema import Model, schema_of
+from dmpt.gallery.schema import Model, Spoiled, schema_of
 from dmpt.retrieval.embeddings import Embeddings
 
 _T = TypeVar("_T")
@@ -45,6 +45,7 @@ class Gallery:
         path: the folder, ``g.lance``.
         version: None = the newest.
         deadline: seconds that one call into the store may take.
+        spoiled: also open versions that another program changed; such a one has no ``model``.
 
     Attributes:
         path: as it was given.
@@ -54,8 +55,10 @@ class Gallery:
         UserError: there is none, it is damaged, of another format or another program's.
     """
 
-    def __init__(self, path: str | Path, version: int | None = None, deadline: float = DEADLINE):
-        self.path, self.deadline = expanded(path), deadline
+    def __init__(
+        self, path: str | Path, version: int | None = None, deadline: float = DEADLINE, *, spoiled: bool = False
+    ):
+        self.path, self.deadline, self._spoiled = expanded(path), deadline, spoiled
         if not self.path.exists():
             raise UserError(f"{self.path} does not exist; dmpt embed or dmpt gallery add makes a gallery")
         if not (self.path / "_versions").is_dir():
@@ -69,7 +72,11 @@ class Gallery:
 
     def take(self, dataset: lance.LanceDataset) -> None:
         """Go on with another version of it."""
-        self.model = Model.read(dataset.schema, str(self.path))
+        try:
+            self.model = Model.read(dataset.schema, str(self.path))
+        except Spoiled:
+            if not self._spoiled:
+                raise
         self.dataset = dataset
 
     def call(self, what: str, call: Callable[[], _T], patience: float = 1) -> _T:

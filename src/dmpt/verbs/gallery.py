@@ -118,9 +118,9 @@ def history(gallery: Path, /, json: bool = False) -> None:
         json: Print JSON.
     """
     from dmpt.gallery.history import history
-    from dmpt.gallery.store import open_gallery
+    from dmpt.gallery.store import Gallery
 
-    lines = history(open_gallery(gallery))
+    lines = history(Gallery(gallery, spoiled=True))
     if json:
         print_json([asdict(line) | {"time": line.time.isoformat()} for line in lines])
         return
@@ -137,9 +137,9 @@ def rollback(gallery: Path, version: Positive, /, json: bool = False) -> None:
         json: Print JSON.
     """
     from dmpt.gallery.changes import rollback
-    from dmpt.gallery.store import open_gallery
+    from dmpt.gallery.store import Gallery
 
-    change = rollback(open_gallery(gallery), version)
+    change = rollback(Gallery(gallery, spoiled=True), version)
     if json:
         print_json(asdict(change))
     else:
