@@ -35,7 +35,8 @@ def test_nothing_is_left_of_a_person(tmp_path: Path) -> None:
     label(gallery, {"6": None})
     kept = gallery.read(["key", "pid", "site"], "pid <> 'p2' or pid is null").sort_by("key")
     assert holding(gallery, vectors) == {"data"}
-    remove(gallery, ["6"], pids=["p2"])
+    remove(gallery, ["6"])
+    remove(gallery, pids=["p2"])
     (gallery.path / "data" / "killed.lance").write_bytes(b"half" + vectors[0])  # of an add that was killed
     assert holding(gallery, vectors) == {"data"}
     reader = open_gallery(gallery.path)

@@ -78,7 +78,7 @@ def test_a_reader_sees_one_version(tmp_path: Path) -> None:
 
 def test_remove_label_and_roll_back(tmp_path: Path) -> None:
     gallery = filled(tmp_path)
-    assert remove(gallery, ["1"], pids=["p0"], where="key = '5'") == Change(3, removed=4)
+    assert remove(gallery, ["0", "1", "4", "5"]) == Change(3, removed=4)
     assert rows(gallery, "pid") == [("2", "p2"), ("3", None)]
     assert label(gallery, {"2": None, "3": "Åsa 🙂"}) == Change(4, changed=2)
     assert rows(gallery, "pid", "site") == [("2", None, "north"), ("3", "Åsa 🙂", "north")]
@@ -86,6 +86,16 @@ def test_remove_label_and_roll_back(tmp_path: Path) -> None:
     assert len(gallery) == 6
     assert gallery.embeddings().features.shape == (6, 3, 8)
     assert keys_of(gallery, pids=["p2"]) == ["2"]
+
+
+def test_what_is_named_in_several_ways_meets_all_of_them(tmp_path: Path) -> None:
+    gallery = filled(tmp_path)
+    assert keys_of(gallery, ["4", "2", "1"], pids=["p0"]) == ["4"]
+    assert keys_of(gallery, ["4", "2", "1"], where="key < '4'") == ["1", "2"]
+    assert keys_of(gallery, pids=["p0", "p2"], where="key < '4'") == ["0", "2"]
+    assert keys_of(gallery, ["1"], pids=["p0"]) == []
+    assert remove(gallery, ["0", "2"], pids=["p0"], where="key < '1'") == Change(3, removed=1)
+    assert remove(gallery, ["1"], where="pid = 'p0'") == Change(3)
 
 
 def test_mistakes_change_nothing(tmp_path: Path) -> None:

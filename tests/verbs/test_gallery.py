@@ -39,14 +39,15 @@ def found(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 def test_every_verb_in_turn(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert found(capsys, "stats", path)["unlabelled"] == 20
     assert "30, 20 without a label" in told(capsys, "stats", path)
-    done = {"version": 3, "added": 0, "changed": 3, "removed": 0}
-    assert found(capsys, "label", path, "0.jpg", "1.jpg", "--pid", "🙂", "--where", "key = '2.jpg'") == done
+    done = {"version": 3, "added": 0, "changed": 2, "removed": 0}
+    assert found(capsys, "label", path, "0.jpg", "1.jpg", "2.jpg", "--pid", "🙂", "--where", "key < '2'") == done
     assert told(capsys, "label", path, "0.jpg", "--unlabelled") == "version 4: 1 changed\n"
-    assert found(capsys, "remove", path, "0.jpg", "--pid", "🙂", "p3")["removed"] == 5
+    assert told(capsys, "remove", path, "0.jpg", "--pid", "🙂", "p3") == "version 4: nothing to do\n"
+    assert found(capsys, "remove", path, "--pid", "🙂", "p3", "--where", "camera = '2'")["removed"] == 2
     assert told(capsys, "rollback", path, "2") == "version 6 holds what version 2 held\n"
-    assert [line["rows"] for line in found(capsys, "history", path)] == [0, 30, 30, 30, 25, 30]
+    assert [line["rows"] for line in found(capsys, "history", path)] == [0, 30, 30, 30, 28, 30]
     assert "rolled back to 2" in told(capsys, "history", path)
-    assert found(capsys, "stats", path, "--version", "5")["rows"] == 25
+    assert found(capsys, "stats", path, "--version", "5")["rows"] == 28
     assert found(capsys, "export", path, "x.npz", "--where", "camera = '1'")["rows"] == 15
     assert "30 samples of version 6" in told(capsys, "export", path, "fo", "--format", "fiftyone")
     assert json.loads(Path("fo/samples.json").read_text())["samples"][0]["filepath"] == f"{Path.cwd()}/pictures/0.jpg"

@@ -88,9 +88,9 @@ def remove(gallery: Gallery, keys: Sequence[str] = (), *, pids: Sequence[str] = 
 
     Args:
         gallery: to write to.
-        keys: these rows.
-        pids: all rows with these labels.
-        where: all rows that meet a condition in SQL.
+        keys: of these rows.
+        pids: of rows with these labels.
+        where: of rows that meet a condition in SQL. What is given must all hold.
 
     Raises:
         UserError: nothing is named, a key or pid is not there, or the condition cannot be read.
@@ -152,31 +152,30 @@ def keys_of(
 
     Args:
         gallery: to look in.
-        keys: these.
-        pids: all with these labels.
-        where: all that meet a condition in SQL.
+        keys: of these.
+        pids: of those with these labels.
+        where: of those that meet a condition in SQL. What is given must all hold.
 
     Raises:
         UserError: nothing is named, a key or pid is not there, or the condition cannot be read.
     """
-    found: dict[str, None] = {}
-    for name, wanted in (("key", keys), ("pid", pids)):
-        if not wanted:
+    if not keys and not pids and where is None:
+        raise UserError("nothing is named; give keys, --pid or --where")
+    every = gallery.read(["key", "pid"])
+    chosen = every
+    for name, given in (("key", keys), ("pid", pids)):
+        if not given:
             continue
-        table = gallery.read(["key", name] if name != "key" else ["key"])
-        rows = table.filter(pc.is_in(table.column(name), pa.array(list(wanted), pa.string())))
-        lacking = set(wanted) - set(rows.column(name).to_pylist())
-        if lacking:
+        wanted = pa.array(list(given), pa.string())
+        if lacking := wanted.filter(pc.invert(pc.is_in(wanted, every.column(name)))).to_pylist():
             one = min(lacking)
             raise UserError(
                 f"{gallery.path} has no {name} {one_line(one)[:200]}; dmpt gallery export lists what it has"
             )
-        found |= dict.fromkeys(rows.column("key").to_pylist())
+        chosen = chosen.filter(pc.is_in(chosen.column(name), wanted))
     if where is not None:
-        found |= dict.fromkeys(gallery.read(["key"], where).column("key").to_pylist())
-    elif not keys and not pids:
-        raise UserError("nothing is named; give keys, --pid or --where")
-    return list(found)
+        chosen = chosen.filter(pc.is_in(chosen.column("key"), gallery.read(["key"], where).column("key")))
+    return list(chosen.column("key").to_pylist())
 
 
 def completed(dataset: lance.LanceDataset, batch: pa.RecordBatch | pa.Table, gallery: Gallery) -> pa.Table:

@@ -27,9 +27,9 @@ def remove(
 
     Args:
         gallery: The gallery.
-        keys: Samples, by their keys.
+        keys: Samples, by their keys; with --pid or --where those of them that meet these too.
         pid: All samples with these labels.
-        where: All samples that meet a condition in SQL.
+        where: All samples that meet a condition in SQL; with --pid those that meet both.
         purge: Leave no version that still has them: every version but the newest is deleted, also with nothing named.
         json: Print JSON.
     """
@@ -66,7 +66,7 @@ def label(
 
     Args:
         gallery: The gallery.
-        keys: Samples, by their keys.
+        keys: Samples, by their keys; with --where those of them that meet it.
         pid: Who it is: any text.
         unlabelled: Take their labels away instead.
         where: All samples that meet a condition in SQL.
