@@ -199,6 +199,13 @@ def test_names_with_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -
     assert all(text in out for text in ("[/b] t", "[red]h", "run [b]x[/i] :smile:"))
 
 
+def test_names_command_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("\x1b[2J", ["\x1b]0;h\x07"], [["Åsa 🙂 \x1b[31m\n\r\u202e"]])
+    out = capsys.readouterr().out
+    assert all(text in out for text in (r"\x1b[2J", r"\x1b]0;h\x07", r"Åsa 🙂 \x1b[31m\n\r\u202e"))
+    assert not {*"\x1b\x07\r\u202e"} & {*out}
+
+
 def test_a_reader_that_goes_away_loses_no_result(tmp_path: Path) -> None:
     fit(settings(toy(tmp_path / "data"), epochs=0), tmp_path / "run")
     command = [sys.executable, "-m", "dmpt", "evaluate", str(tmp_path / "run"), "--missing", "all"]

@@ -12,7 +12,7 @@ import pytest
 
 from dmpt.cli import main
 from dmpt.gallery.changes import add
-from dmpt.gallery.store import create_gallery
+from dmpt.gallery.store import create_gallery, open_gallery
 from drawn import drawn, model
 
 
@@ -142,6 +142,16 @@ def test_what_another_program_did_is_rolled_back(
         name: before[name] for name in ("rows", "cameras", "pids", "source")
     }
     assert found(capsys, "label", path, "0.jpg", "--pid", "x")["changed"] == 1
+
+
+def test_labels_command_no_terminal(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    gallery = open_gallery(path)
+    add(gallery, model(), drawn(2, ids=1), ["\x1b[2Ja", "\x1b[2Jb"], camera=["\x1b[31m1", "2"])
+    told(capsys, "label", path, "0.jpg", "5.jpg", "--pid", "\x1b[31mp")
+    for arguments in (["stats", path], ["history", path], ["cluster", path, "--threshold", "0.5"]):
+        assert "\x1b" not in told(capsys, *arguments)
+    assert r"\x1b[31m1 1" in told(capsys, "stats", path)
+    assert r"\x1b[2J" in told(capsys, "cluster", path, "--threshold", "-1", "--where", "key > '\x1b' AND key < '0'")
 
 
 def test_without_a_verb_it_lists_them(capsys: pytest.CaptureFixture[str]) -> None:

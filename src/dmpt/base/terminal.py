@@ -93,15 +93,15 @@ def print_json(content: Any) -> None:
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output; columns of numbers are set to the right."""
+    """A table on standard output; columns of numbers are set to the right. Commands to a terminal are spelled out."""
     from rich.table import Table
 
     table = Table()
     for number, column in enumerate(header):
-        table.add_column(column, justify="right" if rows and rows[0][number][:1].isdigit() else "left")
+        table.add_column(one_line(column), justify="right" if rows and rows[0][number][:1].isdigit() else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(one_line, row))
     # A file or a pipe has no edge to wrap at; names of runs are no markup, whatever brackets they have.
     out = Console(width=None if sys.stdout.isatty() else 1000, markup=False, emoji=False, highlight=False)
-    out.print(title)  # as the table's own it would be as narrow as the table
+    out.print(one_line(title))  # as the table's own it would be as narrow as the table
     out.print(table)

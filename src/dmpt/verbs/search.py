@@ -237,7 +237,7 @@ def _show(result: dict[str, Any]) -> None:
             if calibrated:
                 row += ["?", "?"] if hit["fmr"] is None else [f"{100 * hit['fmr']:.3g} %", _many(hit)]
             over = "+".join(hit["modalities"]) or "shared parts"
-            rows.append([*row, *(one_line(hit[name] or "") for name in ("pid", "camera")), over, one_line(hit["key"])])
+            rows.append([*row, *(hit[name] or "" for name in ("pid", "camera")), over, hit["key"]])
         print_table(title, [*header, "pid", "camera", "compared", "key"], rows)
     print(*_facts(result), sep="\n")
 
