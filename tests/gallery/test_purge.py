@@ -11,7 +11,9 @@ from test_store import filled
 from dmpt.base.errors import UserError
 from dmpt.base.lock import Lock
 from dmpt.gallery.changes import add, label, remove, rollback
+from dmpt.gallery.failures import failures_path, write_failures
 from dmpt.gallery.purge import purge
+from dmpt.gallery.sources import Failure
 from dmpt.gallery.store import Gallery, open_gallery
 from drawn import drawn, model
 
@@ -58,6 +60,20 @@ def test_nothing_is_left_of_a_person(tmp_path: Path) -> None:
     purge(gallery)
     assert len(gallery) == 0
     assert list((gallery.path / "data").iterdir()) == []
+
+
+def test_no_list_of_broken_files_names_anybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = filled(tmp_path)
+    for failures in ([Failure("rgb/ada/1.jpg", "is damaged")], []):  # the newest version does not name her
+        write_failures(gallery.path, failures)
+    remove(gallery, ["1"])
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)
+        with pytest.raises(UserError, match=r"g\.failures\.lance names samples too and could not be deleted"):
+            purge(gallery)
+    purge(gallery)
+    assert not failures_path(gallery.path).exists()
+    assert not any(b"rgb/ada" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
 def test_who_writes_is_waited_for_and_a_tag_is_respected(tmp_path: Path) -> None:

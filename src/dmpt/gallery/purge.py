@@ -1,5 +1,6 @@
 """What was removed is gone for good: no earlier version stays, and no file that holds it."""
 
+import shutil
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -7,6 +8,7 @@ import lance
 
 from dmpt.base.errors import UserError
 from dmpt.gallery.deadline import Conflict
+from dmpt.gallery.failures import failures_path
 from dmpt.gallery.store import PATIENCE, Gallery, size
 from dmpt.gallery.vectors import forget
 
@@ -33,7 +35,7 @@ def purge(gallery: Gallery) -> Purged:
     """Rewrite what still has removed rows, and delete every version but the newest.
 
     Nobody may write meanwhile; who does is waited for. Who reads an earlier version reads on at the newest. Indices are
-    dropped, since they know removed rows.
+    dropped, since they know removed rows; so is the table of what could not be embedded, which the next add makes anew.
 
     Args:
         gallery: to purge; it is then at the version that is left.
@@ -50,6 +52,10 @@ def purge(gallery: Gallery) -> Purged:
             raise UserError(f"{gallery.path}: others wrote while it was purged; do it again") from error
         gallery.refresh()
         forget(gallery)  # behind: until now a search may have made them anew of an earlier version
+        failures = failures_path(gallery.path)
+        shutil.rmtree(failures, ignore_errors=True)
+        if failures.exists():
+            raise UserError(f"{failures} names samples too and could not be deleted; delete it")
         if left := gallery.call("purging", lambda: _strangers(gallery)):
             raise UserError(f"{gallery.path}: {left[0]} belongs to no version and could not be deleted; delete it")
         return Purged(gallery.version, versions, before - size(gallery.path))
