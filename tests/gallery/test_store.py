@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from dmpt.base.errors import UserError
 from dmpt.gallery.changes import Change, add, keys_of, label, remove, rollback
 from dmpt.gallery.deadline import within
 from dmpt.gallery.schema import schema_of
-from dmpt.gallery.store import Gallery, create_gallery, open_gallery
+from dmpt.gallery.store import DEADLINE, PATIENCE, Gallery, create_gallery, open_gallery
 from drawn import drawn, model
 
 OTHER = replace(model(), adapter="b" * 64)
@@ -199,6 +200,27 @@ def test_a_call_that_hangs_ends_with_one_line(tmp_path: Path) -> None:
         within(0.1, tmp_path / "g.lance", "reading", never.wait)
     assert time.monotonic() - before < 2
     never.set()
+
+
+def test_one_row_waits_for_one_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery, waits = filled(tmp_path), dict[str, float]()
+
+    def watched(seconds: float, path: Path, what: str, call: Callable[[], object]) -> object:
+        waits[what] = max(waits.get(what, 0), seconds)
+        return within(seconds, path, what, call)
+
+    monkeypatch.setattr("dmpt.gallery.store.within", watched)
+    add(gallery, model(), drawn(1), ["n"])
+    label(gallery, {"n": "a"})
+    remove(gallery, ["n"], pids=["a"], where="true")
+    rollback(gallery, 2)
+    assert set(waits) == {"opening", "reading", "adding", "labelling", "removing", "rolling back"}
+    assert max(waits.values()) == DEADLINE
+    gallery.write("all", lambda _: None, 25_000)
+    gallery.write("more", lambda _: None, 10**9)
+    assert (waits["all"], waits["more"]) == (3 * DEADLINE, PATIENCE * DEADLINE)
+    gallery.embeddings()
+    assert waits["reading"] == PATIENCE * DEADLINE
 
 
 def test_a_single_io_thread_hangs_nothing(tmp_path: Path) -> None:

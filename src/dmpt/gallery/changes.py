@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from dmpt.base.errors import UserError, one_line
 from dmpt.gallery.rows import to_batch, to_labels
 from dmpt.gallery.schema import OWN, Model
-from dmpt.gallery.store import PATIENCE, Gallery
+from dmpt.gallery.store import Gallery
 from dmpt.retrieval.embeddings import Embeddings
 
 _MODELS = {*OWN} - {"pid", "camera"}
@@ -79,7 +79,7 @@ def add_rows(gallery: Gallery, model: Model, batch: pa.RecordBatch) -> Change:
         merge = dataset.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
         return dict(merge.conflict_retries(0).execute(rows))
 
-    done = gallery.write("adding", upsert)
+    done = gallery.write("adding", upsert, batch.num_rows)
     return Change(gallery.version, added=done["num_inserted_rows"], changed=done["num_updated_rows"])
 
 
@@ -104,7 +104,7 @@ def remove(gallery: Gallery, keys: Sequence[str] = (), *, pids: Sequence[str] = 
     def delete(dataset: lance.LanceDataset) -> dict[str, int]:
         return dict(dataset.merge_insert("key").when_matched_delete().conflict_retries(0).execute(table))
 
-    done = gallery.write("removing", delete)
+    done = gallery.write("removing", delete, len(chosen))
     return Change(gallery.version, removed=done["num_deleted_rows"])
 
 
@@ -130,7 +130,7 @@ def label(gallery: Gallery, labels: Mapping[str, str | None], only_unlabelled: b
         merge = dataset.merge_insert("key").when_matched_update_all(condition)
         return dict(merge.conflict_retries(0).execute(table))
 
-    done = gallery.write("labelling", update)
+    done = gallery.write("labelling", update, len(labels))
     return Change(gallery.version, changed=done["num_updated_rows"])
 
 
@@ -191,7 +191,7 @@ def completed(dataset: lance.LanceDataset, batch: pa.RecordBatch | pa.Table, gal
     keys, columns = batch.column("key"), {}
     if unsaid:
         wanted = ["key", *unsaid]  # of all rows: a condition with a thousand keys would be slower
-        today = gallery.call("reading", lambda: dataset.to_table(columns=wanted), PATIENCE)
+        today = gallery.call("reading", lambda: dataset.to_table(columns=wanted))
         at = pc.index_in(keys, today.column("key"))
     for field in schema:
         column = batch.column(field.name) if field.name in batch.schema.names else pa.nulls(len(keys), field.type)

@@ -26,7 +26,9 @@ _T = TypeVar("_T")
 DEADLINE = 120.0
 """Seconds for one call into the store."""
 PATIENCE = 30
-"""Deadlines for what touches every row."""
+"""Deadlines for what may touch every row's vectors, or every version."""
+_ROWS = 10_000
+"""Rows for which a write may take one more deadline."""
 _TRIES = 50
 _BATCH = 4096
 """Rows that a scan gives at a time."""
@@ -130,7 +132,8 @@ class Gallery:
         """
         self._known(columns)
         wanted = None if columns is None else list(columns)
-        return self._asked(where, lambda condition: self.dataset.to_table(columns=wanted, filter=condition), PATIENCE)
+        patience = PATIENCE if columns is None else 1
+        return self._asked(where, lambda condition: self.dataset.to_table(columns=wanted, filter=condition), patience)
 
     def scan(
         self, columns: Sequence[str] | None = None, where: Where = None, batch_size: int = _BATCH
@@ -166,17 +169,18 @@ class Gallery:
         """Vectors of all rows, or of some, in the table's order; errors as of ``read`` and ``to_embeddings``."""
         return to_embeddings(self.read(where=where), str(self.path))
 
-    def write(self, what: str, change: Callable[[lance.LanceDataset], _T], patience: float = PATIENCE) -> _T:
+    def write(self, what: str, change: Callable[[lance.LanceDataset], _T], rows: int = 1) -> _T:
         """Change the newest version, and see what came of it.
 
         Args:
             what: is done, for messages.
             change: calls into the store with the newest version; on a conflict again, with the one that won.
-            patience: deadlines that it may take.
+            rows: that are written or removed; many may take several deadlines.
 
         Raises:
             UserError: it cannot be written to, the disk is full, or others write all the time.
         """
+        patience = min(1 + rows // _ROWS, PATIENCE)
         with self.writing(what):
             for attempt in range(_TRIES):
                 self.refresh()
