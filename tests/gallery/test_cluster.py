@@ -11,7 +11,7 @@ from scipy.spatial.distance import squareform
 
 from dmpt.base.errors import UserError
 from dmpt.gallery import cluster
-from dmpt.gallery.changes import Change, add, label
+from dmpt.gallery.changes import Change, add, label, remove
 from dmpt.gallery.cluster import apply, propose
 from dmpt.gallery.store import Gallery, create_gallery
 from dmpt.retrieval.embeddings import Embeddings
@@ -69,6 +69,32 @@ def test_people_are_found_and_known_ones_recognised(tmp_path: Path) -> None:
     assert gallery.read(["pid"], "key = '4/4'").column("pid").to_pylist() == ["somebody"]
     assert gallery.count("pid is null") == 0
     assert propose(gallery, [0.6] * 8) == []
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 10_000])
+def test_known_ones_are_compared_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    gallery = create_gallery(tmp_path / "g.lance", model(True))
+    items, names = drawn(60, seed=3, ids=12, shared=True), [None, "b", "a", "b", None, "c", "b"]
+    add(gallery, model(True), items, [f"{row:02}" for row in range(60)], pid=[names[row % 7] for row in range(60)])
+    remove(gallery, ["20", "21"])
+    items, labels = gallery.embeddings(), gallery.read(["pid"]).column("pid").to_pylist()
+    limits = np.linspace(-0.1, 0.1, 8)
+    margins = scores_of(items) - limits[items.codes[:, None] & items.codes]
+    free = [row for row, pid in enumerate(labels) if pid is None]
+    groups = [np.array(free[start : start + 3]) for start in range(0, len(free), 3)]
+    wanted = []
+    for group in groups:
+        each = {
+            pid: margins[np.ix_(group, [row for row, own in enumerate(labels) if own == pid])].mean() for pid in "abc"
+        }
+        best = max(each, key=lambda pid: each[pid])
+        wanted.append((best, each[best]) if each[best] > 0 else (None, 0))
+    assert len({pid for pid, _ in wanted}) > 2
+    monkeypatch.setattr(cluster, "_BLOCK", block)
+    monkeypatch.setattr(cluster, "_TOGETHER", 5)
+    found = cluster._known(gallery, items, groups, limits)
+    assert [pid for pid, _ in found] == [pid for pid, _ in wanted]
+    np.testing.assert_allclose([margin for _, margin in found], [margin for _, margin in wanted], atol=1e-6)
 
 
 def test_sets_that_have_no_threshold_say_nothing(tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ _LARGEST = 10_000
 """Samples that hang together at most: their scores are a full matrix."""
 _MOST_PAIRS = 20_000_000
 _TOGETHER = 512
-"""Samples compared with all that are labelled at a time."""
+"""Samples compared with labelled ones at a time."""
+_BLOCK = 8192
+"""Labelled samples in memory at a time."""
 _NEVER = -1e6
 """The margin of a pair whose set of common modalities has no threshold."""
 Rows = NDArray[np.int64]
@@ -173,22 +175,38 @@ def _known(
     gallery: Gallery, items: Embeddings, groups: Sequence[Rows], limits: Numbers
 ) -> list[tuple[str | None, float]]:
     """For each group the known pid that is nearest, where their mean margin is above 0, and that margin."""
-    table = gallery.read(where="pid IS NOT NULL") if gallery.count("pid IS NOT NULL") else None
-    if table is None:
-        return [(None, 0.0)] * len(groups)
-    table = table.take(pc.sort_indices(table.column("pid")))
-    pids = np.array(table.column("pid").to_pylist(), object)
-    starts = np.flatnonzero(np.r_[True, pids[1:] != pids[:-1]])
-    sizes = np.diff(np.r_[starts, len(pids)])
-    labelled = to_embeddings(table, str(gallery.path))
-    found: list[tuple[str | None, float]] = []
-    for together in _batches(groups):
-        rows, heads = np.concatenate(together), np.cumsum([0, *(len(group) for group in together[:-1])])
-        sums = np.add.reduceat(_margins(items[rows], labelled, limits), starts, axis=1)
-        means = np.add.reduceat(sums, heads, axis=0) / sizes / np.array([[len(group)] for group in together])
-        for row, best in zip(means, means.argmax(axis=1), strict=True):
-            found.append((str(pids[starts[best]]), float(row[best])) if row[best] > 0 else (None, 0.0))
-    return found
+    labels = gallery.read(["pid"]).column("pid")
+    order = pc.sort_indices(labels).to_numpy()[: len(labels) - labels.null_count]  # those without one are last
+    names, numbers = np.unique(labels.take(order).to_numpy(zero_copy_only=False), return_inverse=True)
+    sizes = np.bincount(numbers)
+    best, margins = np.full(len(groups), -1), np.zeros(len(groups))
+    open_sums = np.zeros(len(groups))  # with the samples of a pid of which more follow in the next block
+    for start in track(range(0, len(order), _BLOCK), "comparing with known ones", -(-len(order) // _BLOCK)):
+        rows, own = order[start : start + _BLOCK], numbers[start : start + _BLOCK]
+        labelled, heads = _rows_of(gallery, rows), np.flatnonzero(np.r_[True, own[1:] != own[:-1]])
+        pids, done = own[heads], 0
+        goes_on = start + len(own) < len(numbers) and numbers[start + len(own)] == own[-1]
+        for together in _batches(groups):
+            where = slice(done, done := done + len(together))
+            sums = np.add.reduceat(_margins(items[np.concatenate(together)], labelled, limits), heads, axis=1)
+            sums = np.add.reduceat(sums, np.cumsum([0, *(len(group) for group in together[:-1])]), axis=0)
+            sums[:, 0] += open_sums[where]
+            open_sums[where] = sums[:, -1] if goes_on else 0
+            means = sums / sizes[pids] / np.array([[len(group)] for group in together])
+            means = means[:, : len(pids) - goes_on]
+            if means.shape[1]:
+                nearest = means.argmax(axis=1)
+                found = means[np.arange(len(means)), nearest]
+                better = found > margins[where]
+                best[where][better], margins[where][better] = pids[nearest][better], found[better]
+    return [(None if pid < 0 else str(names[pid]), float(margin)) for pid, margin in zip(best, margins, strict=True)]
+
+
+def _rows_of(gallery: Gallery, places: Rows) -> Embeddings:
+    """Vectors of some rows, by their places in the table's order."""
+    dataset, metadata = gallery.dataset, gallery.schema.metadata  # which take loses unless places ascend
+    table = gallery.call("reading", lambda: dataset.take(places.tolist()))
+    return to_embeddings(table.replace_schema_metadata(metadata), str(gallery.path))
 
 
 def _batches(groups: Sequence[Rows]) -> Iterator[list[Rows]]:
