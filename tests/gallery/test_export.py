@@ -77,6 +77,6 @@ def test_what_is_refused(gallery: Gallery, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is there already"):
         export(gallery, gallery.path.parent, "fiftyone")
     for out in ("x.npz", "x.parquet", "x"):
-        with pytest.raises(UserError, match="the condition was: nobody = 1"):
+        with pytest.raises(UserError, match=r"the condition was: \(nobody = 1\)"):
             export(gallery, tmp_path / out, where="nobody = 1")
         assert not (tmp_path / out).exists()
