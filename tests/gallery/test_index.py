@@ -1,13 +1,17 @@
 """An index proposes; scores are exact, and what it has not seen is compared too."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from dmpt.base.errors import UserError
 from dmpt.gallery.changes import add, remove
 from dmpt.gallery.index import load_index, make_index
+from dmpt.gallery.rows import to_batch
 from dmpt.gallery.search import Search
 from dmpt.gallery.store import Gallery, create_gallery
 from dmpt.gallery.vectors import forget, mapped
@@ -58,6 +62,28 @@ def test_few_that_meet_a_condition_are_all_compared(gallery: Gallery) -> None:
     query = [drawn(1, seed=9, shared=True)]
     plain = Search(gallery)(query, 40, conditions=["camera = '7'"], group=None)
     assert Search(gallery, indexed=True)(query, 40, conditions=["camera = '7'"], group=None) == plain
+
+
+def test_an_index_is_of_one_models_vectors(tmp_path: Path) -> None:
+    """Whatever version holds which, as after ``dmpt gallery rebuild`` and ``rollback``."""
+    path, first = tmp_path / "g.lance", model(width=8)
+    made = create_gallery(path, first)
+    add(made, first, drawn(COUNT, ids=75), [f"{row:05}" for row in range(COUNT)])
+    make_index(made, recall=0.8)
+    others = [model(width=4), replace(first, precision="bf16"), replace(first, adapter="b" * 64), model(True)]
+    for version, other in enumerate(others, start=3):
+        items = drawn(20, width=other.width, shared=bool(other.shared))
+        rows = to_batch(other, items, list(map(str, range(20))))
+        lance.write_dataset(pa.Table.from_batches([rows]), path, mode="overwrite")
+        gallery = Gallery(path, version)
+        assert gallery.model.metadata() == other.metadata()
+        said = "g.lance has an index of another model's vectors; make it anew with dmpt gallery index, or search withou"
+        with pytest.raises(UserError, match=said):
+            Search(gallery, indexed=True)
+        assert Search(gallery)([items[:1]], 1)[0][0].key == "0"
+    index = Search(Gallery(path, 2), indexed=True).index
+    assert index is not None
+    assert not index.new.any()
 
 
 def test_what_has_no_index(tmp_path: Path, gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:

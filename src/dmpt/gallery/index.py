@@ -3,9 +3,11 @@
 Each feature's vectors are sorted into lists, one for some 64 rows, by the nearest of as many centres (k-means). A query
 looks into the lists whose centres are nearest to each feature that it has; items that have no modality in common with
 it come from lists of the shared part. All of them are scored exactly, so an index costs neighbours and never a score.
-Rows that were added since are all candidates. How many lists are looked into is measured on the table itself.
+Rows that were added since are all candidates. How many lists are looked into is measured on the table itself. An index
+holds for the vectors of one model.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from dmpt.base.errors import UserError
 from dmpt.base.files import write_atomically
 from dmpt.base.terminal import track
+from dmpt.gallery.schema import Model
 from dmpt.gallery.store import Gallery
 from dmpt.gallery.vectors import Mapped, fragments_of, mapped, places_of
 from dmpt.retrieval.embeddings import Embeddings, Features, unit
@@ -24,7 +27,7 @@ from dmpt.retrieval.search import Mask, Rows, search
 from dmpt.settings.modalities import MODALITIES
 
 _FILE = "index.npz"
-_FORMAT = 1
+_FORMAT = 2
 _LIST = 64
 """Rows of a list, in the mean: a few identities. With longer lists a centre is far from all of its rows."""
 _ROUNDS = 4
@@ -110,16 +113,22 @@ def load_index(gallery: Gallery, found: Mapped) -> Index:
     """The index of a gallery, for the rows of a version.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: there is none for vectors of this model, or it cannot be read.
     """
     places = [folder for folder in places_of(gallery, "_index") if (folder / _FILE).exists()]
     if not places:
         raise UserError(f"{gallery.path} has no index; make one with dmpt gallery index, or search without")
+    place = max(places, key=lambda folder: (folder / _FILE).stat().st_mtime)  # the other one may be nobody's to write
     try:
-        with np.load(places[0] / _FILE) as file:
+        with np.load(place / _FILE) as file:
             kept = {name: file[name] for name in file.files}
         if int(kept["format"]) != _FORMAT:
             raise ValueError("of another version")
+        if str(kept["model"]) != _said(gallery.model):
+            raise UserError(
+                f"{gallery.path} has an index of another model's vectors; make it anew with dmpt gallery index, or "
+                "search without"
+            )
         numbers = fragments_of(gallery)
         names = np.array([numbers.get(name, -1) for name in kept["fragments"].tolist()], np.int64)
         own = np.where(names[kept["fragment"]] >= 0, (names[kept["fragment"]] << 32) + kept["offset"], -1)
@@ -130,7 +139,7 @@ def load_index(gallery: Gallery, found: Mapped) -> Index:
         }
         probes, recall = int(kept["probes"]), float(kept["recall"])
     except (OSError, ValueError, KeyError, IndexError, BadZipFile) as error:
-        raise UserError(f"{places[0]} cannot be read ({error}); make it again with dmpt gallery index") from error
+        raise UserError(f"{place} cannot be read ({error}); make it again with dmpt gallery index") from error
     new = found.counted.copy()
     new[positions] = False
     return Index(lists, probes, recall, new, found.codes)
@@ -142,6 +151,7 @@ def _save(gallery: Gallery, found: Mapped, index: Index) -> None:
     by_number = {number: name for name, number in names.items()}
     kept = {
         "format": np.array(_FORMAT),
+        "model": np.array(_said(gallery.model)),
         "fragments": np.array([by_number[int(number)] for number in numbers]),
         "fragment": fragment.astype(np.int32),
         "offset": (found.addresses & np.uint64(0xFFFFFFFF)).astype(np.int64),
@@ -161,6 +171,11 @@ def _save(gallery: Gallery, found: Mapped, index: Index) -> None:
         write_atomically(inside / _FILE, fill)
     except UserError:
         write_atomically(elsewhere / _FILE, fill)
+
+
+def _said(model: Model) -> str:
+    """What tells the vectors of one model from those of another."""
+    return json.dumps(model.metadata() | {"width": str(model.width), "shared": str(model.shared)}, sort_keys=True)
 
 
 def _has(found: Mapped, m: int) -> bool:
