@@ -55,10 +55,15 @@ def test_vectors_are_those_of_an_evaluation(run: Path, model: Embedder, paths: d
     assert found.present.all()
 
 
-@pytest.mark.parametrize("size", [1, 3, 64])
-def test_the_batch_size_changes_nothing(model: Embedder, paths: dict[str, list[Path]], size: int) -> None:
-    whole = model.embed(**paths)  # type: ignore[arg-type]
-    np.testing.assert_allclose(model.embed(**paths, batch_size=size).flat, whole.flat, atol=1e-5)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-5), ("bf16", 5e-3)])
+def test_the_batch_size_changes_less_than_the_docs_say(
+    run: Path, paths: dict[str, list[Path]], precision: Any, apart: float
+) -> None:
+    """docs/api.md; what sums in another order rounds otherwise."""
+    model = dmpt.load(run, precision=precision)
+    whole = model.embed(**paths).flat  # type: ignore[arg-type]
+    for size in (1, 3, 64):
+        np.testing.assert_allclose(model.embed(**paths, batch_size=size).flat, whole, atol=apart)  # type: ignore[arg-type]
 
 
 def test_every_form_of_a_picture_gives_the_same_vector(model: Embedder, paths: dict[str, list[Path]]) -> None:
@@ -100,6 +105,7 @@ def test_boxes_cut_samples_from_a_frame(model: Embedder, paths: dict[str, list[P
     height, width = rgb.shape[:2]
     boxes = [(0, 0, width, height), (2, 3, width - 1, height - 2), (-9, -9, width - 2, 999)]
     found = model.embed(rgb=rgb, nir=nir, boxes=boxes)
+    assert (model.embed(rgb=rgb, nir=nir, boxes=np.array(boxes)).flat == found.flat).all()  # as a detector has them
     cuts = [(slice(0, height), slice(0, width)), (slice(3, height - 2), slice(2, width - 1))]
     cuts.append((slice(0, height), slice(0, width - 2)))
     for row, cut in enumerate(cuts):
@@ -153,6 +159,13 @@ ARRAY = np.zeros((8, 4, 3), np.uint8)
         ({"rgb": torch.zeros(8, 4, 3)}, r"rgb\[0\] is a tensor of shape \(8, 4, 3\); give \(3, H, W\)"),
         ({"rgb": "nowhere.png"}, "cannot read nowhere.png"),
         ({"rgb": ARRAY, "boxes": []}, "no boxes are given; leave boxes out"),
+        ({"rgb": ARRAY, "order": "BGR"}, "order is 'BGR'; give rgb or bgr"),
+        ({"rgb": ARRAY, "order": "BGR", "boxes": [(0, 0, 1, 1)]}, "order is 'BGR'; give rgb or bgr"),
+        ({"rgb": ARRAY, "batch_size": 0}, "batch_size is 0; it must be a whole number of at least 1"),
+        ({"rgb": ARRAY, "batch_size": -1}, "batch_size is -1; it must be a whole number of at least 1"),
+        ({"rgb": ARRAY, "batch_size": 1.5}, "batch_size is 1.5; it must be a whole number of at least 1"),
+        ({"rgb": ARRAY, "boxes": [("a", 0, 1, 1)]}, r"box 0 of rgb is \['a', 0, 1, 1\]; give left, top, right and"),
+        ({"rgb": ARRAY, "boxes": (0, 0, 1, 1)}, "box 0 of rgb is 0; give left, top, right and bottom"),
         ({"rgb": ARRAY, "boxes": [(0, 0, 1)]}, r"box 0 of rgb is \[0, 0, 1\]; give left, top, right and bottom"),
         (
             {"rgb": ARRAY, "boxes": [(5, 0, 9, 9)]},
@@ -180,6 +193,9 @@ def test_compare_takes_shots_of_both(model: Embedder, paths: dict[str, list[Path
     assert model.compare(two, one).score == pytest.approx(model.similarity(two, one).max(), abs=1e-6)
     with pytest.raises(UserError, match="compare takes shots of one and of another; these are 2 and 0"):
         model.compare(two, one[:0])
+    for fmr in (0, 1, 1.5, -1, float("nan")):
+        with pytest.raises(UserError, match=f"fmr is {fmr}; it must be a number between 0 and 1, both excluded"):
+            model.compare(two, one, fmr=fmr)
 
 
 def test_nothing_to_load(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def test_its_card_says_what_it_is_of_and_names_no_path() -> None:
     assert [text for text in found if text.startswith(("/", "~")) or "\\" in text or "/tmp" in text] == []
 
 
-def test_batches_of_1_7_and_64_give_the_same(model: Embedder) -> None:
+def test_batches_of_1_7_and_64_give_the_same_in_fp32(model: Embedder) -> None:
     people = [draw(1 + index, 1 + index % 4) for index in range(8)] * 8
     pictures = {name: [person[name] for person in people] for name in ("rgb", "nir", "tir")}
     whole = model.embed(**pictures).flat  # type: ignore[arg-type]

@@ -82,11 +82,14 @@ class Embedder:
             Embeddings of N samples; ``flat`` are vectors of length 1.
 
         Raises:
-            UserError: nothing is given, numbers of pictures differ, or a picture cannot be used.
+            UserError: nothing is given, numbers of pictures differ, a picture or a box cannot be used, or ``order`` or
+                ``batch_size`` is none.
         """
         given = {name: listed(own) for name, own in zip(MODALITIES, (rgb, nir, tir), strict=True) if own is not None}
         if unknown := sorted(given.keys() - set(self.modalities)):
             raise UserError(f"{unknown[0]} is given, but the model reads {', '.join(self.modalities)}")
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be a whole number of at least 1")
         counts = {name: len(own) for name, own in given.items()}
         if not counts or not min(counts.values()) or len(set(counts.values())) > 1:
             raise UserError(f"pictures given: {counts or 'none'}; give as many of each modality, at least one")
@@ -114,8 +117,10 @@ class Embedder:
             fmr: the share of strangers that may pass as the same, in (0, 1).
 
         Raises:
-            UserError: there are no shots of one of them.
+            UserError: there are no shots of one of them, or ``fmr`` is no such share.
         """
+        if not 0 < fmr < 1:  # NaN too
+            raise UserError(f"fmr is {fmr}; it must be a number between 0 and 1, both excluded")
         if not len(first) or not len(second):
             raise UserError(f"compare takes shots of one and of another; these are {len(first)} and {len(second)}")
         return judge(first, second, self.calibration, fmr)
@@ -126,7 +131,7 @@ class Embedder:
         if by_modality.keys() != frames.keys() or len({len(own) for own in by_modality.values()}) > 1:
             counts = {name: len(own) for name, own in by_modality.items()}
             raise UserError(f"boxes are for {counts}, frames for {', '.join(frames)}; give as many boxes in each")
-        if not all(by_modality.values()):
+        if not all(map(len, by_modality.values())):
             raise UserError("no boxes are given; leave boxes out to embed whole frames")
         found: dict[str, list[Any]] = {}
         for name, frame in frames.items():

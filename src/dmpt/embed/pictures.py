@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -29,8 +29,10 @@ def pixels_of(picture: Any, where: str, value_range: tuple[float, float], order:
         order: of an array's or a tensor's three channels; OpenCV's is ``bgr``.
 
     Raises:
-        UserError: it is something else, out of range, or does not decode.
+        UserError: it is something else, out of range, or does not decode; or there is no such order.
     """
+    if order not in get_args(Order):
+        raise UserError(f"order is {order!r}; give rgb or bgr")
     if isinstance(picture, str | Path):
         return read_image(expanded(picture), value_range)
     if isinstance(picture, Image.Image):
@@ -73,9 +75,14 @@ def cropped(frame: Pixels, box: Sequence[float], where: str) -> Pixels:
     Raises:
         UserError: it is not four numbers, or nothing of it lies in the frame.
     """
-    if len(box) != 4 or not np.isfinite(np.asarray(box, np.float64)).all():
-        raise UserError(f"{where} is {list(box)}; give left, top, right and bottom in pixels")
-    (height, width), (left, top, right, bottom) = frame.shape[1:], (round(float(edge)) for edge in box)
+    try:
+        edges = np.asarray(box, np.float64)
+    except (TypeError, ValueError):  # something in it is no number
+        edges = np.empty(0)
+    if edges.shape != (4,) or not np.isfinite(edges).all():
+        shown = list(box) if isinstance(box, Iterable) else box
+        raise UserError(f"{where} is {shown}; give left, top, right and bottom in pixels")
+    (height, width), (left, top, right, bottom) = frame.shape[1:], (round(float(edge)) for edge in edges)
     part = frame[:, max(0, top) : max(0, min(height, bottom)), max(0, left) : max(0, min(width, right))]
     if not part.size:
         raise UserError(f"{where} is {[left, top, right, bottom]}: nothing of it lies in a frame of {width} x {height}")
