@@ -230,8 +230,10 @@ def test_no_identities_were_held_out(data: Path, tmp_path: Path) -> None:
         calibrate(tmp_path / "run")
     with pytest.raises(UserError, match="calibration takes 5 identities or more, and there are 4"):
         calibrate(tmp_path / "run", split="test")
-    with pytest.raises(UserError, match="package:tiny comes with its calibration"):
+    with pytest.raises(UserError, match=r"copy its folder .*tiny and calibrate the copy") as refused:
         calibrate("package:tiny")
+    folder = str(refused.value).partition("copy its folder ")[2].partition(" and calibrate")[0]
+    assert (Path(folder) / FILE).exists()
 
 
 def test_by_camera_and_as_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,6 +244,24 @@ def test_by_camera_and_as_json(run: Path, capsys: pytest.CaptureFixture[str]) ->
     assert found["by_camera"]["fmr"] == 0.1
     assert [pair["cameras"] for pair in found["by_camera"]["pairs"]] == [[1, 2]]
     assert found["tables"] == json.loads((run / "best" / FILE).read_text())["tables"]
+
+
+def test_a_calibration_is_replaced_at_its_precision_and_a_line_says_so(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run / "best" / FILE
+    main(["calibrate", str(run), "--precision", "bf16"])
+    line = f"{path} is replaced: before 7 identities at precision fp32, now 7 identities at precision bf16\n"
+    assert line in capsys.readouterr().err
+    main(["calibrate", str(run), "--split", "test", "--json"])
+    assert calibration(run).precision == "bf16"  # training was in fp32
+    said = capsys.readouterr()
+    assert "before 7 identities at precision bf16, now 6 identities at precision bf16\n" in said.err
+    assert json.loads(said.out)["precision"] == "bf16"
+    path.write_text("{}")  # damaged: what the command mends
+    main(["calibrate", str(run)])
+    assert "is replaced" not in capsys.readouterr().err
+    assert calibration(run).precision == "fp32"
 
 
 def test_a_model_says_how_sure_it_is(run: Path) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from dmpt.adapter.calibration import Calibration
+from dmpt.adapter.calibration import load as load_calibration
 from dmpt.adapter.folder import TENSORS, adapter_folder, load_card, network_of
 from dmpt.adapter.packaged import is_shipped
 from dmpt.base.errors import UserError
@@ -43,12 +44,14 @@ class Calibrated:
         calibration: of it.
         cameras: rates between every two cameras at the threshold for ``at``; None = not asked for.
         at: the FMR of all pairs together at that threshold.
+        before: the calibration that ``save`` replaces; None = there is none, or none that is of this adapter.
     """
 
     folder: Path
     calibration: Calibration
     cameras: list[BetweenCameras] | None = None
     at: float | None = None
+    before: Calibration | None = None
 
     def save(self) -> Path:
         """Write ``calibration.json`` into the adapter's folder; returns the file.
@@ -78,7 +81,8 @@ def calibrate(
 
     Args:
         run: run folder or adapter folder.
-        conditions: the data, where they are others than those of training, and the precision.
+        conditions: the data, where they are others than those of training, and the precision; without that it is the
+            one of the calibration that is there.
         split: which identities of them; None = those that training held out, of other data all.
         snorm: also normalised scores.
         by_camera: also error rates between every two cameras.
@@ -87,7 +91,13 @@ def calibrate(
         UserError: something is missing or does not fit, or the identities are too few.
     """
     if is_shipped(run):
-        raise UserError(f"{run} comes with its calibration; copy its folder to write another one")
+        raise UserError(
+            f"{run} comes with its calibration; to write another one, copy its folder {adapter_folder(expanded(run))} "
+            "and calibrate the copy"
+        )
+    before = _before(adapter_folder(expanded(run), conditions.which))
+    if before is not None and conditions.precision is None:
+        conditions = replace(conditions, precision=before.precision)
     opened, skip = open_adapter(expanded(run), conditions), conditions.skip_broken
     records, name = _chosen(opened, split, skip)
     strangers = _cohort(opened, skip) if snorm else None  # refused before anything is embedded
@@ -96,10 +106,11 @@ def calibrate(
     )
     calibration, sights = measured(opened.dataset, records, name, strangers)
     if not by_camera:
-        return Calibrated(opened.folder, calibration)
+        return Calibrated(opened.folder, calibration, before=before)
     table = next(table for table in calibration.tables if table.thresholds)
     limit = next((limit for limit in table.thresholds if limit.fmr <= 0.01), table.thresholds[-1])
-    return Calibrated(opened.folder, calibration, between_cameras(sights, table.common, limit.threshold), limit.fmr)
+    cameras = between_cameras(sights, table.common, limit.threshold)
+    return Calibrated(opened.folder, calibration, cameras, limit.fmr, before)
 
 
 def calibration_of(
@@ -182,6 +193,14 @@ def calibrate_run(run: Path, dataset: Dataset, records: Sequence[Record]) -> str
         return f"not calibrated: {error}"
     path = found.save(folder)
     return f"calibrated on {found.identities} identities held out: {path}"
+
+
+def _before(folder: Path) -> Calibration | None:
+    """The calibration that is there; a damaged one, or that of another adapter, is what calibrating mends."""
+    try:
+        return load_calibration(folder)
+    except UserError:
+        return None
 
 
 def _chosen(opened: Opened, split: Split | None, skip_broken: bool) -> tuple[Sequence[Record], str]:

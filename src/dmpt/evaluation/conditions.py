@@ -24,7 +24,7 @@ class Conditions:
         workers: Loader processes; default: as in training.
         weights: Weights file, when it has moved.
         which: Default: the one training selected.
-        precision: Default: as in training; of fp16 without a GPU fp32.
+        precision: Default: as in training (dmpt calibrate: as a calibration that is there); of fp16 without a GPU fp32.
         batch_size: Samples per pass.
         skip_broken: Leave out samples with unreadable images, counted and listed.
     """

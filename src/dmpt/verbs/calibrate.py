@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dmpt.base.terminal import print_json, print_table
+from dmpt.base.terminal import print_json, print_table, warn
 from dmpt.evaluation.conditions import Conditions
 
 if TYPE_CHECKING:
+    from dmpt.adapter.calibration import Calibration
     from dmpt.evaluation.calibrate import Calibrated
     from dmpt.retrieval.rates import Rates
 
@@ -41,8 +42,14 @@ def run(
             _show(found)
     finally:  # last: a folder that cannot be written to, or a pipe that nobody reads, loses no number
         path = found.save()
+        if found.before is not None:
+            warn(f"{path} is replaced: before {_amount(found.before)}, now {_amount(found.calibration)}")
         if not json:
             print(f"{path}: dmpt compare and dmpt search go by it, at precision {found.calibration.precision}")
+
+
+def _amount(one: "Calibration") -> str:
+    return f"{one.identities} identities at precision {one.precision}"
 
 
 def _show(found: "Calibrated") -> None:
