@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ def test_what_it_cannot_answer(tmp_path: Path) -> None:
     own = calibration(tmp_path)
     with pytest.raises(UserError, match="scores over rgb and nir are not calibrated; calibrate on samples that have"):
         own.threshold(("rgb", "nir"), 0.1)
+    with pytest.raises(UserError, match="with nothing in common are not calibrated; that takes a model with a shared"):
+        replace(own, tables=tuple(table for table in own.tables if table.common)).threshold((), 0.1)
     with pytest.raises(
         UserError, match=r"^40 calibration identities cannot carry FMR 0.01 %; the least over tir is FMR 0\.128 %; ask"
     ):

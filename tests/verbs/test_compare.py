@@ -91,8 +91,8 @@ def test_nothing_in_common(people: Path, capsys: pytest.CaptureFixture[str]) -> 
     """No shared part was trained, so there is no table of rates for it."""
     code, out, _ = compare(capsys, people / "ben" / "rgb", people / "dark", "--model", "package:tiny")
     assert code == 3
-    assert out.startswith("no verdict: score ")
-    assert "over shared parts; in fp32 that is not calibrated" in out
+    assert out.startswith("no verdict: nothing in common; score ")
+    assert out.endswith(" over the mean of their features, which nothing was trained to align, so no rate is known\n")
 
 
 def test_what_cannot_be_compared(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,20 +1,24 @@
 """``dmpt search``: from files to hits, as text, as JSON and as a page."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 import dmpt
 from dmpt.cli import main
 from dmpt.gallery.changes import add
 from dmpt.gallery.queries import of_source
 from dmpt.gallery.schema import Model
-from dmpt.gallery.store import create_gallery
+from dmpt.gallery.store import Gallery, create_gallery
 from dmpt.retrieval.embeddings import join
+from dmpt.synthetic.world import World
 from runs import fit, settings, toy, with_
 
 NAME = "000009_cam1_0_00.jpg"
@@ -120,6 +124,44 @@ def test_a_broken_query_is_left_out(home: Path, tmp_path: Path, capsys: pytest.C
     (tmp_path / "RGB" / "b.jpg").write_bytes((home / "data" / "test" / "RGB" / NAME).read_bytes())
     code, out, _ = run(capsys, "--query", tmp_path, *common)
     assert (code, [query["query"] for query in json.loads(out)["queries"]]) == (0, ["RGB/b.jpg"])
+
+
+def test_what_stands_outside_the_lists_of_an_index(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shutil.copytree(home / "g.lance", tmp_path / "g.lance")
+    monkeypatch.setattr("dmpt.gallery.index._LIST", 1)
+    main(["gallery", "index", str(path)])
+    asked = [*flags(home, "rgb"), "--model", home / "run", "--gallery", path, "--index"]
+    assert "none of its lists" not in run(capsys, *asked)[1]
+    gallery = Gallery(path)
+    rows = of_source(dmpt.load(home / "run", precision="fp32"), home / "data" / "test")[:2]
+    add(gallery, gallery.model, join(*(row.embeddings for row in rows)), ["new0", "new1"])
+    said = "2 samples are in none of its lists, so all are compared (dmpt gallery index).\n"
+    assert said in run(capsys, *asked)[1]
+    assert json.loads(run(capsys, *asked, "--json")[1])["index_outside"] == 2
+
+
+def test_without_a_shared_part_nothing_in_common_means_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, shot = dmpt.load("package:tiny"), World(seed=3, cameras=4).shoot(1, 1, 0)
+    own = Model.of(model)
+    rows = model.embed(rgb=[shot.rgb, None], tir=[None, shot.tir])
+    add(create_gallery(tmp_path / "g.lance", own), own, rows[np.array([0])], ["a"])
+    Image.fromarray(shot.tir).save(tmp_path / "t.png")
+    page = tmp_path / "found.html"
+    asked = ["--tir", tmp_path / "t.png", "--model", "package:tiny", "--gallery", tmp_path / "g.lance", "--page", page]
+    _, out, err = run(capsys, *asked)
+    assert "no modality in common with any item: mean features, which nothing was trained to align, are compared" in err
+    assert "│ mean features │" in out
+    said = "Mean features: nothing in common, and nothing was trained to align them; no rate is known.\n"
+    assert said in out
+    assert said.strip() in page.read_text(encoding="utf-8")
+    assert "shared parts" not in out + err + page.read_text(encoding="utf-8")
+    add(Gallery(tmp_path / "g.lance"), own, rows[np.array([1])], ["b"])
+    _, out, err = run(capsys, *asked, "--where", "key = 'b'")
+    assert "mean features" not in (out + err).lower()
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,11 @@ class Calibration:
     def _threshold(self, common: Common, fmr: float, asked: str) -> float:
         names = _names(common)
         table, what = self.rates(names), " and ".join(names) or "shared parts"
+        if table is None and not names:
+            raise UserError(
+                "scores of items with nothing in common are not calibrated; that takes a model with a shared part, and "
+                "samples with several modalities"
+            )
         if table is None:
             raise UserError(f"scores over {what} are not calibrated; calibrate on samples that have them")
         score = table.threshold(fmr)

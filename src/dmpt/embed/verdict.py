@@ -22,7 +22,8 @@ class Verdict:
 
     Attributes:
         score: of the best pair of shots: cosine over their common modalities, on one scale (``retrieval.scores``).
-        modalities: which those two have in common; none = their shared parts were compared.
+        modalities: which those two have in common; none = their shared parts were compared, or, of a model without
+            them, the mean of their features, which nothing was trained to align: no rate is known.
         same: whether it is one identity, at the FMR that was asked for; None without calibration, or where its
             identities are too few to deny it.
         fmr: the share of strangers, with as many shots, that score as high, at most; None without calibration. Where

@@ -36,7 +36,8 @@ class Hit:
     Attributes:
         key: of the item.
         score: of the mixed form, six decimals (``retrieval.scores``).
-        modalities: which it has in common with the query; none = shared parts were compared.
+        modalities: which it has in common with the query; none = shared parts were compared, or, of a model without
+            them, mean features.
         has: which it has.
         pid: its label; None = unlabelled.
         camera: None = not known.

@@ -61,7 +61,7 @@ def _body(shown: Shown, data: DataConfig) -> Any:
         if hit.expected_false_matches is not None:
             lines.append(f"≤ {hit.expected_false_matches:.3g} false")
         if not hit.modalities:
-            lines.append("shared parts")
+            lines.append("nothing in common")
         if hit.camera is not None:
             lines.append(f"cam {hit.camera}")
         cell = _cell(record, data, "found", f"Rank {rank}: {lines[0]}")

@@ -50,12 +50,17 @@ def run(
         about = {"adapter": embedder.adapter, "precision": embedder.precision}
         print_json({**asdict(verdict), "fmr_asked": fmr, "shots": counts, **about})
     else:
-        print(_said(verdict, fmr, counts, embedder.precision))
+        print(_said(verdict, fmr, counts, embedder.precision, shots[0].shared is not None))
     raise SystemExit(NO_VERDICT if verdict.same is None else SAME if verdict.same else NOT_THE_SAME)
 
 
-def _said(verdict: "Verdict", fmr: float, shots: Sequence[int], precision: str) -> str:
-    """The verdict, and what it means."""
+def _said(verdict: "Verdict", fmr: float, shots: Sequence[int], precision: str, shared: bool) -> str:
+    """The verdict, and what it means; ``shared`` = what has no modality in common has shared parts."""
+    if not verdict.modalities and not shared:
+        return (
+            f"no verdict: nothing in common; score {verdict.score:.4f} over the mean of their features, which nothing "
+            "was trained to align, so no rate is known"
+        )
     what = ", ".join(verdict.modalities) or "shared parts"
     score = f"score {verdict.score:.4f} over {what}"
     if verdict.fmr is None:

@@ -154,17 +154,20 @@ def run(
         "precision": table.model.precision,
         "calibrated": calibration is not None,
         "index_recall": search.index.recall if search.index else None,
+        "index_outside": int(search.index.new.sum()) if search.index else None,
         "fpir": fpir if known_only else None,
         "reranked": rerank,
         "group": group,
         "queries": [_said(query, hits, shots) for query, hits in zip(queries, found, strict=True)],
     }
+    over = "shared parts" if table.model.shared else "mean features"
+    facts = _facts(result, over)
     if json:
         print_json(_plain(result))
     else:
-        _show(result)
+        _show(result, over, facts)
     if page or open:
-        _write(page, open, search, source, queries, found, embedder, _facts(result))
+        _write(page, open, search, source, queries, found, embedder, facts)
 
 
 def _notes(search: "Search", mask: "Mask", queries: "Sequence[Query]", k: int) -> int:
@@ -176,7 +179,8 @@ def _notes(search: "Search", mask: "Mask", queries: "Sequence[Query]", k: int) -
         warn(f"--k is {k}, and {items} items count: all are ranked")
     for query in queries:
         if items and not search.has_common(query.embeddings, mask):
-            what = "shared parts" if search.gallery.model.shared else "mean features, which no training has aligned,"
+            shared = search.gallery.model.shared
+            what = "shared parts" if shared else "mean features, which nothing was trained to align,"
             warn(f"{query.name} has no modality in common with any item: {what} are compared")
     return items
 
@@ -204,11 +208,13 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
-def _facts(result: dict[str, Any]) -> list[str]:
-    """What was searched, and what its scores mean."""
+def _facts(result: dict[str, Any], over: str) -> list[str]:
+    """What was searched, and what its scores mean; ``over`` is what is compared where nothing is in common."""
     facts = [f"{result['items']} items of {result['gallery']}, version {result['version']}."]
     if result["index_recall"] is not None:
         facts.append(f"By the index, which found {100 * result['index_recall']:.1f} % of the nearest when it was made.")
+        if outside := result["index_outside"]:
+            facts.append(f"{outside} samples are in none of its lists, so all are compared (dmpt gallery index).")
     if result["reranked"]:
         facts.append("In the order of distances after k-reciprocal re-ranking, which depend on the other items.")
     if not result["calibrated"]:
@@ -217,12 +223,15 @@ def _facts(result: dict[str, Any]) -> list[str]:
         facts.append(
             "FMR: the share of strangers that score as high; false: so many of all items, were they strangers."
         )
+    hits = [hit for query in result["queries"] for hit in query["hits"]]
+    if over == "mean features" and not all(hit["modalities"] for hit in hits):
+        facts.append("Mean features: nothing in common, and nothing was trained to align them; no rate is known.")
     if result["fpir"] is not None:
         facts.append(f"Known only: a stranger has a hit in {100 * result['fpir']:g} % of searches, at most.")
     return facts
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(result: dict[str, Any], over: str, facts: Sequence[str]) -> None:
     distances, calibrated = result["reranked"], result["calibrated"]
     header = ["", *(["distance"] if distances else []), "score", *(["FMR", "false"] if calibrated else [])]
     for query in result["queries"]:
@@ -236,10 +245,10 @@ def _show(result: dict[str, Any]) -> None:
             row = [str(hit["rank"]), *([f"{hit['distance']:.4f}"] if distances else []), f"{hit['score']:.6f}"]
             if calibrated:
                 row += ["?", "?"] if hit["fmr"] is None else [f"{100 * hit['fmr']:.3g} %", _many(hit)]
-            over = "+".join(hit["modalities"]) or "shared parts"
-            rows.append([*row, *(hit[name] or "" for name in ("pid", "camera")), over, hit["key"]])
+            compared = "+".join(hit["modalities"]) or over
+            rows.append([*row, *(hit[name] or "" for name in ("pid", "camera")), compared, hit["key"]])
         print_table(title, [*header, "pid", "camera", "compared", "key"], rows)
-    print(*_facts(result), sep="\n")
+    print(*facts, sep="\n")
 
 
 def _many(hit: dict[str, Any]) -> str:
