@@ -38,7 +38,9 @@ def combinations(root: Path) -> dict[str, Settings]:
         return load(path.read_text(encoding="utf-8"))
 
     def config(name: str) -> Settings:
-        return flatten(read(root / f"configs/{name}.yaml"))
+        content = read(root / f"configs/{name}.yaml")
+        below = config(content.pop("config")) if "config" in content else {}
+        return {**below, **flatten(content)}
 
     found = {path.stem: config(path.stem) for path in sorted((root / "configs").glob("*.yaml"))}
     for name in [name for name in found if name.endswith(("201", "100", "310"))]:

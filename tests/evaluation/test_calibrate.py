@@ -210,11 +210,11 @@ def test_a_run_that_was_stopped_ends_with_the_same_file(trained: Path, world: Pa
 @pytest.mark.long
 def test_other_identities_when_they_are_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = toy(tmp_path / "other", train_ids=4, test_ids=5, seed=9)
-    assert calibrate(run, replace(FP32, data={"root": str(other)})).calibration.split == "all"
-    found = calibrate(run, replace(FP32, data={"root": str(other)}), split="test").calibration
+    assert calibrate(run, replace(FP32, root=str(other))).calibration.split == "all"
+    found = calibrate(run, replace(FP32, root=str(other)), split="test").calibration
     assert (found.split, found.identities) == ("test", 5)
     with pytest.raises(UserError, match="--split val is what training held out of its own data; of others give test"):
-        calibrate(run, replace(FP32, data={"root": str(other)}), split="val")
+        calibrate(run, replace(FP32, root=str(other)), split="val")
     capsys.readouterr()
     assert calibrate(run, split="test").calibration.identities == 6
     assert "the identities of the test split, whose mAP is printed beside" in capsys.readouterr().err

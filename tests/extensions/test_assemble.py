@@ -21,7 +21,6 @@ from by_hand import (
 )
 from dmpt.adapter import folder as adapter
 from dmpt.base.errors import UserError
-from dmpt.base.yaml import load
 from dmpt.embed.attention import attention
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.extensions.assemble import build_backbone, build_network
@@ -36,7 +35,7 @@ from dmpt.method.network import DMPT, Output
 from dmpt.method.prompts import SemanticPrompts
 from dmpt.paper import parameters as params
 from dmpt.settings.config import BackboneConfig, Config
-from dmpt.settings.values import from_dict
+from dmpt.settings.shipped import read_config, shipped
 from dmpt.towers.image import build_vit
 from dmpt.towers.phrases import TextTargets
 from runs import fit, settings, toy, with_
@@ -557,8 +556,7 @@ def test_losses_are_a_sum_over_heads_where_asked_to() -> None:
 
 
 def test_the_papers_files_sum_over_modalities_and_no_other() -> None:
-    folder = Path(__file__).parents[2] / "configs"
-    found = {path.stem: from_dict(load(path.read_text(encoding="utf-8"))) for path in folder.glob("*.yaml")}
+    found = {name: read_config(name) for name in shipped()}
     paper = {name for name, config in found.items() if config.heads == "paper"}
     assert len(paper) == 12
     assert {name for name, config in found.items() if config.text.reduction == "sum"} == paper

@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from by_name import CASES
-from dmpt.base.yaml import load
 from dmpt.data.loader import Batch
 from dmpt.embed.extract import PRECISIONS
 from dmpt.extensions import assemble as assembling
 from dmpt.settings.config import Config, DataConfig, TextConfig, TrainConfig
 from dmpt.settings.rules import check
-from dmpt.settings.shipped import folder
+from dmpt.settings.shipped import folder, read_settings, shipped
 from dmpt.settings.values import flatten, from_dict, nest
 from dmpt.towers.image import TowerInfo, build_vit
 from dmpt.towers.packaged import local
@@ -37,7 +36,7 @@ from dmpt.training.trainer import Trainer
 GPU = torch.device("cuda")
 IDS, LABELS = 5, torch.tensor([0, 0, 3, 3])
 PRESENT = torch.ones(3, 4, dtype=torch.bool)
-SHIPPED = sorted(path.stem for path in folder().glob("*.yaml"))
+SHIPPED = shipped()
 aten = torch.ops.aten
 
 
@@ -116,7 +115,7 @@ def settings(*names: str, **changes: Any) -> Config:
     """Shipped files over each other, and changes by section; of the tower's blocks, which are all alike, three."""
     merged: dict[str, Any] = {}
     for name in names:
-        merged |= flatten(load((folder() / f"{name}.yaml").read_text()))
+        merged |= read_settings(folder() / f"{name}.yaml", name)
     merged |= flatten(changes)
     merged["backbone.overrides"] = {**merged.get("backbone.overrides", {}), "depth": 3}
     config = from_dict(nest(merged))
@@ -131,7 +130,10 @@ def trainer_of(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     trainer.out, trainer.precision, trainer.progress = tmp_path, precision, Progress()
     trainer.accelerator = Alone(precision)
     trainer.data = SimpleNamespace(
-        labels=dict.fromkeys(range(IDS)), dataset=SimpleNamespace(object="person"), value_range=config.data.value_range
+        labels=dict.fromkeys(range(IDS)),
+        dataset=SimpleNamespace(object="person"),
+        value_range=config.data.value_range,
+        select="last",
     )
     monkeypatch.setattr(assembling, "build_vit", empty_vit)
     monkeypatch.setattr(assembling, "text_file", made_up_text)

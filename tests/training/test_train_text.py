@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from clip_files import OVERRIDES, backbone, clip, save, save_config
 from dmpt.adapter import folder as adapter
 from dmpt.base.errors import UserError
-from dmpt.base.yaml import load
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.extensions.assemble import assemble
 from dmpt.extensions.identity_text import IdentityText
@@ -19,7 +18,7 @@ from dmpt.method.losses import Batch
 from dmpt.method.prompts import pool
 from dmpt.settings.config import Config, TextConfig
 from dmpt.settings.modalities import MODALITIES
-from dmpt.settings.values import from_dict
+from dmpt.settings.shipped import read_config, shipped
 from dmpt.towers.phrases import TextTargets, text_file
 from dmpt.training.trainer import Trainer
 from runs import fit, log, settings, toy, with_
@@ -179,22 +178,22 @@ def test_tensorboard_is_an_extra(clipped: Config, tmp_path: Path) -> None:
 
 
 # The other benchmarks' differ in the data alone (test_layouts.py).
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("rgbnt201*.yaml"))
+CONFIGS = [name for name in shipped() if name.startswith("rgbnt201")]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_shipped_settings_move_every_trained_tensor_within_three_steps(
-    path: Path, clipped: Config, tmp_path: Path
+    name: str, clipped: Config, tmp_path: Path
 ) -> None:
-    shipped = from_dict(load(path.read_text()))
+    own = read_config(name)
     tower: dict[str, Any] = {"overrides": OVERRIDES}
-    if shipped.backbone.projection == "trained":
+    if own.backbone.projection == "trained":
         bare = {name: value for name, value in OVERRIDES.items() if name != "num_classes"}
         tower = {"overrides": bare, "weights": "random", "projection_dim": 32}
     else:
         tower["weights"] = clipped.backbone.weights
     small = with_(
-        shipped,
+        own,
         data={"root": clipped.data.root, "size": (32, 16), "workers": 0},
         backbone=tower,
         text={"tower": clipped.text.tower, "weights": clipped.text.weights},
