@@ -949,7 +949,7 @@ def test_a_run_ends_with_its_parent(finished: Place, tmp_path: Path, early: bool
         "import time; from pathlib import Path; from dmpt.study.board import launch; from dmpt.study.plan import Task; "
         "from dmpt.settings.values import from_dict\n"
         f"config = from_dict({json.loads(json.dumps(asdict(config)))})\n"
-        f"task = Task('toy', 'none', 'test', config, Path({str(task.out)!r}))\n"
+        f"task = Task('toy', 'none', config, Path({str(task.out)!r}))\n"
         "print(launch(task).pid, flush=True)\n"  # and is gone before it has imported torch
         + ("" if early else f"while not __import__('os').path.exists({str(task.out / STATE)!r}): time.sleep(0.1)")
     )
