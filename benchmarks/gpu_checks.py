@@ -97,7 +97,7 @@ def train(bench: Bench, name: str, precision: Precision) -> dict[str, Any]:
     losses, quarter = [line["loss"] for line in steps], len(steps) // 4
     if not moved or len({*losses}) == 1:
         raise ValueError(f"{len(steps)} steps moved {moved} of {len(before)} tensors; losses are {losses}")
-    assert trainer.validated is not None
+    assert trainer.progress.best is not None
     return {
         "steps": len(steps),
         "first": statistics.mean(losses[:quarter]),
@@ -105,7 +105,7 @@ def train(bench: Bench, name: str, precision: Precision) -> dict[str, Any]:
         "moved": f"{moved} of {len(before)} tensors",
         "skipped": sum(line["grad_norm"] == 0 for line in steps),  # fp16: the scale was too large
         "seconds": [line["step_seconds"] for line in read_log(out) if "step_seconds" in line][-1],
-        "mAP": trainer.validated.mAP,
+        "mAP": trainer.progress.best,
     }
 
 

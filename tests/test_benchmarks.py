@@ -181,5 +181,5 @@ def test_a_config_that_fails_is_named_and_the_others_train(
 
     late = gpu.Bench("cpu", True, tmp_path, 0.0)
     gpu_checks.configs(late)
-    assert "not reached in time: dmpt+ bf16, " in capsys.readouterr().out
+    assert "not reached in time: decoupled bf16, " in capsys.readouterr().out
     assert not late.broken

@@ -40,7 +40,9 @@ def test_nothing_is_left_of_a_person(tmp_path: Path) -> None:
     remove(gallery, ["6"])
     remove(gallery, pids=["p2"])
     (gallery.path / "data" / "killed.lance").write_bytes(b"half" + vectors[0])  # of an add that was killed
-    assert holding(gallery, vectors) == {"data"}
+    (gallery.path / "_deletions").mkdir(exist_ok=True)
+    (gallery.path / "_deletions" / ".tmpQx81").write_bytes(b"half" + vectors[0])  # and of one in the midst of a file
+    assert holding(gallery, vectors) == {"data", "_deletions"}
     reader = open_gallery(gallery.path)
     done = purge(gallery)
     assert done.versions > 3

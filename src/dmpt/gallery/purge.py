@@ -1,8 +1,10 @@
 """What was removed is gone for good: no earlier version stays, and no file that holds it."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import lance
 
@@ -47,7 +49,7 @@ def purge(gallery: Gallery) -> Purged:
         gallery.refresh()
         before = size(gallery.path)
         try:
-            versions = gallery.call("purging", lambda: _purge(gallery.dataset), PATIENCE)
+            versions = gallery.call("purging", lambda: _purge(gallery.dataset, gallery.path), PATIENCE)
         except Conflict as error:  # where there are no locks
             raise UserError(f"{gallery.path}: others wrote while it was purged; do it again") from error
         gallery.refresh()
@@ -61,7 +63,7 @@ def purge(gallery: Gallery) -> Purged:
         return Purged(gallery.version, versions, before - size(gallery.path))
 
 
-def _purge(dataset: lance.LanceDataset) -> int:
+def _purge(dataset: lance.LanceDataset, folder: Path) -> int:
     """How many versions are gone."""
     for index in {index.name for index in dataset.describe_indices()}:
         dataset.drop_index(index)
@@ -71,7 +73,10 @@ def _purge(dataset: lance.LanceDataset) -> int:
     dataset.checkout_latest()  # type: ignore[no-untyped-call]
     if any(fragment.num_deletions for fragment in dataset.get_fragments()):
         raise UserError(f"{dataset.uri}: rows that were removed are still in its files; do it again")
-    # Unverified files are of writes that were killed, since nobody else writes now.
+    # Unverified files are of writes that were killed, since nobody else writes now. Lance leaves their temporary ones.
+    for path in folder.rglob(".tmp*"):
+        with suppress(OSError):  # what stays is told
+            path.unlink()
     return int(dataset.cleanup_old_versions(timedelta(0), delete_unverified=True).old_versions)
 
 
