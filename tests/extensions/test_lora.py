@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dmpt.adapter.folder import load
 from dmpt.base.errors import UserError
+from dmpt.embed.attention import attention
 from dmpt.evaluation.conditions import Conditions
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.extensions.assemble import build_backbone
@@ -36,6 +37,7 @@ from small import (
     small_images,
     small_model,
     small_network,
+    through,
     train_steps,
     trains_all_that_is_to_be_trained,
 )
@@ -262,6 +264,19 @@ def before_norm(vit: Any, images: Tensor) -> Tensor:
     with vit.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
         vit.forward_features(images)
     return seen[-1]
+
+
+@kinds
+@pytest.mark.parametrize("merge", [True, False])
+def test_where_tokens_look_without_prompts(ranks: dict[str, int], merge: bool) -> None:
+    """What a page about a run of the advised preset shows: the last block has no prompts to project."""
+    network = drawn(where="all", **ranks).network.double().eval()
+    if merge:
+        merge_lora(network.backbone)
+    images = small_images(network.backbone)
+    tokens, looked = attention(network, images)
+    assert error_of(tokens, through(network.backbone, images)) < 1e-12
+    assert error_of(looked.sum(-1), torch.ones(looked.shape[:-1])) < 1e-12
 
 
 @pytest.mark.parametrize(("first", "begins"), [(0, 0), (1, 1), ("third", 0), ("middle", 1)])

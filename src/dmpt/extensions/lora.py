@@ -129,7 +129,7 @@ class LoRA(Grouped):
         down, up = (torch.stack(parts).to(dtype) for parts in zip(*groups, strict=True))
         grouped = x.to(dtype).reshape(len(groups), -1, x.shape[-1])
         y: Tensor = _Product.apply(grouped, weight, None if bias is None else bias.to(dtype), down, up)
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], self.frozen.out_features)  # no -1: there may be 0 tokens
 
     def _factors(self, modality: int) -> tuple[Tensor, Tensor]:
         """A ``(r, inputs)`` and s B ``(outputs, r)`` of all the updates of a modality, side by side."""
@@ -168,7 +168,8 @@ class MapPerModality(Grouped):
 
     def forward(self, x: Tensor, modalities: Sequence[int]) -> Tensor:
         """``(n, N, inputs)`` to ``(n, N, outputs)``."""
-        groups = x.reshape(len(modalities), -1, *x.shape[1:])  # not chunk, whose sizes an exported graph would hold
+        # Not chunk, whose sizes an exported graph would hold; no -1: there may be 0 tokens.
+        groups = x.reshape(len(modalities), x.shape[0] // len(modalities), *x.shape[1:])
         products = [F.linear(own, self.weight[m], self.bias) for own, m in zip(groups, modalities, strict=True)]
         return torch.cat(products)
 
