@@ -76,6 +76,12 @@ def fit(config: Config, out: Path, **options: Any) -> Trainer:
     return trainer
 
 
+def with_shared_part(folder: Path, epochs: int = 1) -> Path:
+    """A run on a toy set, ``folder/run`` and ``folder/data``, whose model has a shared part."""
+    fit(with_(settings(toy(folder / "data"), epochs=epochs), missing={"dropout": 0.3}), folder / "run")
+    return folder / "run"
+
+
 def dying(trainer: Trainer, steps: int) -> Trainer:
     """A trainer that is killed after so many steps."""
     step, left = trainer._step, iter(range(steps))

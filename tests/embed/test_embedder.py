@@ -16,7 +16,7 @@ from dmpt.embed.embedder import Embedder
 from dmpt.embed.pictures import cropped, pixels_of
 from dmpt.evaluation.conditions import Conditions
 from dmpt.evaluation.evaluate import evaluate
-from runs import fit, settings, toy, with_
+from runs import fit, settings, toy, with_, with_shared_part
 
 NAMES = ("rgb", "nir", "tir")
 RANGE = (0.0, 65535.0)
@@ -24,10 +24,7 @@ RANGE = (0.0, 65535.0)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("embedder")
-    config = with_(settings(toy(folder / "data"), epochs=1), missing={"dropout": 0.3})
-    fit(config, folder / "run")
-    return folder / "run"
+    return with_shared_part(tmp_path_factory.mktemp("embedder"))
 
 
 @pytest.fixture(scope="module")

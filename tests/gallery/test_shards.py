@@ -32,7 +32,7 @@ from dmpt.gallery.schema import Model
 from dmpt.gallery.shards import embed_shard, plan, vanished
 from dmpt.gallery.sources import Failure, Source, read_source
 from dmpt.gallery.store import Gallery
-from runs import fit, settings, toy, with_
+from runs import with_shared_part
 
 SIZE = 3
 """Samples per batch: the toy's 24 test samples are 8."""
@@ -40,10 +40,7 @@ SIZE = 3
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shards")
-    config = with_(settings(toy(folder / "data"), epochs=1), missing={"dropout": 0.3})
-    fit(config, folder / "run")
-    return folder / "run"
+    return with_shared_part(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_pairs import pairs_of
 from sklearn.metrics import det_curve
 
 from dmpt.base.errors import UserError
 from dmpt.retrieval.calibration import (
-    Pairs,
     cross_camera_pairs,
     det,
     equal_error_rate,
@@ -33,14 +33,6 @@ def people(identities: int, each: int, seed: int, cameras: int = 2, noise: float
     vectors = centres + noise * generator.normal(size=(identities, each, 16))
     pids = np.repeat(np.arange(identities), each)
     return plain(unit(vectors.reshape(-1, 16).astype(np.float32))), Labels(pids, np.arange(len(pids)) % cameras)
-
-
-def pairs_of(mates: Floats, strangers: Floats, count: int = 100) -> Pairs:
-    generator = np.random.default_rng(0)
-    own = generator.integers(0, count, len(mates))
-    first = generator.integers(0, count, len(strangers))
-    second = (first + generator.integers(1, count, len(strangers))) % count
-    return Pairs(np.concatenate([mates, strangers]), np.concatenate([own, first]), np.concatenate([own, second]))
 
 
 def test_pairs_are_all_of_two_cameras_once() -> None:

@@ -7,21 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_pairs import pairs_of
 
 from dmpt.base.errors import UserError
-from dmpt.retrieval.calibration import Floats, Pairs, equal_error_rate, threshold_at, thresholds
+from dmpt.retrieval.calibration import Pairs, equal_error_rate, threshold_at, thresholds
 from dmpt.retrieval.rates import Rates, rates_of
 
 NAMES = ("rgb", "nir", "tir")
-
-
-def pairs_of(mates: Floats, strangers: Floats, count: int = 200) -> Pairs:
-    """As many identities as asked for; the strangers are of many couples."""
-    generator = np.random.default_rng(0)
-    own = generator.integers(0, count, len(mates))
-    first = generator.integers(0, count, len(strangers))
-    second = (first + generator.integers(1, count, len(strangers))) % count
-    return Pairs(np.concatenate([mates, strangers]), np.concatenate([own, first]), np.concatenate([own, second]))
 
 
 def drawn(seed: int, mates: int = 300, strangers: int = 5000, decimals: int = 6, count: int = 200) -> Pairs:
