@@ -25,7 +25,11 @@ def _seen_by_two(records: Sequence[Record], protocol: str) -> list[int]:
 
 def held_out_count(records: Sequence[Record], share: float, protocol: str) -> int:
     """How many identities ``hold_out`` holds out, or would if there were as many."""
-    return max(2, round(share * len(_seen_by_two(records, protocol))))
+    return _share_of(_seen_by_two(records, protocol), share)
+
+
+def _share_of(able: list[int], share: float) -> int:
+    return max(2, round(share * len(able)))
 
 
 def hold_out(
@@ -38,7 +42,8 @@ def hold_out(
     Raises:
         UserError: too few identities are seen by two.
     """
-    able, count = _seen_by_two(records, protocol), held_out_count(records, share, protocol)
+    able = _seen_by_two(records, protocol)
+    count = _share_of(able, share)
     if len(able) < count:
         raise UserError(
             f"train.select val needs identities seen by two or more {view_of(protocol)}s, and {len(able)} are; "

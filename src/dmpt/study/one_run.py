@@ -59,7 +59,7 @@ def work(config: Config, out: Path, missing: bool = False) -> None:
             raise
         numbers = {**dict.fromkeys(MEASURES, 0.0), "diverged": str(error)}
     if config.train.select == "val" and not numbers:
-        seen = trainer.look()
+        seen = trainer.seen or trainer.look()  # a finished run that is opened again has not looked yet
         metrics, pairs = score(*seen, trainer.data.protocol), verification(*seen)
         numbers = metrics.to_dict() | {"verification": None if pairs is None else asdict(pairs)}
         per_query = by_query(metrics, seen.query_labels)

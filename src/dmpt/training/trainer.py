@@ -77,6 +77,7 @@ class Trainer:
             self.data = once_a_node(lambda: read(config, skip_broken), self.accelerator)
         self.progress = Progress()
         taken = self._build(config, start)
+        self.seen: Seen | None = None  # what was looked at last
         self._held = ExitStack()  # holds the folder from here to the end of ``fit``
         said = [*announce.lines(self.config, self.data, self.model), *taken]
         try:
@@ -278,12 +279,12 @@ class Trainer:
         return nullcontext() if self.ema is None else self.ema.swapped_in()
 
     def look(self) -> Seen:
-        """What the network that adapters hold says of what is evaluated along the way, val or test."""
+        """What the network that adapters hold says of what is evaluated along the way; kept as ``seen``."""
         assert self.data.evaluated is not None
         with self._as_saved():
-            seen = look(self.network, self.config.data, self.data.evaluated, self.config.train.precision)
+            self.seen = look(self.network, self.config.data, self.data.evaluated, self.config.train.precision)
         self.network.train()
-        return seen
+        return self.seen
 
     def validate(self) -> Metrics:
         """The numbers of that."""
