@@ -42,15 +42,19 @@ def read_settings(path: Path, called: str) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, or names a file that the package does not have.
     """
-    content = read_mapping(path, called)
-    names = content.pop("config", [])
+    return settings_of(read_mapping(path, called), called)
+
+
+def settings_of(content: Mapping[str, Any], called: str) -> dict[str, Any]:
+    """The same, of what a file holds."""
+    names = content.get("config", [])
     below: dict[str, Any] = {}
     for name in names if isinstance(names, list) else [names]:
         file = settings_file(str(name))
         if file is None:
             raise UserError(f"{called}: config {name!r} is no file of configs/; there are {', '.join(shipped())}")
         below |= read_settings(file, f"{called}: config {name}")
-    return below | flatten(content)
+    return below | flatten({key: value for key, value in content.items() if key != "config"})
 
 
 def read_config(file: str | Path, change: Mapping[str, Any] | None = None) -> Config:

@@ -8,7 +8,7 @@ from dmpt.base.files import expanded
 from dmpt.base.yaml import read_mapping
 from dmpt.settings.config import Object
 from dmpt.settings.numbers import Seed, Several
-from dmpt.settings.shipped import folder, read_settings, settings_file
+from dmpt.settings.shipped import folder, settings_file, settings_of
 from dmpt.settings.values import checked, flatten
 from dmpt.study.definition import name_of_data
 from dmpt.study.reading import KNOWN, listed, placed, settings_in, shipped_settings
@@ -67,7 +67,7 @@ def find_data(given: str) -> Data:
     plain = any(str(key).partition(".")[0] in _SECTIONS for key in content)
     if plain or not {"config", "settings", "world", "asks"} & set(content):
         with placed(path):
-            settings = KNOWN | settings_in(read_settings(path, "settings"))
+            settings = KNOWN | settings_in(settings_of(content, "settings"))
         if settings["backbone.tune"] != "frozen" and path == settings_file(given):
             raise UserError(
                 f"--on {given}: its design is not the paper's, whose rows a study changes; give --on "
