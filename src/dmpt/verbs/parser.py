@@ -88,6 +88,8 @@ def call(
     arguments = [_today(argument) for argument in arguments]
     for flag in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
         if flag not in parser._option_string_actions:
+            if flag[2:] in options and options[flag[2:]].is_word:
+                raise UserError(f"{flag[2:]} is given by its place, without {flag}; --help shows the order")
             raise UserError(_unknown(flag[2:], [option.flag.removeprefix("--") for option in options.values()]))
     found = {name: value for name, value in vars(parser.parse_intermixed_args(arguments)).items() if value}
     given = {name: value for part in found.pop("given", ()) for name, value in part.items()} | found
