@@ -107,8 +107,7 @@ def calibrate(
     calibration, sights = measured(opened.dataset, records, name, strangers)
     if not by_camera:
         return Calibrated(opened.folder, calibration, before=before)
-    table = next(table for table in calibration.tables if table.thresholds)
-    limit = next((limit for limit in table.thresholds if limit.fmr <= 0.01), table.thresholds[-1])
+    table, limit = next((table, table.usual) for table in calibration.tables if table.usual)
     cameras = between_cameras(sights, table.common, limit.threshold)
     return Calibrated(opened.folder, calibration, cameras, limit.fmr, before)
 
@@ -221,13 +220,19 @@ def _chosen(opened: Opened, split: Split | None, skip_broken: bool) -> tuple[Seq
             f"{opened.folder}: training held no identities out (train.select {config.train.select}); give --data.root "
             "of others, or --split test, whose mAP is printed beside"
         )
-    records = _readable(data, config, data.train, skip_broken)
-    if held_out:
-        records, held = hold_out(records, config.train.val_share, config.data.split_seed, data.protocol)
+    seen, held = _halves(data, config, skip_broken)
     if split == "train":
         warn("calibrated on identities that training has seen: thresholds may be too low for others")
-        return records, "train"
+        return seen, "train"
     return held, "val"
+
+
+def _halves(dataset: Dataset, config: Config, skip_broken: bool) -> tuple[Sequence[Record], Sequence[Record]]:
+    """What training saw, and what it held out."""
+    records = _readable(dataset, config, dataset.train, skip_broken)
+    if config.train.select != "val":
+        return records, []
+    return hold_out(records, config.train.val_share, config.data.split_seed, dataset.protocol)
 
 
 def _readable(dataset: Dataset, config: Config, records: Sequence[Record], skip_broken: bool) -> Sequence[Record]:
@@ -247,9 +252,7 @@ def _cohort(opened: Opened, skip_broken: bool) -> Sequence[Record]:
             "the run that it is of"
         )
     dataset = load_dataset(config.data.layout, config.data.root, config.data, [] if skip_broken else None)
-    records = _readable(dataset, config, dataset.train, skip_broken)
-    if config.train.select == "val":
-        records, _ = hold_out(records, config.train.val_share, config.data.split_seed, dataset.protocol)
+    records, _ = _halves(dataset, config, skip_broken)
     whole = [record for record in records if len(record.paths) == len(config.data.modalities)]
     if len(whole) < 2:
         raise UserError(

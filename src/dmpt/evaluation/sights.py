@@ -19,6 +19,7 @@ from dmpt.data.missing import Subset, restrict
 from dmpt.data.records import Record, labels_of
 from dmpt.retrieval.calibration import Change, Floats, Pairs, Rows, across, joined
 from dmpt.retrieval.embeddings import Embeddings
+from dmpt.retrieval.protocols import Labels
 from dmpt.retrieval.rates import Rates, rates_of
 from dmpt.retrieval.snorm import Statistics, snorm, statistics
 from dmpt.settings.modalities import MODALITIES, number_of
@@ -76,9 +77,14 @@ class Sights:
         return found
 
     @cached_property
+    def labels(self) -> Labels:
+        """Of the samples."""
+        return labels_of(self.records)
+
+    @cached_property
     def identities(self) -> Rows:
         """Of the samples, counted from 0."""
-        return np.unique(labels_of(self.records).pids, return_inverse=True)[1].astype(np.int64)
+        return np.unique(self.labels.pids, return_inverse=True)[1].astype(np.int64)
 
     @property
     def count(self) -> int:
@@ -104,7 +110,7 @@ class Sights:
             common: the modalities.
             strangers: what each view's samples score with a cohort, to normalise by; None = scores as they are.
         """
-        labels = labels_of(self.records)
+        labels = self.labels
         apart = labels.cameras if self.by == "camera" or labels.scenes is None else labels.scenes
         ways = [(one, other) for one in self.views for other in self.views if {*one} & {*other} == {*common}]
         count = len(self.records)
@@ -169,7 +175,7 @@ class BetweenCameras:
 def between_cameras(sights: Sights, common: Subset, threshold: float) -> list[BetweenCameras]:
     """Error rates of every two cameras, of pairs with these common modalities."""
     scores, before, after = sights.met(common)
-    cameras = labels_of(sights.records).cameras
+    cameras = sights.labels.cameras
     pairs = np.sort(np.stack([cameras[before], cameras[after]], axis=1), axis=1)
     same, passed = sights.identities[before] == sights.identities[after], scores > threshold
     found = []

@@ -57,7 +57,7 @@ def _det(calibration: Calibration) -> Markup:
     series = []
     for table in calibration.tables:
         curve = table.curve
-        fmr = [100 * max((1 + above) / (table.strangers + 1), table.least) for above in curve.strangers]
+        fmr = [100 * table.rate(above) for above in curve.strangers]
         fnmr = [100 * (1 - above / table.mates) for above in curve.mates]
         series.append(Series(_name(table), fmr, fnmr))
     least = 10.0 ** np.floor(np.log10(min(min(one.x) for one in series)) + 1e-9)
@@ -78,7 +78,7 @@ def _histogram(table: Rates) -> Markup:
     }
     series = [Series(name, middle, values) for name, values in shares.items()]
     top = max(max(values) for values in shares.values())
-    for limit in [*(limit for limit in table.thresholds if limit.fmr <= 0.01), *table.thresholds[-1:]][:1]:
+    if (limit := table.usual) is not None:
         series.append(Series(f"threshold for FMR {100 * limit.fmr:g} %", [limit.threshold] * 2, [0, top]))
     alt = (
         f"Scores of {table.strangers} pairs of strangers and {table.mates} of mates, {bins.low:.3f} to {bins.high:.3f}"

@@ -87,10 +87,20 @@ class Rates:
         """The smallest FMR that the identities carry, in (0, 1]."""
         return max((1 + self.curve.strangers[-1]) / (self.strangers + 1), 1 / self.couples)
 
+    @property
+    def usual(self) -> Threshold | None:
+        """The threshold for an FMR of 1 %, or the next that the identities carry; None where they carry none."""
+        carried = [limit for limit in self.thresholds if limit.fmr <= 0.01]
+        return next(iter([*carried, *self.thresholds[-1:]]), None)
+
+    def rate(self, above: int) -> float:
+        """The FMR of a score that so many of the strangers exceed, at most; never below ``least``; in (0, 1]."""
+        return max((1 + above) / (self.strangers + 1), self.least)
+
     def fmr(self, score: float) -> float:
         """The share of strangers that score as high, at most; never below ``least``; in (0, 1]."""
         place = bisect.bisect_left(self.curve.scores, score) - 1  # the last point that the score lies above
-        return 1.0 if place < 0 else max((1 + self.curve.strangers[place]) / (self.strangers + 1), self.least)
+        return 1.0 if place < 0 else self.rate(self.curve.strangers[place])
 
     def threshold(self, fmr: float) -> float | None:
         """The score above which at most this share of strangers lies; None where the identities do not carry it.
