@@ -8,8 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from dmpt.embed.verdict import judge
-from dmpt.retrieval.embeddings import Embeddings, averaged, join, unit
-from dmpt.retrieval.scores import blocks
+from dmpt.retrieval.embeddings import Embeddings, Features, averaged, join, unit
 from items import items
 
 ALL, RGB, TIR = (np.array(own, np.bool_) for own in ((1, 1, 1), (1, 0, 0), (0, 0, 1)))
@@ -22,9 +21,8 @@ class Plain:
     sets: tuple[tuple[str, ...], ...] = (("rgb", "nir", "tir"), ("rgb",))
     least: float = 1e-6
 
-    def fmr_between(self, first: Embeddings, second: Embeddings) -> npt.NDArray[np.float64]:
-        found = np.concatenate([part.copy() for _, part in blocks(first, second, match_copies=False, mixed=True)])
-        rates = np.clip((1 - found.astype(np.float64)) / 2, self.least, 1)
+    def fmr_between(self, first: Embeddings, second: Embeddings, scores: Features) -> npt.NDArray[np.float64]:
+        rates = np.clip((1 - scores.astype(np.float64)) / 2, self.least, 1)
         names = np.array(["rgb", "nir", "tir"])
         for i, j in np.ndindex(rates.shape):
             if tuple(names[first.present[i] & second.present[j]].tolist()) not in self.sets:
@@ -101,7 +99,7 @@ def test_averages_pass_more_strangers_than_a_threshold_of_single_shots_says_and_
     single = np.sort(np.einsum("nd,nd->n", one.flat, other.flat))
 
     class Measured(Plain):
-        def fmr_between(self, first: Embeddings, second: Embeddings) -> npt.NDArray[np.float64]:
+        def fmr_between(self, first: Embeddings, second: Embeddings, scores: Features) -> npt.NDArray[np.float64]:
             found = first.flat @ second.flat.T
             return (1 + len(single) - np.searchsorted(single, found)) / (1 + len(single))
 

@@ -25,6 +25,7 @@ from dmpt.evaluation.sights import Sights, between_cameras
 from dmpt.retrieval.calibration import cross_camera_pairs, thresholds
 from dmpt.retrieval.embeddings import Embeddings
 from dmpt.retrieval.rates import Rates
+from dmpt.retrieval.scores import between
 from dmpt.retrieval.snorm import snorm, statistics
 from dmpt.settings.modalities import MODALITIES
 from dmpt.training.train import train
@@ -303,7 +304,7 @@ def test_normalised_scores(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     model = dmpt.load(run)
     samples = evaluate(run, FP32).gallery[:5]
     several = model.embed(**{name: [record.paths[name] for record in samples] for name in MODALITIES})
-    fmr = found.fmr_between(several, several)
+    fmr = found.fmr_between(several, several, between(several, several))
     known = statistics(several, found.cohort)
     scores = snorm(model.similarity(several, several), np.full((5, 5), 7), known, known)
     table: Rates = found.normalised[0]

@@ -200,7 +200,7 @@ def test_no_modality_in_common(tmp_path: Path) -> None:
     rgb, tir = (np.array([[name == which for name in ("rgb", "nir", "tir")]]) for which in ("rgb", "tir"))
     add(gallery, model(True), drawn(5, shared=True, present=np.repeat(rgb, 5, axis=0)), list("abcde"))
     finder, asked = Search(gallery), drawn(1, seed=4, shared=True, present=tir)
-    assert not finder.has_common(asked, finder.counted())
-    assert finder.has_common(drawn(1, shared=True, present=rgb), finder.counted())
+    assert not (asked.codes & finder.present(finder.counted())).any()
+    assert (drawn(1, shared=True, present=rgb).codes & finder.present(finder.counted())).all()
     (hits,) = finder([asked])
     assert [hit.modalities for hit in hits] == [()] * 5

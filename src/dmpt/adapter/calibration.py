@@ -22,11 +22,10 @@ from dmpt.adapter.folder import TENSORS, reading
 from dmpt.base.errors import UserError
 from dmpt.base.files import sha256, write_text
 from dmpt.retrieval.calibration import Threshold
-from dmpt.retrieval.embeddings import Embeddings
+from dmpt.retrieval.embeddings import Embeddings, Features
 from dmpt.retrieval.rates import Rates
-from dmpt.retrieval.scores import blocks
 from dmpt.retrieval.snorm import snorm, statistics
-from dmpt.settings.modalities import MODALITIES, number_of
+from dmpt.settings.modalities import MODALITIES, names_of, number_of
 from dmpt.settings.numbers import Positive
 from dmpt.settings.recipe import Precision
 from dmpt.settings.values import checked
@@ -109,21 +108,26 @@ class Calibration:
             common, fmr, f"FPIR {100 * fpir:.3g} % among {n} strangers, which is FMR {100 * fmr:.3g} %"
         )
 
-    def fmr_between(self, first: Embeddings, second: Embeddings) -> npt.NDArray[np.float64]:
+    def fmr_between(self, first: Embeddings, second: Embeddings, scores: Features) -> npt.NDArray[np.float64]:
         """``fmr`` of each two of N and M items, ``(N, M)``; NaN where not calibrated.
 
         With a cohort it is that of their normalised scores, which tell mates from strangers better.
+
+        Args:
+            first: N items.
+            second: M items.
+            scores: of every two (``scores.between``).
         """
-        scores = np.concatenate([block.copy() for _, block in blocks(first, second, match_copies=False, mixed=True)])
+        values: npt.NDArray[Any] = scores
         sets = first.codes[:, None] & second.codes
         tables: tuple[Rates, ...] = self.tables
-        found = np.full(scores.shape, np.nan)
+        found = np.full(values.shape, np.nan)
         if self.cohort is not None:
             tables = self.normalised
-            scores = snorm(scores, sets, statistics(first, self.cohort), statistics(second, self.cohort))
+            values = snorm(values, sets, statistics(first, self.cohort), statistics(second, self.cohort))
         for table in tables:
             here = sets == number_of(table.common)
-            found[here] = [table.fmr(score) for score in scores[here].tolist()]
+            found[here] = [table.fmr(score) for score in values[here].tolist()]
         return found
 
     def carries(self, common: Common, fmr: float) -> bool:
@@ -233,7 +237,7 @@ def _names(common: Common) -> tuple[str, ...]:
     if isinstance(common, Iterable):
         given = set(common)
         return tuple(name for name in MODALITIES if name in given)
-    return tuple(name for m, name in enumerate(MODALITIES) if int(common) >> m & 1)
+    return names_of(int(common))
 
 
 def _write_cohort(path: Path, cohort: Embeddings) -> None:

@@ -24,7 +24,7 @@ from dmpt.embed.pictures import Order, cropped, listed, pixels_of
 from dmpt.embed.verdict import Verdict, judge
 from dmpt.method.network import DMPT
 from dmpt.retrieval.embeddings import Embeddings, join
-from dmpt.retrieval.scores import blocks
+from dmpt.retrieval.scores import between
 from dmpt.settings.modalities import MODALITIES
 
 Boxes = Sequence[Sequence[float]] | Mapping[str, Sequence[Sequence[float]]]
@@ -106,7 +106,7 @@ class Embedder:
 
     def similarity(self, first: Embeddings, second: Embeddings) -> NDArray[np.float32]:
         """Of every sample of the one to every sample of the other, ``(N, M)``; no score depends on the others."""
-        return np.concatenate([scores.copy() for _, scores in blocks(first, second, match_copies=False, mixed=True)])
+        return between(first, second)
 
     def compare(self, first: Embeddings, second: Embeddings, fmr: float = 0.01) -> Verdict:
         """Whether two are the same; without calibration a score, and no more can be said.
@@ -180,6 +180,7 @@ def load(
     if precision == "fp16" and not gpu:
         raise UserError("precision fp16 needs a GPU; give bf16 or fp32")
     calibration = load_calibration(folder)
+    adapter = sha256(folder / TENSORS) if calibration is None else calibration.adapter
     chosen: str = precision or ("bf16" if _native_bf16(gpu) else "fp32")
     if calibration is not None and precision is None and (gpu or calibration.precision != "fp16"):
         chosen = calibration.precision
@@ -187,7 +188,7 @@ def load(
         warn(f"{folder} is calibrated at precision {calibration.precision}; at {chosen} its scores are not calibrated")
         calibration = None
     network, _ = network_of(folder, card, weights, PRECISIONS[chosen])
-    return Embedder(network.to("cuda" if gpu else "cpu"), card, chosen, sha256(folder / TENSORS), calibration)
+    return Embedder(network.to("cuda" if gpu else "cpu"), card, chosen, adapter, calibration)
 
 
 def _native_bf16(gpu: bool) -> bool:

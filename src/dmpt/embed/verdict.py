@@ -12,8 +12,8 @@ import numpy as np
 
 from dmpt.adapter.calibration import Calibration
 from dmpt.retrieval.embeddings import Embeddings
-from dmpt.retrieval.scores import blocks
-from dmpt.settings.modalities import MODALITIES
+from dmpt.retrieval.scores import between
+from dmpt.settings.modalities import names_of
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ def judge(first: Embeddings, second: Embeddings, calibration: Calibration | None
         calibration: of the model; pairs of shots whose common modalities it has no rates for do not count.
         fmr: the share of strangers that may pass, in (0, 1).
     """
-    scores = np.concatenate([part.copy() for _, part in blocks(first, second, match_copies=False, mixed=True)])
+    scores = between(first, second)
     both = first.present[:, None] & second.present
-    rates = np.full(scores.shape, np.nan) if calibration is None else calibration.fmr_between(first, second)
+    rates = np.full(scores.shape, np.nan) if calibration is None else calibration.fmr_between(first, second, scores)
     pairs = int(np.isfinite(rates).sum())
     # Without rates those count that have most in common.
     order = np.lexsort((-scores.ravel(), (rates if pairs else -both.sum(axis=-1)).ravel()))  # NaN comes last
     one, other = np.unravel_index(order[0], scores.shape)
     score = float(scores[one, other])
-    common = tuple(name for name, here in zip(MODALITIES, both[one, other], strict=True) if here)
+    common = names_of(int(first.codes[one] & second.codes[other]))
     if calibration is None or not pairs:
         return Verdict(score, common)
     found = min(1.0, pairs * float(rates[one, other]))

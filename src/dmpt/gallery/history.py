@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from dmpt.gallery.schema import OWN
 from dmpt.gallery.store import PATIENCE, Gallery, size
-from dmpt.settings.modalities import MODALITIES
+from dmpt.settings.modalities import names_of
 
 _NAMES = {"Rewrite": "purged", "CreateIndex": "indexed"}
 
@@ -95,7 +95,7 @@ def stats(gallery: Gallery) -> Stats:
     """
     dataset, labels = gallery.dataset, gallery.read(["present", "pid", "camera"])
     sets = {
-        "+".join(name for m, name in enumerate(MODALITIES) if one["values"] >> m & 1): one["counts"]
+        "+".join(names_of(one["values"])): one["counts"]
         for one in pc.value_counts(labels.column("present")).to_pylist()
     }
     cameras = {one["values"]: one["counts"] for one in pc.value_counts(labels.column("camera")).to_pylist()}

@@ -18,7 +18,7 @@ from dmpt.gallery.vectors import mapped
 from dmpt.retrieval.embeddings import Embeddings, averaged, join
 from dmpt.retrieval.rerank import rerank
 from dmpt.retrieval.search import Found, Mask, search
-from dmpt.settings.modalities import MODALITIES
+from dmpt.settings.modalities import names_of
 
 Shots = Literal["mean", "max"]
 _DEPTH = 8
@@ -89,7 +89,7 @@ class Search:
         self.gallery = Gallery(gallery.path, gallery.version, gallery.deadline)  # nobody else moves it on
         self._mapped = mapped(self.gallery)
         self._masks: dict[str, Mask] = {}
-        self._groups: dict[str, NDArray[np.int64]] = {}
+        self._groups: dict[str | None, tuple[NDArray[np.int64], bool]] = {}
         if not len(self):
             raise UserError(f"{gallery.path} is empty; fill it with dmpt gallery add")
         self._codes = self._mapped.codes
@@ -107,9 +107,9 @@ class Search:
             mask = mask & self._masks[condition]
         return mask
 
-    def has_common(self, query: Embeddings, mask: Mask) -> bool:
-        """Whether a counted item has a modality in common with one of the shots."""
-        return bool((self._codes[mask] & np.bitwise_or.reduce(query.codes)).any())
+    def present(self, mask: Mask) -> int:
+        """The modalities that counted items have, bit m for modality m."""
+        return int(np.bitwise_or.reduce(self._codes[mask], initial=0))
 
     def __call__(
         self,
@@ -143,22 +143,23 @@ class Search:
         if fpir is not None and calibration is None:
             raise UserError("the model is not calibrated, so nothing says who is known; dmpt calibrate measures it")
         mask = self.counted(conditions)
-        groups = np.arange(len(self)) if group is None else self._labels(group)
+        groups, apart = self._labels(group)
         asked = [averaged(query) if shots == "mean" and len(query) > 1 else query for query in queries]
-        found = self._best(asked, k, mask, None if reranked else groups)
+        depth = max(_RERANKED, k) if reranked else k if apart else _DEPTH * k
+        found = self._best(asked, k, depth, mask, None if reranked else groups)
         if reranked:
             found = [self._reranked(query, own) for query, own in zip(asked, found, strict=True)]
         first = [own[_first_of_each(groups[own.positions])[:k]] for own in found]
-        meant = [_Meaning(calibration, int(np.count_nonzero(mask)), len(query), fpir) for query in queries]
+        items = int(np.count_nonzero(mask))
+        meant = [_Meaning(calibration, items, len(query), fpir) for query in queries]
         hits = self._hits([query.codes for query in asked], first, meant)
         return [[hit for hit in own if one.is_known(hit)] for own, one in zip(hits, meant, strict=True)]
 
     def _best(
-        self, queries: Sequence[Embeddings], k: int, mask: Mask, groups: NDArray[np.int64] | None
+        self, queries: Sequence[Embeddings], k: int, depth: int, mask: Mask, groups: NDArray[np.int64] | None
     ) -> list[_Ranked]:
-        """Of each query enough items to have k groups, or all that count; without groups those that are re-ranked."""
+        """Of each query ``depth`` items, and more until they have k groups, where there are so many."""
         every = max(1, int(np.count_nonzero(mask)))
-        depth = max(_RERANKED, k) if groups is None else k if len(np.unique(groups)) == len(groups) else _DEPTH * k
         found: dict[int, _Ranked] = {}
         lacking = list(range(len(queries)))
         while lacking:
@@ -183,25 +184,26 @@ class Search:
         found = [search(one, self._mapped.vectors, k, mask & self.index.candidates(one, probes)) for one in each]
         return Found(np.concatenate([one.scores for one in found]), np.concatenate([one.positions for one in found]))
 
-    def _labels(self, column: str) -> NDArray[np.int64]:
-        """A number for each label of a column, by position; what has none has a number of its own."""
-        if column not in self._groups:
+    def _labels(self, column: str | None) -> tuple[NDArray[np.int64], bool]:
+        """A number for each label of a column, by position, and whether all differ; what has none has its own."""
+        if column is None:
+            self._groups.setdefault(column, (np.arange(len(self)), True))
+        elif column not in self._groups:
             labels = self.gallery.read([column]).column(column).combine_chunks()
             if pa.types.is_nested(labels.type):
                 raise UserError(f"column {column} holds {labels.type}; group by one of labels, such as pid")
             codes = labels.dictionary_encode().indices
             own = np.arange(len(labels)) + len(labels)
             here = labels.is_valid().to_numpy(zero_copy_only=False)
-            self._groups[column] = np.where(here, codes.fill_null(0).to_numpy(zero_copy_only=False), own)
+            groups = np.where(here, codes.fill_null(0).to_numpy(zero_copy_only=False), own)
+            self._groups[column] = groups, len(np.unique(groups)) == len(groups)
         return self._groups[column]
 
     def _reranked(self, query: Embeddings, found: _Ranked) -> _Ranked:
         """By distance after re-ranking, of several shots the least."""
         if not len(found.positions):
             return found
-        places = np.concatenate([part.positions for part in self._mapped.vectors.parts])
-        order = np.argsort(places, kind="stable")
-        items = self._mapped.vectors.at(order[np.searchsorted(places, found.positions, sorter=order)])
+        items = self._mapped.vectors.at(self._mapped.rows[found.positions])
         distances = -np.concatenate([scores.copy() for _, scores in rerank(query, items)]).max(axis=0)
         order = np.argsort(distances, kind="stable")
         return replace(found[order], distances=np.round(distances[order].astype(np.float64), 6))
@@ -227,8 +229,8 @@ class Search:
                     Hit(
                         row["key"],
                         score,
-                        _names(common),
-                        _names(int(self._codes[position])),
+                        names_of(common),
+                        names_of(int(self._codes[position])),
                         row["pid"],
                         row["camera"],
                         fmr,
@@ -262,11 +264,6 @@ class _Meaning:
             return False
         pairs = self._shots * self._items
         return hit.score > self._calibration.fpir_threshold(hit.modalities, pairs, self._fpir)
-
-
-def _names(code: int) -> tuple[str, ...]:
-    """A set of modalities."""
-    return tuple(name for m, name in enumerate(MODALITIES) if code >> m & 1)
 
 
 def _merged(positions: NDArray[np.int64], scores: NDArray[np.float64]) -> _Ranked:

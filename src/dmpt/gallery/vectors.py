@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from dmpt.base.terminal import track
 from dmpt.gallery.rows import to_embeddings
 from dmpt.gallery.schema import OWN
 from dmpt.gallery.store import Gallery
-from dmpt.retrieval.search import Rows, Vectors, squared_lengths
+from dmpt.retrieval.embeddings import squared_lengths
+from dmpt.retrieval.search import Rows, Vectors
 
 _FOLDER = "_vectors"
 _FORMAT = 1
@@ -53,7 +55,7 @@ class Mapped:
     addresses: _Addresses
     counted: NDArray[np.bool_]
 
-    @property
+    @cached_property
     def codes(self) -> NDArray[np.int64]:
         """Which modalities each position's item has, ``(N + 1,)``, bit m for modality m."""
         codes = np.zeros(len(self.counted), np.int64)
@@ -61,6 +63,14 @@ class Mapped:
             codes[part.positions] = part.code
         codes[-1] = 0
         return codes
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """Where in ``vectors`` each position's item is, ``(N + 1,)``; the last says nothing."""
+        positions = np.concatenate([part.positions for part in self.vectors.parts])
+        rows = np.zeros(len(self.counted), np.int64)
+        rows[positions] = np.arange(len(positions))
+        return rows
 
     def positions(self, addresses: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of rows that may be gone, N for those that are."""
@@ -245,8 +255,8 @@ def _copy(gallery: Gallery, fragments: dict[int, str], folder: Path) -> None:
     chosen = [each for each in _fragments(gallery) if int(each.fragment_id) in fragments]
     codes, addresses = _scanned(gallery, chosen)
     count, model = len(codes), gallery.model
-    place = np.empty(count, np.int64)
-    place[np.argsort(codes, kind="stable")] = np.arange(count)
+    order, place = np.argsort(codes, kind="stable"), np.empty(count, np.int64)
+    place[order] = np.arange(count)
     widths = {"flat": 3 * model.width, "space": model.shared or model.width, "squares": 3}
     files = {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float32, (count, width))
@@ -262,7 +272,6 @@ def _copy(gallery: Gallery, fragments: dict[int, str], folder: Path) -> None:
         start += len(items)
     for file in files.values():
         file.flush()
-    order = np.argsort(place, kind="stable")
     of = (addresses[order] >> np.uint64(32)).astype(np.int64)
     numbers, inverse = np.unique(of, return_inverse=True)
     np.save(folder / "fragment.npy", np.array([number_of[int(number)] for number in numbers], np.int64)[inverse])

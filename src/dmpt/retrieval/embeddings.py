@@ -92,6 +92,12 @@ def averaged(shots: Embeddings) -> Embeddings:
     return replace(shots, features=found, present=present, shared=shared)
 
 
+def squared_lengths(items: Embeddings) -> Features:
+    """Squared length of each modality's feature, ``(N, 3)``."""
+    found: Features = np.einsum("nmd,nmd->nm", items.features, items.features)
+    return found
+
+
 def unit(vectors: Features) -> Features:
     """Rows of length 1; a row of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

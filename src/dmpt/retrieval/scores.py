@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dmpt.retrieval.embeddings import Embeddings, Features, unit
+from dmpt.retrieval.embeddings import Embeddings, Features, squared_lengths, unit
 
 Block = tuple[slice, Features]
 """Rows of the query, and their scores, float32 (rows, G)."""
@@ -52,6 +52,12 @@ def blocks(
         yield rows, scores
 
 
+def between(first: Embeddings, second: Embeddings) -> Features:
+    """Scores of every two items, of the mixed form: float32 ``(N, M)``."""
+    found = blocks(first, second, match_copies=False, mixed=True)
+    return np.concatenate([scores.copy() for _, scores in found])
+
+
 def as_vectors(query: Embeddings, gallery: Embeddings) -> tuple[Features, Features] | None:
     """Vectors whose dot product is the similarity, where all items of a side have the same modalities; else None.
 
@@ -81,7 +87,7 @@ def exact(query: Embeddings, items: Embeddings) -> npt.NDArray[np.float64]:
     scale, shift = _scale_and_shift(items)
     own, features = query.features[0].astype(np.float64), items.features.astype(np.float64)
     both = items.present & query.present[0]
-    sets = both @ (1 << np.arange(both.shape[1]))
+    sets = items.codes & query.codes[0]
     products = np.einsum("nmd,md->nm", features, own)
     squares = np.einsum("nmd,nmd->nm", features, features)
     lengths = (squares * both).sum(axis=1) * (both @ np.einsum("md,md->m", own, own))
@@ -130,7 +136,7 @@ def _mixed(query: Embeddings, gallery: Embeddings, chunk: int) -> Iterator[Block
 
 def _lengths(items: Embeddings) -> npt.NDArray[np.float64]:
     """Length of each item over each set of modalities, (N, 8); 1 where that is 0."""
-    squares = np.einsum("nmd,nmd->nm", items.features, items.features).astype(np.float64)
+    squares = squared_lengths(items).astype(np.float64)
     members = np.arange(8)[:, None] >> np.arange(squares.shape[1]) & 1
     lengths = np.sqrt(squares @ members.T)
     return np.where(lengths > 0, lengths, 1)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmpt.base.errors import UserError
-from dmpt.retrieval.embeddings import Embeddings, Features
+from dmpt.retrieval.embeddings import Embeddings, Features, squared_lengths
 from dmpt.retrieval.scores import exact
 
 _QUERIES = 64
@@ -128,12 +128,6 @@ def grouped(items: Embeddings, positions: Places | None = None) -> Vectors:
         cut = slice(None) if len(rows) == len(items) else rows
         parts.append(Rows(items.flat[cut], space[cut], squares[cut], positions[cut], int(code)))
     return Vectors(parts, items.standardisation)
-
-
-def squared_lengths(items: Embeddings) -> Features:
-    """Squared length of each modality's feature, ``(N, 3)``."""
-    found: Features = np.einsum("nmd,nmd->nm", items.features, items.features)
-    return found
 
 
 def search(query: Embeddings, gallery: Vectors, k: int, mask: Mask | None = None) -> Found:

@@ -18,6 +18,11 @@ def number_of(names: Iterable[str]) -> int:
     return sum(1 << MODALITIES.index(name) for name in names)
 
 
+def names_of(number: int) -> tuple[str, ...]:
+    """A set of modalities by their names, of the number that ``number_of`` gives."""
+    return tuple(name for m, name in enumerate(MODALITIES) if number >> m & 1)
+
+
 def called(name: str) -> str | None:
     """The modality that a file or folder is called by, in any case of letters; None where it is none."""
     return {**{one: one for one in MODALITIES}, **ALSO}.get(name.lower())

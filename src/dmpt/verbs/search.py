@@ -177,8 +177,9 @@ def _notes(search: "Search", mask: "Mask", queries: "Sequence[Query]", k: int) -
         warn("no item meets the conditions")
     elif k > items:
         warn(f"--k is {k}, and {items} items count: all are ranked")
+    present = search.present(mask)
     for query in queries:
-        if items and not search.has_common(query.embeddings, mask):
+        if items and not (query.embeddings.codes & present).any():
             shared = search.gallery.model.shared
             what = "shared parts" if shared else "mean features, which nothing was trained to align,"
             warn(f"{query.name} has no modality in common with any item: {what} are compared")
