@@ -11,6 +11,7 @@ from typing import Any
 
 from dmpt import __version__
 from dmpt.base.errors import UserError, nearest, one_line
+from dmpt.base.memory import keep_freed_memory
 from dmpt.base.stopping import Stopped, stoppable
 
 VERBS = (
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ``compare`` has no verdict; 128 and its number after a signal.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    keep_freed_memory()
     who = "dmpt " + argv[0] if argv and argv[0] in VERBS else "dmpt"
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text; a message about one must not fail
         sys.stdout.reconfigure(errors="backslashreplace")

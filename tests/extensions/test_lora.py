@@ -150,16 +150,22 @@ def test_it_starts_as_a_linear_map_does() -> None:
         assert down.std() == pytest.approx(1 / 20 / 3**0.5, rel=0.05)
 
 
-@torch.no_grad()
-def test_one_modality_alone_gets_its_own_update() -> None:
-    lora = some_map(3, 2, None)
-    x = torch.randn(6, 4, 7, dtype=torch.float64, generator=seeded(1))
-    whole = lora(x, (0, 1, 2))
-    for m in range(3):
-        part = x[2 * m : 2 * m + 2]
-        assert error_of(lora(part, (m,)), whole[2 * m : 2 * m + 2]) < 1e-13
-        assert error_of(lora.merged()(part, (m,)), whole[2 * m : 2 * m + 2]) < 1e-13
-    assert error_of(lora(x[:2], (1,)), whole[:2]) > 1e-2
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_any_of_the_modalities_get_their_own_updates(dtype: torch.dtype, bias: bool, inference: bool) -> None:
+    lora = some_map(3, 2, None).to(dtype)
+    if not bias:
+        lora.frozen.bias = None
+    x = torch.randn(3, 2, 4, 7, dtype=dtype, generator=seeded(1))
+    bound = 1e-13 if dtype == torch.float64 else 1e-6
+    with torch.inference_mode() if inference else torch.no_grad():
+        whole = lora(x.flatten(0, 1), (0, 1, 2)).unflatten(0, (3, 2))
+        for there in (own for count in (1, 2, 3) for own in itertools.combinations(range(3), count)):
+            part, expected = x[list(there)].flatten(0, 1), whole[list(there)].flatten(0, 1)
+            assert error_of(lora(part, there), expected) < bound
+            assert error_of(lora.merged()(part, there), expected) < bound
+        assert error_of(lora(x[0], (1,)), whole[0]) > 1e-2
 
 
 def test_shapes_without_values() -> None:

@@ -122,8 +122,7 @@ class LoRA(Grouped):
 
     def forward(self, x: Tensor, modalities: Sequence[int]) -> Tensor:
         """``(n, N, inputs)`` to ``(n, N, outputs)``, in the frozen weight's precision, or autocast's."""
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.frozen.weight.dtype
+        dtype = _precision(x, self.frozen.weight)
         weight, bias = self.frozen.weight.to(dtype), self.frozen.bias
         groups = [self._factors(m) for m in (modalities if len(self.own) else (0,))]
         down, up = (torch.stack(parts).to(dtype) for parts in zip(*groups, strict=True))
@@ -159,6 +158,12 @@ class LoRA(Grouped):
         return plain
 
 
+def _precision(x: Tensor, weight: Tensor) -> torch.dtype:
+    """In which a map computes: autocast's, or its weight's."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
 class MapPerModality(Grouped):
     """A frozen map for each modality: weight ``(3, outputs, inputs)``."""
 
@@ -168,10 +173,19 @@ class MapPerModality(Grouped):
 
     def forward(self, x: Tensor, modalities: Sequence[int]) -> Tensor:
         """``(n, N, inputs)`` to ``(n, N, outputs)``."""
+        dtype, count, outputs = _precision(x, self.weight), len(modalities), self.weight.shape[1]
         # Not chunk, whose sizes an exported graph would hold; no -1: there may be 0 tokens.
-        groups = x.reshape(len(modalities), x.shape[0] // len(modalities), *x.shape[1:])
-        products = [F.linear(own, self.weight[m], self.bias) for own, m in zip(groups, modalities, strict=True)]
-        return torch.cat(products)
+        groups = x.to(dtype).reshape(count, x.shape[0] // count * x.shape[1], x.shape[2])
+        step = 2 if tuple(modalities) == (0, 2) else 1  # so that it is a view, whichever are there
+        weights = self.weight[modalities[0] : modalities[-1] + 1 : step].to(dtype).mT
+        bias = groups.new_zeros(outputs) if self.bias is None else self.bias.to(dtype)
+        if dtype == torch.float32 and x.device.type == "cpu" and torch.is_inference_mode_enabled():
+            y = groups.new_empty(*groups.shape[:2], outputs)  # in fp32 a batched product is the slower one there
+            for own, weight, out in zip(groups, weights, y, strict=True):
+                torch.addmm(bias, own, weight, out=out)
+        else:
+            y = torch.baddbmm(bias, groups, weights)
+        return y.view(*x.shape[:-1], outputs)
 
 
 def add_lora(backbone: Backbone, config: LoraConfig, first_layer: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from dmpt.base.errors import Diverged, UserError
 from dmpt.base.files import write_text
+from dmpt.base.memory import keep_freed_memory
 from dmpt.base.stopping import Interrupted, stoppable
 from dmpt.base.yaml import load
 from dmpt.settings.config import Config
@@ -112,6 +113,7 @@ def main() -> None:
     """Make the run of ``OUT PARENT [missing]``; exit code 2 with a line of what the user can mend."""
     folder, parent, *missing = sys.argv[1:]
     out = Path(folder)
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the study's way to stop it, whatever the study was started with
     try:
         with stoppable():
