@@ -1,15 +1,15 @@
 """Who is asked for: the shots of one person or vehicle, or many of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dmpt.base.errors import UserError, one_line
+from dmpt.base.errors import UserError
 from dmpt.base.terminal import track, warn
-from dmpt.data.images import Pixels, read_record
 from dmpt.data.records import Record
-from dmpt.gallery.sources import Sample, read_source
+from dmpt.gallery.reading import embedded
+from dmpt.gallery.sources import read_source
 from dmpt.retrieval.embeddings import Embeddings
 from dmpt.settings.modalities import MODALITIES
 
@@ -58,30 +58,15 @@ def of_source(embedder: "Embedder", source: Path, modality: str | None = None) -
     found = read_source(source, modality=modality)
     for failure in found.failures:
         warn(f"left out: {failure.reason}")
-    queries = list(_embedded(embedder, found.samples))
+    queries = list[Query]()
+    batches = embedded(embedder, found.samples, found.root, batch_size=_BATCH)
+    for batch in track(batches, "queries", -(-len(found.samples) // _BATCH)):
+        for failure in batch.failures:
+            warn(f"left out: {failure.reason}")
+        for place, row in enumerate(batch.rows):
+            assert batch.embeddings is not None  # there are rows
+            sample = found.samples[row]
+            queries.append(Query(sample.key, [sample.record], batch.embeddings[place : place + 1]))
     if not queries:
         raise UserError(f"none of the samples of {found.given} can be used; mend their pictures, or give others")
     return queries
-
-
-def _embedded(embedder: "Embedder", samples: Sequence[Sample]) -> Iterator[Query]:
-    black_and_white = embedder.card.config.data.black_and_white
-    starts = range(0, len(samples), _BATCH)
-    for start in track(starts, "queries", len(starts)):
-        batch, read = list[Sample](), list[Mapping[str, Pixels]]()
-        for sample in samples[start : start + _BATCH]:
-            try:
-                read.append(read_record(sample.record, black_and_white))
-                batch.append(sample)
-            except UserError as error:
-                warn(f"left out: {one_line(str(error))}")
-        if not batch:
-            continue
-        pictures = {
-            name: [one[name].transpose(1, 2, 0) if name in one else None for one in read]
-            for name in MODALITIES
-            if any(name in one for one in read)
-        }
-        embeddings = embedder.embed(**pictures)  # type: ignore[arg-type]
-        for row, sample in enumerate(batch):
-            yield Query(sample.key, [sample.record], embeddings[row : row + 1])
