@@ -33,7 +33,9 @@ _TURNS = {
 }
 
 
-def read_image(path: Path, value_range: tuple[float, float], data: bytes | None = None) -> Pixels:
+def read_image(
+    path: Path, value_range: tuple[float, float], data: bytes | None = None, most: int = _MAX_PIXELS
+) -> Pixels:
     """Decode one image to three 8-bit channels.
 
     - The camera's rotation (EXIF) is applied; no other metadata matter, whatever is wrong with them.
@@ -48,8 +50,9 @@ def read_image(path: Path, value_range: tuple[float, float], data: bytes | None 
         path: as for ``decode``.
         value_range: values that become 0 and 255 in images of more than 8 bits; the same for a whole data set.
         data: what is in the file, where it has been read.
+        most: pixels that are decoded.
     """
-    return decode(path, lambda image: to_uint8(image, value_range), data)
+    return decode(path, lambda image: to_uint8(image, value_range), data, most)
 
 
 def contents_of(path: Path) -> bytes:
@@ -67,13 +70,14 @@ def contents_of(path: Path) -> bytes:
         raise UserError(f"cannot read {path}: {error.strerror}; restore it or check its rights") from error
 
 
-def decode(path: Path, convert: Callable[[Image.Image], _T], data: bytes | None = None) -> _T:
+def decode(path: Path, convert: Callable[[Image.Image], _T], data: bytes | None = None, most: int = _MAX_PIXELS) -> _T:
     """Open one image, turn it as its camera says, and convert it.
 
     Args:
         path: an image of one of the usual formats; contents decide, not the suffix.
         convert: from the rotated picture with its own values to what is wanted, which is returned.
         data: what is in the file, where it has been read.
+        most: pixels that are decoded; of more none is.
 
     Raises:
         UserError: the file is missing, unreadable, empty, damaged, too large or no image.
@@ -82,17 +86,34 @@ def decode(path: Path, convert: Callable[[Image.Image], _T], data: bytes | None 
         data = contents_of(path)
     try:
         try:
-            return _decode(data, None, convert)
+            return _decode(data, None, convert, most)
         except Exception:  # Pillow's decoders raise whatever a damaged file drives them to; so does odd metadata
-            return _decode(*strip(data), convert)
+            return _decode(*strip(data), convert, most)
     except Exception as error:
-        raise UserError(f"{path} {_diagnose(data, error)}") from error
+        raise UserError(f"{path} {_diagnose(data, error, most)}") from error
 
 
-def _decode(data: bytes, orientation: int | None, convert: Callable[[Image.Image], _T]) -> _T:
+def size_of(path: Path, data: bytes) -> tuple[int, int]:
+    """Width and height that the head of an image file claims; nothing is decoded.
+
+    Args:
+        path: for messages.
+        data: what is in the file.
+
+    Raises:
+        UserError: it is empty or no image.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            return image.size
+    except Exception as error:  # as in ``decode``
+        raise UserError(f"{path} {_diagnose(data, error, _MAX_PIXELS)}") from error
+
+
+def _decode(data: bytes, orientation: int | None, convert: Callable[[Image.Image], _T], most: int) -> _T:
     # From memory: given a path, Pillow maps uncompressed TIFFs and garbles those whose rotation swaps the sides.
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        if image.width * image.height > _MAX_PIXELS:
+        if image.width * image.height > most:
             raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
         image.load()  # what a PNG says after its pixels too
         turn = _TURNS.get(orientation or _orientation(image))
@@ -144,7 +165,7 @@ def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
 
-def _diagnose(data: bytes, error: Exception) -> str:
+def _diagnose(data: bytes, error: Exception, most: int) -> str:
     """What a file that does not decode looks like, and what to do about it."""
     head = data[:512].lstrip().lower()
     if not data:
@@ -154,7 +175,7 @@ def _diagnose(data: bytes, error: Exception) -> str:
     if head.startswith((b"<!doctype html", b"<html")):
         return "is a web page (HTML), not an image; the download failed, repeat it"
     if isinstance(error, Image.DecompressionBombError):
-        return f"is too large ({error}, at most {_MAX_PIXELS} are read); make it smaller"
+        return f"is too large ({error}, at most {most} are read); make it smaller"
     if isinstance(error, MemoryError):
         return "does not fit into memory; use fewer workers, or make it smaller"
     if isinstance(error, UnidentifiedImageError):
