@@ -87,6 +87,19 @@ def track(items: Iterable[_T], what: str, total: int) -> Iterator[_T]:
             display.advance(task)
 
 
+def plain(value: Any) -> Any:
+    """As JSON holds it: moments and other values of columns as text, NaN as null."""
+    if isinstance(value, dict):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if value - value == 0 else None  # JSON has no NaN
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
 def print_json(content: Any) -> None:
     """Plain values on standard output, for programs."""
     print(json.dumps(content, indent=2))

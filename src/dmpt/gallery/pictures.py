@@ -1,12 +1,12 @@
 """Where the pictures of a gallery's items lie, by their keys."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from dmpt.data.layouts.folders import SUFFIXES, subfolders
 from dmpt.data.layouts.table import NAMES
 from dmpt.data.records import Record
-from dmpt.gallery.search import Hit
 from dmpt.gallery.sources import read_source
 from dmpt.settings.modalities import called
 
@@ -27,13 +27,22 @@ class Pictures:
         if self._root is not None and any((self._root / name).is_file() for name in NAMES):
             self._listed = {sample.key: sample.record for sample in read_source(self._root).samples}
 
-    def of(self, hit: Hit) -> Record | None:
-        """Those of its modalities that are there; None where none is."""
-        if hit.key in self._listed:
-            return self._listed[hit.key]
+    def of(self, key: str, has: Sequence[str]) -> Record | None:
+        """Those of an item that are there, and lie in the source; None where none does.
+
+        Args:
+            key: of the item.
+            has: modalities that its vectors have.
+        """
+        if (listed := self._listed.get(key)) is not None:
+            there = {name: path for name, path in listed.paths.items() if self._inside(path) is not None}
+            return replace(listed, paths=there) if there else None
         if self._root is None:
             return None
-        found = {name: path for name in hit.has if (path := self._file(hit.key, name, hit.has)) is not None}
+        try:
+            found = {name: path for name in has if (path := self._file(key, name, has)) is not None}
+        except (OSError, ValueError, RuntimeError):  # keys are any text: too long for a name, say
+            return None
         return Record(found, 0, 0) if found else None
 
     def _file(self, key: str, modality: str, has: Sequence[str]) -> Path | None:
@@ -55,8 +64,5 @@ class Pictures:
 
     def _inside(self, file: Path) -> Path | None:
         """A file, unless it leads out of the source: keys are written by others."""
-        try:
-            resolved = file.resolve()
-        except (OSError, ValueError, RuntimeError):
-            return None
+        resolved = file.resolve()
         return resolved if self._root in resolved.parents and resolved.is_file() else None

@@ -17,6 +17,7 @@ from dmpt.gallery.store import Gallery
 from dmpt.gallery.vectors import mapped
 from dmpt.retrieval.embeddings import Embeddings, averaged, join
 from dmpt.retrieval.rerank import rerank
+from dmpt.retrieval.scores import apart
 from dmpt.retrieval.search import Found, Mask, search
 from dmpt.settings.modalities import names_of
 
@@ -25,6 +26,8 @@ _DEPTH = 8
 """Items looked at for each that is wanted, where they are grouped; more where these are of too few."""
 _FEW = 0.1
 """Share of the items below which all that meet a condition are compared: an index would lose neighbours."""
+_MASKS = 64
+"""Conditions whose items are remembered, at most."""
 _RERANKED = 100
 """Items that are re-ranked, at least."""
 
@@ -46,6 +49,7 @@ class Hit:
         expected_false_matches: how many of as many strangers as there are items would score as high, at most.
         distance: after re-ranking, what the order is by; the score stays what it was.
         columns: what the gallery has besides.
+        spectra: the score over each common modality alone, where that was asked for.
     """
 
     key: str
@@ -58,6 +62,7 @@ class Hit:
     expected_false_matches: float | None = None
     distance: float | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    spectra: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +107,17 @@ class Search:
         """Which items meet all conditions, bool ``(N + 1,)``, in the table's order; the last is none."""
         mask = self._mapped.counted
         for condition in conditions:
-            if condition not in self._masks:
-                self._masks[condition] = self._mapped.mask(self.gallery.addresses(condition))
-            mask = mask & self._masks[condition]
+            mask = mask & self._mask(condition)
         return mask
+
+    def _mask(self, condition: str) -> Mask:
+        found = self._masks.get(condition)
+        if found is None:
+            found = self._mapped.mask(self.gallery.addresses(condition))
+            if len(self._masks) >= _MASKS:
+                self._masks.clear()
+            self._masks[condition] = found
+        return found
 
     def present(self, mask: Mask) -> int:
         """The modalities that counted items have, bit m for modality m."""
@@ -122,6 +134,7 @@ class Search:
         calibration: Calibration | None = None,
         fpir: float | None = None,
         reranked: bool = False,
+        spectra: bool = False,
     ) -> list[list[Hit]]:
         """The best items for each query, best first; of equal scores the first in the table.
 
@@ -136,6 +149,7 @@ class Search:
             fpir: keep what scores above the threshold that, with this probability, one or more of as many strangers as
                 there are items exceed.
             reranked: order the first hundred items, or k, by k-reciprocal re-ranking.
+            spectra: say of each hit what each common modality says alone.
 
         Raises:
             UserError: a condition cannot be read, there is no such column, or the calibration cannot carry the rate.
@@ -143,16 +157,17 @@ class Search:
         if fpir is not None and calibration is None:
             raise UserError("the model is not calibrated, so nothing says who is known; dmpt calibrate measures it")
         mask = self.counted(conditions)
-        groups, apart = self._labels(group)
+        groups, single = self._labels(group)
         asked = [averaged(query) if shots == "mean" and len(query) > 1 else query for query in queries]
-        depth = max(_RERANKED, k) if reranked else k if apart else _DEPTH * k
+        depth = max(_RERANKED, k) if reranked else k if single else _DEPTH * k
         found = self._best(asked, k, depth, mask, None if reranked else groups)
         if reranked:
             found = [self._reranked(query, own) for query, own in zip(asked, found, strict=True)]
         first = [own[_first_of_each(groups[own.positions])[:k]] for own in found]
         items = int(np.count_nonzero(mask))
         meant = [_Meaning(calibration, items, len(query), fpir) for query in queries]
-        hits = self._hits([query.codes for query in asked], first, meant)
+        alone = [self._apart(query, own) if spectra else None for query, own in zip(asked, first, strict=True)]
+        hits = self._hits([query.codes for query in asked], first, meant, alone)
         return [[hit for hit in own if one.is_known(hit)] for own, one in zip(hits, meant, strict=True)]
 
     def _best(
@@ -208,8 +223,22 @@ class Search:
         order = np.argsort(distances, kind="stable")
         return replace(found[order], distances=np.round(distances[order].astype(np.float64), 6))
 
+    def _apart(self, query: Embeddings, found: _Ranked) -> list[dict[str, float]]:
+        """What each modality says alone of the shot and the item of each score."""
+        said: list[dict[str, float]] = [{} for _ in found.positions]
+        for shot in np.unique(found.shots):
+            own = np.flatnonzero(found.shots == shot)
+            items = self._mapped.vectors.at(self._mapped.rows[found.positions[own]])
+            for row, alone in zip(own, apart(query[shot : shot + 1], items), strict=True):
+                said[row] = alone
+        return said
+
     def _hits(
-        self, codes: Sequence[NDArray[np.int64]], found: Sequence[_Ranked], meant: Sequence["_Meaning"]
+        self,
+        codes: Sequence[NDArray[np.int64]],
+        found: Sequence[_Ranked],
+        meant: Sequence["_Meaning"],
+        spectra: Sequence[Sequence[Mapping[str, float]] | None],
     ) -> list[list[Hit]]:
         """With what the table says of them."""
         own = [name for name in self.gallery.schema.names if name not in OWN]
@@ -218,7 +247,7 @@ class Search:
         table = self.gallery.call("reading", lambda: dataset.take(wanted.tolist(), columns=names))
         said = dict(zip(wanted.tolist(), table.to_pylist(), strict=True))
         hits: list[list[Hit]] = []
-        for sets, each, means in zip(codes, found, meant, strict=True):
+        for sets, each, means, alone in zip(codes, found, meant, spectra, strict=True):
             hits.append([])
             for rank, position in enumerate(each.positions.tolist()):
                 row, score = said[position], float(each.scores[rank])
@@ -237,6 +266,7 @@ class Search:
                         expected,
                         distance,
                         {name: row[name] for name in own},
+                        alone[rank] if alone else {},
                     )
                 )
         return hits

@@ -5,10 +5,13 @@ over their *common* modalities: for complete samples the paper's feature. Items 
 their shared parts (``scores``).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+
+from dmpt.settings.modalities import MODALITIES
 
 Features = npt.NDArray[np.float32]
 """Of items, one a row."""
@@ -72,6 +75,14 @@ def join(*parts: Embeddings) -> Embeddings:
         present=np.concatenate([part.present for part in parts]),
         shared=np.concatenate(shared) if len(shared) == len(parts) else None,
     )
+
+
+def restricted(items: Embeddings, modalities: Collection[str]) -> Embeddings:
+    """Items without the features of all other modalities; each must have one of these. Shared parts stay."""
+    kept = items.present & np.array([name in modalities for name in MODALITIES])
+    features = np.where(kept[:, :, None], items.features, np.float32(0))
+    whole = unit(features.reshape(len(items), -1)).reshape(features.shape)
+    return replace(items, features=whole, present=kept)
 
 
 def averaged(shots: Embeddings) -> Embeddings:

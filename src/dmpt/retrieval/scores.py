@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dmpt.retrieval.embeddings import Embeddings, Features, squared_lengths, unit
+from dmpt.retrieval.embeddings import Embeddings, Features, restricted, squared_lengths, unit
+from dmpt.settings.modalities import MODALITIES
 
 Block = tuple[slice, Features]
 """Rows of the query, and their scores, float32 (rows, G)."""
@@ -95,6 +96,25 @@ def exact(query: Embeddings, items: Embeddings) -> npt.NDArray[np.float64]:
     cosine = np.where(sets == 0, spaces, (products * both).sum(axis=1) / np.sqrt(np.where(lengths > 0, lengths, 1)))
     scores: npt.NDArray[np.float64] = np.round(cosine * scale[sets] + shift[sets], _DECIMALS)
     return scores
+
+
+def apart(query: Embeddings, items: Embeddings) -> list[dict[str, float]]:
+    """What each common modality says alone: the scores of one query with N items, over it and nothing else.
+
+    Args:
+        query: 1 item.
+        items: N items.
+
+    Returns:
+        Of each item a score, as ``exact`` gives it, by modality.
+    """
+    found: list[dict[str, float]] = [{} for _ in range(len(items))]
+    for m, name in enumerate(MODALITIES):
+        if query.present[0, m]:
+            for row, score in enumerate(exact(restricted(query, [name]), items).tolist()):
+                if items.present[row, m]:
+                    found[row][name] = score
+    return found
 
 
 def _scale_and_shift(items: Embeddings) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

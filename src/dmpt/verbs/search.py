@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dmpt.base.errors import UserError, one_line
-from dmpt.base.terminal import print_json, print_table, warn
+from dmpt.base.terminal import plain, print_json, print_table, warn
 from dmpt.settings.modalities import MODALITIES
 from dmpt.settings.numbers import Positive, ShareBetween
 from dmpt.verbs.loaded import Loaded
@@ -144,6 +144,7 @@ def run(
         calibration=calibration,
         fpir=fpir if known_only else None,
         reranked=rerank,
+        spectra=True,
     )
     items = _notes(search, mask, queries, k)
     result = {
@@ -163,7 +164,7 @@ def run(
     over = "shared parts" if table.model.shared else "mean features"
     facts = _facts(result, over)
     if json:
-        print_json(_plain(result))
+        print_json(plain(result))
     else:
         _show(result, over, facts)
     if page or open:
@@ -194,19 +195,6 @@ def _said(query: "Query", hits: "Sequence[Hit]", shots: str) -> dict[str, Any]:
         "aggregated": shots if len(query.embeddings) > 1 else None,
         "hits": [{"rank": rank, **asdict(hit)} for rank, hit in enumerate(hits, start=1)],
     }
-
-
-def _plain(value: Any) -> Any:
-    """As JSON holds it: moments and other values of columns as text."""
-    if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if value - value == 0 else None  # JSON has no NaN
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def _facts(result: dict[str, Any], over: str) -> list[str]:
@@ -277,7 +265,7 @@ def _write(
     place = source or (expanded(search.gallery.source) if search.gallery.source else None)
     pictures = Pictures(place)
     shown = [
-        Shown(query.name, query.shots, hits, [pictures.of(hit) for hit in hits])
+        Shown(query.name, query.shots, hits, [pictures.of(hit.key, hit.has) for hit in hits])
         for query, hits in zip(queries, found, strict=True)
     ]
     if not any(each for one in shown for each in one.pictures) and any(found):
