@@ -35,6 +35,10 @@ class Change:
     removed: int = 0
 
 
+class Newer(UserError):
+    """Somebody else wrote since."""
+
+
 def add(
     gallery: Gallery,
     model: Model,
@@ -134,14 +138,26 @@ def label(gallery: Gallery, labels: Mapping[str, str | None], only_unlabelled: b
     return Change(gallery.version, changed=done["num_updated_rows"])
 
 
-def rollback(gallery: Gallery, version: int) -> Change:
+def rollback(gallery: Gallery, version: int, newest: int | None = None) -> Change:
     """Make an earlier version the newest, as a version of its own: nothing in between is lost.
 
+    Args:
+        gallery: to write to.
+        version: to go back to.
+        newest: which must be the newest just then, as of who takes back a write of his own; None = any.
+
     Raises:
+        Newer: another one is.
         UserError: there is no such version.
     """
     Gallery(gallery.path, version, gallery.deadline)  # which looks at it
-    gallery.write("rolling back", lambda dataset: dataset.checkout_version(version).restore())  # type: ignore[no-untyped-call]
+
+    def restore(dataset: lance.LanceDataset) -> None:
+        if newest not in (None, int(dataset.version)):
+            raise Newer(f"{gallery.path} is at version {dataset.version}: somebody wrote after version {newest}")
+        dataset.checkout_version(version).restore()  # type: ignore[no-untyped-call]
+
+    gallery.write("rolling back", restore, alone=newest is not None)  # nobody writes between the look and the restoring
     return Change(gallery.version)
 
 

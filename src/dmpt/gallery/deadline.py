@@ -23,6 +23,10 @@ _CONFLICT = re.compile(
 _PLACE = re.compile(r", \S+\.rs:\d+:\d+")
 
 
+class Full(UserError):
+    """There is no room on the disk."""
+
+
 class Conflict(Exception):
     """Somebody else wrote meanwhile; the same can be tried again on what is there now."""
 
@@ -37,7 +41,7 @@ def within(seconds: float, path: Path, what: str, call: Callable[[], _T]) -> _T:
         call: calls into the store.
 
     Raises:
-        UserError: it took longer, or the store says that something is wrong.
+        UserError: it took longer, or the store says that something is wrong; ``Full`` where that is the disk.
         Conflict: somebody else wrote meanwhile.
     """
     if os.getpid() != _PROCESS:
@@ -72,7 +76,7 @@ def _told(error: BaseException, path: Path, what: str) -> BaseException:
     if _CONFLICT.search(said):
         return Conflict(said)
     if any(sign in said for sign in _FULL):
-        return UserError(f"{path}: the disk is full; nothing of this {what} was kept; free space and do it again")
+        return Full(f"{path}: the disk is full; nothing of this {what} was kept; free space and do it again")
     if any(sign in said for sign in _RIGHTS):
         return UserError(f"{path}: {what} is not allowed here; what was there is untouched; check its rights")
     return UserError(f"{path}: {what} failed ({said[:300]}); what was there is untouched")

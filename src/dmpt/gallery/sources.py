@@ -29,6 +29,20 @@ class Failure(NamedTuple):
     reason: str  # one line
 
 
+def digest(pictures: Mapping[str, bytes], columns: Mapping[str, tuple[int, int]] | None = None) -> str:
+    """The sha256 of what a sample's pictures are made of, for the column ``content``.
+
+    Args:
+        pictures: what is in the file of each modality, in the order of ``MODALITIES``.
+        columns: as of ``Sample``.
+    """
+    found = hashlib.sha256()
+    for modality, data in pictures.items():
+        found.update(f"{modality} {(columns or {}).get(modality, '')} {len(data)}\n".encode())
+        found.update(data)
+    return found.hexdigest()
+
+
 @dataclass(frozen=True)
 class Sample:
     """The aligned images of one moment."""
@@ -58,12 +72,8 @@ class Sample:
         return {path: contents_of(path) for path in dict.fromkeys(self.paths.values())}
 
     def digest(self, read: Mapping[Path, bytes]) -> str:
-        """The sha256 of what its pictures are made of, for the column ``content``."""
-        digest = hashlib.sha256()
-        for modality, path in self.paths.items():
-            digest.update(f"{modality} {self.columns.get(modality, '')} {len(read[path])}\n".encode())
-            digest.update(read[path])
-        return digest.hexdigest()
+        """What ``digest`` says of its files."""
+        return digest({name: read[path] for name, path in self.paths.items()}, self.columns)
 
     @property
     def record(self) -> Record:

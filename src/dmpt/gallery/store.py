@@ -169,19 +169,20 @@ class Gallery:
         """Vectors of all rows, or of some, in the table's order; errors as of ``read`` and ``to_embeddings``."""
         return to_embeddings(self.read(where=where), str(self.path))
 
-    def write(self, what: str, change: Callable[[lance.LanceDataset], _T], rows: int = 1) -> _T:
+    def write(self, what: str, change: Callable[[lance.LanceDataset], _T], rows: int = 1, alone: bool = False) -> _T:
         """Change the newest version, and see what came of it.
 
         Args:
             what: is done, for messages.
             change: calls into the store with the newest version; on a conflict again, with the one that won.
             rows: that are written or removed; many may take several deadlines.
+            alone: nobody else writes meanwhile.
 
         Raises:
             UserError: it cannot be written to, the disk is full, or others write all the time.
         """
         patience = min(1 + rows // _ROWS, PATIENCE)
-        with self.writing(what):
+        with self.writing(what, alone):
             for attempt in range(_TRIES):
                 self.refresh()
                 dataset = self.dataset
