@@ -32,6 +32,7 @@ def goals(out: str) -> dict[str, str]:
         ["index.py", "--quick"],
         ["gallery.py", "--quick"],
         ["embed.py", "--quick"],
+        ["serve.py", "--quick"],
         ["evaluate.py", "--queries", "60", "--gallery", "300", "--width", "16", "--repeats", "1"],
     ],
     ids=lambda command: command[0],

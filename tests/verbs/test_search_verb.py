@@ -80,7 +80,8 @@ def test_a_sample_finds_itself(
     assert (best["key"], best["score"], best["pid"], best["camera"]) == (f"RGB/{NAME}", 1.0, "9", "1")
     assert best["modalities"] == ["rgb", "nir", "tir"]
     assert set(best) == {"rank", "key", "score", "modalities", "has", "pid", "camera", "fmr", "expected_false_matches",
-                         "distance", "columns"}  # fmt: skip
+                         "distance", "columns", "spectra"}  # fmt: skip
+    assert set(best["spectra"]) == {"rgb", "nir", "tir"}
     labelled = [hit["pid"] for hit in query["hits"] if hit["pid"]]
     assert len(set(labelled)) == len(labelled)
 

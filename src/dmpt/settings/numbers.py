@@ -19,6 +19,8 @@ Positive = Annotated[int, _Limit("a whole number of at least 1", lambda n: n >= 
 Several = Annotated[int, _Limit("a whole number of at least 2", lambda n: n >= 2)]
 Seed = Annotated[int, _Limit("a whole number from 0 to below 2^63", lambda n: 0 <= n < 2**63)]
 
+Port = Annotated[int, _Limit("a whole number from 0 to 65535", lambda n: 0 <= n <= 65535)]
+
 Finite = Annotated[float, _Limit("a finite number", isfinite)]
 AboveZero = Annotated[float, _Limit("a number above 0", lambda x: 0 < x < inf)]
 Weight = Annotated[float, _Limit("a number of at least 0", lambda x: 0 <= x < inf)]

@@ -1,0 +1,269 @@
+"""The gallery behind the service: its newest version, what is written to it, and taken back."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dmpt.base.errors import UserError
+from dmpt.gallery.changes import Change, Newer, add, label, remove, rollback
+from dmpt.gallery.deadline import Full
+from dmpt.gallery.rows import to_embeddings
+from dmpt.gallery.schema import Model
+from dmpt.gallery.search import Search
+from dmpt.gallery.store import Gallery
+from dmpt.gallery.times import TIME, moment
+from dmpt.retrieval.embeddings import Embeddings, join
+from dmpt.serve.refused import Refused
+
+_T = TypeVar("_T")
+_LOOK = 1.0
+"""Seconds for which nobody looks whether others wrote."""
+
+
+@dataclass(frozen=True)
+class _Own:
+    """A write of ours."""
+
+    before: int  # the version that it was made on
+    what: str  # was done
+
+
+class Table:
+    """A gallery of one model; threads may share it.
+
+    Args:
+        path: of the gallery.
+        model: whose vectors it must hold.
+
+    Attributes:
+        name: what clients call it.
+        model: as given.
+
+    Raises:
+        UserError: there is none, or it is of another model.
+    """
+
+    def __init__(self, path: Path, model: Model):
+        self.name, self.model, self._path = path.name, model, path
+        self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._gallery: Gallery | None = None
+        self._search: Search | None = None
+        self._looked = float("-inf")
+        self._own: list[_Own] = []
+        self._at: int | None = None  # the version that the last of them left
+        self._look()
+
+    def current(self, anew: bool = False) -> tuple[Gallery, Search | None]:
+        """The newest version, which does not move on, and search in it; None where it is empty.
+
+        Args:
+            anew: look even if somebody just did.
+
+        Raises:
+            Refused: it cannot be read, as where it was deleted.
+        """
+        with self._lock:
+            if anew or time.monotonic() - self._looked > _LOOK:
+                try:
+                    self._look()
+                except UserError as error:
+                    self._gallery = self._search = None
+                    raise self.refused(error) from None
+            assert self._gallery is not None
+            return self._gallery, self._search
+
+    def _look(self) -> None:
+        found = Gallery(self._path)
+        if self._gallery is None or found.version != self._gallery.version:
+            found.model.refuse(self.model, self.name)
+            self._search = Search(found) if len(found) else None
+            self._gallery = found
+        self._newest, self._looked = found.version, time.monotonic()
+
+    def refused(self, error: UserError) -> Refused:
+        """What a client is told of an error of the store's, without paths of this machine."""
+        said = str(error).replace(str(self._path), self.name)
+        return Refused(507 if isinstance(error, Full) else 503, said)
+
+    def asked(self, call: Callable[[], _T]) -> _T:
+        """What a call into the gallery returns.
+
+        Raises:
+            Refused: the store says that something is wrong.
+        """
+        try:
+            return call()
+        except UserError as error:
+            raise self.refused(error) from None
+
+    def rows(self, gallery: Gallery, keys: Sequence[str]) -> list[dict[str, Any]]:
+        """What the table says of rows, but for their vectors; in the order of the keys.
+
+        Raises:
+            Refused: it has no such row.
+        """
+        names = [name for name in gallery.schema.names if name not in _VECTORS]
+        if not keys:
+            return []
+        found = self.asked(lambda: gallery.read(names, among(keys))).to_pylist()
+        return self._in_order({row["key"]: row for row in found}, keys)
+
+    def vectors(self, gallery: Gallery, keys: Sequence[str]) -> Embeddings:
+        """Vectors of rows, in the order of the keys.
+
+        Raises:
+            Refused: it has no such row.
+        """
+
+        def read() -> dict[str, Embeddings]:
+            table = gallery.read(where=among(keys))
+            items = to_embeddings(table, self.name)
+            return {key: items[row : row + 1] for row, key in enumerate(table.column("key").to_pylist())}
+
+        return join(*self._in_order(self.asked(read), keys))
+
+    def add(
+        self, vectors: Embeddings, keys: Sequence[str], labels: Mapping[str, Sequence[str | None]], content: str | None
+    ) -> Change:
+        """Write rows.
+
+        Args:
+            vectors: of N rows.
+            keys: N names.
+            labels: pid, camera and time, N of each.
+            content: sha256 of the pictures of a single row.
+
+        Raises:
+            Refused: they are not written.
+        """
+        if len(set(keys)) < len(keys):
+            raise Refused(422, "a key is given twice; give each row one of its own")
+        times = labels["time"]
+        own: dict[str, Any] = {}
+        if any(each is not None for each in times):
+            self.time_column(self.current()[0])
+            try:
+                own[TIME] = [None if each is None else moment(each, TIME) for each in times]
+            except UserError as error:
+                raise Refused(422, str(error)) from None
+        contents = [content] * len(keys)
+
+        def write(gallery: Gallery) -> Change:
+            return add(
+                gallery,
+                self.model,
+                vectors,
+                keys,
+                pid=labels["pid"],
+                camera=labels["camera"],
+                content=contents,
+                extra=own,
+            )
+
+        return self._write("added", write, keys)
+
+    def label(self, labels: Mapping[str, str | None]) -> Change:
+        """Say who is on rows.
+
+        Raises:
+            Refused: there is no such row, or they are not written.
+        """
+        self._known(list(labels))
+        return self._write("labelled", lambda gallery: label(gallery, labels), labels)
+
+    def remove(self, keys: Sequence[str]) -> Change:
+        """Take rows out.
+
+        Raises:
+            Refused: there is no such row, or they are not taken out.
+        """
+        self._known(keys)
+        return self._write("removed", lambda gallery: remove(gallery, keys), keys)
+
+    def undo(self, version: int) -> Change:
+        """Take back the last write of this service.
+
+        Args:
+            version: that it left.
+
+        Raises:
+            Refused: it is another one, or somebody else wrote since.
+        """
+        with self._writing:
+            gallery = self.asked(lambda: Gallery(self._path))
+            if not self._own or version != self._at:
+                raise Refused(409, f"version {version} is no write of this service that can be taken back; look again")
+            try:
+                change = rollback(gallery, self._own[-1].before, newest=version)
+            except Newer:
+                raise Refused(409, f"somebody else wrote after version {version}; nothing was taken back") from None
+            except UserError as error:
+                raise self.refused(error) from None
+            self._own.pop()
+            self._wrote(change)
+        return change
+
+    @property
+    def undoable(self) -> dict[str, Any] | None:
+        """The last write of this service that nobody wrote after."""
+        own = list(self._own)
+        return {"version": self._at, "what": own[-1].what} if own and self._at == self._newest else None
+
+    def time_column(self, gallery: Gallery) -> None:
+        """Refuse where it has no moments.
+
+        Raises:
+            Refused: it has none.
+        """
+        if TIME not in gallery.schema.names or not pa.types.is_timestamp(gallery.schema.field(TIME).type):
+            raise Refused(422, f"{self.name} has no column {TIME} of moments")
+
+    def _known(self, keys: Sequence[str]) -> None:
+        gallery = self.current(anew=True)[0]
+        there = self.asked(lambda: gallery.read(["key"])).column("key")
+        wanted = pa.array(keys, pa.string())
+        if lacking := wanted.filter(pc.invert(pc.is_in(wanted, there))).to_pylist():
+            raise self._lacking(lacking[0])
+
+    def _lacking(self, key: str) -> Refused:
+        return Refused(404, f"{self.name} has no row {key[:200]}")
+
+    def _in_order(self, found: Mapping[str, _T], keys: Sequence[str]) -> list[_T]:
+        if lacking := next((key for key in keys if key not in found), None):
+            raise self._lacking(lacking)
+        return [found[key] for key in keys]
+
+    def _write(self, what: str, write: Callable[[Gallery], Change], rows: Sequence[str] | Mapping[str, Any]) -> Change:
+        """One version, which is remembered so that it can be taken back."""
+        with self._writing:
+            gallery = self.asked(lambda: Gallery(self._path))
+            before = gallery.version
+            change = self.asked(lambda: write(gallery))
+            if change.version == before + 1:  # and so nobody else wrote at the same time
+                if before != self._at:
+                    self._own.clear()
+                self._own.append(_Own(before, f"{what} {len(rows)}"))
+                self._wrote(change)
+            elif change.version != before:
+                self._own.clear()
+        return change
+
+    def _wrote(self, change: Change) -> None:
+        """Whoever looks next sees it."""
+        self._at = self._newest = change.version
+        self._looked = float("-inf")
+
+
+_VECTORS = ("rgb", "nir", "tir", "lengths", "shared", "adapter", "content")
+"""Columns that are not told."""
+
+
+def among(keys: Sequence[str]) -> str:
+    """A condition in SQL: rows of these keys."""
+    return "key IN ({})".format(", ".join("'" + key.replace("'", "''") + "'" for key in keys))
