@@ -25,10 +25,10 @@ import dmpt
 from dmpt.adapter.folder import Card
 from dmpt.data.images import read_record
 from dmpt.embed.embedder import Embedder
-from dmpt.embed.extract import PRECISIONS
 from dmpt.gallery.done import commit
 from dmpt.gallery.shards import embed_shard, plan
 from dmpt.gallery.sources import Source, read_source
+from dmpt.runtime.torch import PRECISIONS, runtime_of
 from dmpt.settings.modalities import MODALITIES
 from dmpt.synthetic.world import World
 from goals import goal, machine, rounds, table
@@ -58,9 +58,9 @@ def main() -> None:
         for precision in ON_CPU:
             large, small = random_model(tower, size, precision), dmpt.load("package:tiny", precision=precision)
             for name, model, number, at_once in (("ViT-B/16", large, samples, batch), ("tiny", small, tiny, 64)):
-                print(f"\n{name}, {model.transform.size}, {number} samples, batches of {at_once}, {precision}")
+                print(f"\n{name}, {model.data.size}, {number} samples, batches of {at_once}, {precision}")
                 home = Path(folder) / f"{name.replace('/', '')} {precision}"
-                source = write(home, model.transform.size, number)
+                source = write(home, model.data.size, number)
                 if precision == "fp32":  # in which they can be counted
                     flops[name] = products(model)
                 share, rate = measured(model, source, home, at_once, repeats, 512 if args.quick else 4096)
@@ -78,7 +78,7 @@ def random_model(tower: str, size: tuple[int, int], precision: Precision) -> Emb
     config = Case(tower, size, 1, precision).dmpt()
     made = network(config)
     config = replace(config, data=replace(config.data, mean=HALF, std=HALF))
-    return Embedder(made, Card(config, IDS, None, "person"), precision, "0" * 64)
+    return Embedder(runtime_of(made, Card(config, IDS, None, "person"), precision, "0" * 64))
 
 
 def write(folder: Path, size: tuple[int, int], number: int) -> Source:
@@ -125,7 +125,7 @@ def measured(
 
 def products(model: Embedder) -> float:
     """FLOPs of the matrix products of one sample."""
-    images = torch.zeros(len(MODALITIES), 1, 3, *model.transform.size)
+    images = torch.zeros(len(MODALITIES), 1, 3, *model.data.size)
     with FlopCounterMode(display=False) as counter:
         model.encode(images, torch.ones(len(MODALITIES), 1, dtype=torch.bool))
     return float(counter.get_total_flops())
@@ -135,7 +135,7 @@ def decoded(model: Embedder, source: Source, batch: int) -> Iterator[tuple[Tenso
     """What the model takes, as ``dmpt embed`` makes it."""
     for start in range(0, len(source.samples), batch):
         samples = source.samples[start : start + batch]
-        images = torch.zeros(len(MODALITIES), len(samples), 3, *model.transform.size)
+        images = torch.zeros(len(MODALITIES), len(samples), 3, *model.data.size)
         for row, sample in enumerate(samples):
             pixels = read_record(sample.record, model.value_range)
             model.transform(pixels, {name: images[m, row] for m, name in enumerate(MODALITIES)})

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dmpt.data.layouts import DATASETS
-from dmpt.embed.extract import PRECISIONS
 from dmpt.extensions import assemble
 from dmpt.method.network import DMPT
+from dmpt.runtime.torch import PRECISIONS
 from dmpt.settings.shipped import folder
 from dmpt.training.log import read_log
 from dmpt.training.trainer import Trainer

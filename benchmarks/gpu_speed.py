@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dmpt.data.loader import Batch, SampleDataset, train_batches
 from dmpt.data.transforms import TrainTransform
-from dmpt.embed.extract import PRECISIONS
 from dmpt.method.network import DMPT
+from dmpt.runtime.torch import PRECISIONS
 from goals import beside, cores, rounds
 from gpu_bench import Bench
 from loading import HALF, write

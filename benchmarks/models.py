@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dmpt.embed.extract import PRECISIONS
 from dmpt.extensions.assemble import build_backbone, build_network, build_objective
 from dmpt.extensions.readings import words_for_prompts
 from dmpt.method.backbone import Backbone
@@ -22,6 +21,7 @@ from dmpt.method.heads import Heads
 from dmpt.method.losses import Objective
 from dmpt.method.modalities import MODALITY_COUNT, Features
 from dmpt.method.network import DMPT, Output
+from dmpt.runtime.torch import PRECISIONS
 from dmpt.settings.config import (
     BackboneConfig,
     BindConfig,

@@ -33,6 +33,7 @@ def goals(out: str) -> dict[str, str]:
         ["gallery.py", "--quick"],
         ["embed.py", "--quick"],
         ["serve.py", "--quick"],
+        ["export.py", "--quick"],
         ["evaluate.py", "--queries", "60", "--gallery", "300", "--width", "16", "--repeats", "1"],
     ],
     ids=lambda command: command[0],

@@ -95,6 +95,8 @@ def test_no_file_is_long() -> None:
     [
         pytest.param("base settings retrieval", id="base, settings, retrieval"),
         pytest.param("data.records data.images", id="decoding and resizing"),
+        pytest.param("adapter.calibration runtime.exported runtime.onnx runtime.openvino", id="an exported file"),
+        pytest.param("embed.embedder embed.shots gallery pages", id="its face, and galleries"),
     ],
 )
 def test_without_torch(names: str, tmp_path: Path) -> None:
@@ -118,7 +120,7 @@ import sys
 class Blocked:
     def find_spec(self, name, *_):
         if name.split(".")[0] in ("torch", "torchvision", "timm", "open_clip", "accelerate"):
-            raise ImportError(name + " is blocked")
+            raise ModuleNotFoundError(name + " is blocked")
 sys.meta_path.insert(0, Blocked())
 import importlib
 for name in {wanted!r}:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from dmpt.adapter.calibration import FILE as CALIBRATION
-from dmpt.adapter.folder import CARD, TENSORS, Card, load_card, load_tensors, save_card
+from dmpt.adapter.files import CARD, TENSORS
+from dmpt.adapter.folder import Card, load_card, load_tensors, save_card
 from dmpt.adapter.packaged import FOLDER
 from dmpt.base.environment import environment
 from dmpt.cli import main as dmpt

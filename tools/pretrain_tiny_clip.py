@@ -27,7 +27,7 @@ from dmpt.base.environment import environment
 from dmpt.base.errors import UserError
 from dmpt.base.files import write_atomically, write_text
 from dmpt.base.terminal import bar, console
-from dmpt.data.sampler import seed_for
+from dmpt.data.seeds import seed_for
 from dmpt.towers.tensors import read_tensors
 from tiny_data import SIZE, Captioned, captioned, plan
 from tiny_model import TinyCLIP, Words, contrastive_loss

@@ -15,7 +15,7 @@ from dmpt.base.memory import keep_freed_memory
 from dmpt.base.stopping import Stopped, stoppable
 
 VERBS = (
-    *("check", "train", "evaluate", "calibrate", "compare", "embed", "gallery", "search", "serve"),
+    *("check", "train", "evaluate", "calibrate", "export", "compare", "embed", "gallery", "search", "serve"),
     *("report", "reproduce", "study", "results", "params", "synth", "demo"),
 )
 """Modules of ``dmpt.verbs``, in the order of ``dmpt --help``."""

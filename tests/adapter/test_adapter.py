@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from clip_files import smooth
 from dmpt.adapter import folder as adapter
-from dmpt.adapter.folder import adapter_folder
+from dmpt.adapter.files import adapter_folder
 from dmpt.base.errors import UserError
 from dmpt.evaluation.conditions import Conditions
 from dmpt.evaluation.evaluate import evaluate

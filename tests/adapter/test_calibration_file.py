@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dmpt.adapter.calibration import FILE, Calibration, load
-from dmpt.adapter.folder import TENSORS
+from dmpt.adapter.files import TENSORS
 from dmpt.base.errors import UserError
 from dmpt.base.files import sha256
 from dmpt.retrieval.calibration import Pairs
@@ -87,7 +87,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
     [
         (changed(lambda c: c.update(format="dmpt-calibration/9")), "has format 'dmpt-calibration/9'; this version"),
         (changed(lambda c: c.pop("precision")), "lacks the key 'precision'"),
-        (changed(lambda c: c.update(precision="int3")), 'precision is "int3"; it must be fp32, bf16 or fp16'),
+        (changed(lambda c: c.update(precision="int3")), 'precision is "int3"; it must be fp32, bf16, fp16 or int8'),
         (changed(lambda c: c.update(identities="many")), 'identities is "many"; it must be'),
         (changed(lambda c: c.update(tables={})), "tables is no list"),
         (changed(lambda c: c.update(tables=[1])), r"tables\[0\] has no thresholds"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dmpt.adapter import packaged
-from dmpt.adapter.folder import adapter_folder
+from dmpt.adapter.files import adapter_folder
 from dmpt.base.errors import UserError
 
 

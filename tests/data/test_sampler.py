@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmpt.base.errors import UserError
-from dmpt.data.sampler import PKSampler, seed_for, shard
+from dmpt.data.sampler import PKSampler, shard
+from dmpt.data.seeds import seed_for
 
 
 @st.composite

@@ -19,7 +19,7 @@ from dmpt.data.layouts import load_dataset
 from dmpt.data.layouts.folders import Notes
 from dmpt.data.layouts.table import read_manifest, write_manifest
 from dmpt.data.records import Dataset, Record, fingerprint
-from dmpt.data.sampler import seed_for
+from dmpt.data.seeds import seed_for
 from dmpt.data.split import split_by_identity
 from dmpt.evaluation.evaluate import evaluate
 from dmpt.evaluation.opened import test_records as check_records

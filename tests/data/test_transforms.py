@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from dmpt.data.sampler import seed_for
+from dmpt.data.seeds import seed_for
 from dmpt.data.transforms import TestTransform, TrainTransform
 from dmpt.settings.config import DataConfig
 from dmpt.settings.modalities import MODALITIES

@@ -14,7 +14,7 @@ from PIL import Image
 
 import dmpt
 from dmpt.adapter.calibration import load as load_calibration
-from dmpt.adapter.folder import adapter_folder
+from dmpt.adapter.files import adapter_folder
 from dmpt.cli import main
 from dmpt.embed.embedder import Embedder
 from dmpt.synthetic.world import World

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dmpt.adapter.calibration import FILE, Calibration
-from dmpt.adapter.folder import TENSORS
+from dmpt.adapter.files import TENSORS
 from dmpt.base.files import sha256
 from dmpt.pages.charts import Axis, Panel
 from dmpt.report.calibration import section

@@ -20,8 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from by_name import CASES
 from dmpt.data.loader import Batch
-from dmpt.embed.extract import PRECISIONS
 from dmpt.extensions import assemble as assembling
+from dmpt.runtime.torch import PRECISIONS
 from dmpt.settings.config import Config, DataConfig, TextConfig, TrainConfig
 from dmpt.settings.rules import check
 from dmpt.settings.shipped import folder, read_settings, shipped

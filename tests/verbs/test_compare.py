@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dmpt.adapter.folder import adapter_folder
+from dmpt.adapter.files import adapter_folder
 from dmpt.cli import main
 from dmpt.synthetic.world import World
 

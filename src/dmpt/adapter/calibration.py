@@ -5,31 +5,30 @@ each set of common modalities has rates of its own. An FMR is of one comparison:
 of false matches is N times as large, and there is one or more with the probability 1 - (1 - FMR)^N, or so (FPIR).
 """
 
+import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from safetensors import numpy as tensors
 
 from dmpt import __version__
-from dmpt.adapter.folder import TENSORS, reading
+from dmpt.adapter.files import TENSORS, reading
 from dmpt.base.errors import UserError
-from dmpt.base.files import sha256, write_text
-from dmpt.retrieval.calibration import Threshold
+from dmpt.base.files import sha256, write_atomically, write_text
 from dmpt.retrieval.embeddings import Embeddings, Features
-from dmpt.retrieval.rates import Rates
+from dmpt.retrieval.rates import Rates, read_rates
 from dmpt.retrieval.snorm import snorm, statistics
 from dmpt.settings.modalities import MODALITIES, names_of, number_of
 from dmpt.settings.numbers import Positive
 from dmpt.settings.recipe import Precision
 from dmpt.settings.values import checked
-from dmpt.towers.tensors import read_safetensors, refuse_nan, write_tensors
 
 FILE, COHORT = "calibration.json", "cohort.safetensors"
 _FORMAT = "dmpt-calibration/1"
@@ -46,7 +45,7 @@ class Calibration:
 
     Attributes:
         adapter: sha256 of ``adapter.safetensors``.
-        precision: of the computation, a key of ``embed.extract.PRECISIONS``.
+        precision: of the computation, fp32, bf16, fp16 or int8.
         data: layout of the data that the pairs are of.
         fingerprint: of those samples.
         split: which identities they are: ``val`` (held out of training), ``test``, ``train``, or ``all`` of other data.
@@ -59,7 +58,7 @@ class Calibration:
     """
 
     adapter: str
-    precision: Precision
+    precision: Precision | Literal["int8"]
     data: str
     fingerprint: str
     split: Literal["val", "test", "train", "all"]
@@ -158,6 +157,14 @@ class Calibration:
         found = asdict(replace(self, cohort=None))
         return {"format": _FORMAT, "dmpt": __version__, **found, "cohort": self.cohort and len(self.cohort)}
 
+    def to_files(self) -> tuple[str, bytes | None]:
+        """What ``calibration.json`` and ``cohort.safetensors`` hold; the second None without a cohort."""
+        cohort = None if self.cohort is None else _packed(self.cohort)
+        content = self.to_dict() | ({} if cohort is None else {"cohort": hashlib.sha256(cohort).hexdigest()})
+        text = json.dumps(content, indent=2, allow_nan=False)
+        # Lists of numbers on one line, so that people find the rest.
+        return re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text) + "\n", cohort
+
     def save(self, folder: Path) -> Path:
         """Write ``calibration.json`` into an adapter folder, and ``cohort.safetensors`` where there is a cohort.
 
@@ -167,15 +174,11 @@ class Calibration:
         Raises:
             UserError: it cannot be written.
         """
-        content = self.to_dict()
-        if self.cohort is not None:
-            _write_cohort(folder / COHORT, self.cohort)
-            content["cohort"] = sha256(folder / COHORT)
-        text = json.dumps(content, indent=2, allow_nan=False)
-        # Lists of numbers on one line, so that people find the rest.
-        flat = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)
-        write_text(folder / FILE, flat + "\n")
-        if self.cohort is None:
+        text, cohort = self.to_files()
+        if cohort is not None:
+            write_atomically(folder / COHORT, lambda temporary: temporary.write_bytes(cohort))
+        write_text(folder / FILE, text)
+        if cohort is None:
             (folder / COHORT).unlink(missing_ok=True)
         return folder / FILE
 
@@ -193,22 +196,7 @@ def load(folder: Path, precision: str | None = None) -> Calibration | None:
     path = folder / FILE
     if not path.exists():
         return None
-    content = _read(path)
-    found = content.pop("format", None)
-    if found != _FORMAT:
-        raise UserError(
-            f"{path} has format {found!r}; this version of dmpt ({__version__}) reads {_FORMAT!r}; {_AGAIN}"
-        )
-    try:
-        own = {one.name: content[one.name] for one in fields(Calibration)}
-        for name in ("tables", "normalised"):
-            own[name] = _tables(own[name], name)
-        own["cohort"] = _read_cohort(folder / COHORT, own["cohort"])
-        calibration = checked(Calibration, own, "calibration")
-    except KeyError as error:
-        raise UserError(f"{path} lacks the key {error}; {_AGAIN}") from error
-    except (UserError, TypeError) as error:
-        raise UserError(f"{path}: {error}; {_AGAIN}") from error
+    calibration = parse(_text(path), str(path), _bytes(folder / COHORT))
     if calibration.adapter != sha256(folder / TENSORS):
         raise UserError(f"{path} belongs to another {TENSORS}; remove it, or {_AGAIN}")
     if precision not in (None, calibration.precision):
@@ -216,6 +204,41 @@ def load(folder: Path, precision: str | None = None) -> Calibration | None:
             f"{path} is for precision {calibration.precision}, not {precision}; compute in that, or {_AGAIN}"
         )
     return calibration
+
+
+def parse(text: str, where: str, cohort: bytes | None) -> Calibration:
+    """What ``to_files`` gave.
+
+    Args:
+        text: the first of it.
+        where: what the user calls it.
+        cohort: the second.
+
+    Raises:
+        UserError: it is damaged or of another format.
+    """
+    try:
+        content = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} cannot be read ({error}); {_AGAIN}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{where} holds no keys and values; {_AGAIN}")
+    found = content.pop("format", None)
+    if found != _FORMAT:
+        raise UserError(
+            f"{where} has format {found!r}; this version of dmpt ({__version__}) reads {_FORMAT!r}; {_AGAIN}"
+        )
+    try:
+        own = {one.name: content[one.name] for one in fields(Calibration)}
+        for name in ("tables", "normalised"):
+            own[name] = read_rates(own[name], name)
+        digest = own["cohort"]
+        own["cohort"] = None if digest is None else _unpacked(cohort, digest)
+        return checked(Calibration, own, "calibration")
+    except KeyError as error:
+        raise UserError(f"{where} lacks the key {error}; {_AGAIN}") from error
+    except (UserError, TypeError) as error:
+        raise UserError(f"{where}: {error}; {_AGAIN}") from error
 
 
 def remove(folder: Path) -> None:
@@ -240,43 +263,47 @@ def _names(common: Common) -> tuple[str, ...]:
     return names_of(int(common))
 
 
-def _write_cohort(path: Path, cohort: Embeddings) -> None:
+def _packed(cohort: Embeddings) -> bytes:
     """Its vectors, as safetensors."""
     parts = {name: getattr(cohort, name) for name in _PARTS}
-    write_tensors(path, {name: torch.from_numpy(part) for name, part in parts.items() if part is not None}, {})
+    return tensors.save({name: np.ascontiguousarray(part) for name, part in parts.items() if part is not None})
 
 
-def _read_cohort(path: Path, digest: Any) -> Embeddings | None:
+def _unpacked(data: bytes | None, digest: Any) -> Embeddings:
     """The cohort that a calibration names by its sha256.
 
     Raises:
-        UserError: the file is another one, or holds something else.
+        UserError: it is another one, or holds something else.
     """
-    if digest is None:
-        return None
-    if not path.is_file() or path.stat().st_size > _MOST_OF_COHORT or sha256(path) != digest:
-        raise UserError(f"{path.name} beside it is missing, or another one")
-    with reading(path):
-        tensors, _ = read_safetensors(path)
-        refuse_nan(tensors, path)
-        found = Embeddings(**{name: tensor.numpy() for name, tensor in tensors.items()})
+    if data is None or hashlib.sha256(data).hexdigest() != digest:
+        raise UserError(f"{COHORT} beside it is missing, or another one")
+    with reading(Path(COHORT)):
+        found = Embeddings(**tensors.load(data))
         if found.features.ndim != 3 or found.present.shape != found.features.shape[:2]:
             raise ValueError("it holds no samples")
+        if not all(np.isfinite(part).all() for part in (found.features, found.common_space)):
+            raise ValueError("it holds NaN or infinity")
         return found
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON object of bounded size, whose numbers are finite."""
+def _bytes(path: Path) -> bytes | None:
+    """What a file of bounded size holds; None where there is no such file."""
+    return path.read_bytes() if path.is_file() and path.stat().st_size <= _MOST_OF_COHORT else None
+
+
+def _text(path: Path) -> str:
+    """Likewise.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         size = path.stat().st_size
         if size > _MOST_BYTES:
             raise ValueError(f"{size} bytes")
-        content = json.loads(path.read_text("utf-8"), parse_constant=_refuse, parse_float=_finite)
-    except (OSError, ValueError, RecursionError) as error:
+        return path.read_text("utf-8")
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); {_AGAIN}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no keys and values; {_AGAIN}")
-    return content
 
 
 def _refuse(constant: str) -> float:
@@ -286,25 +313,3 @@ def _refuse(constant: str) -> float:
 def _finite(text: str) -> float:
     number = float(text)
     return number if math.isfinite(number) else _refuse(text)
-
-
-def _tables(content: Any, where: str) -> tuple[Rates, ...]:
-    """Rates as JSON holds them, one for each set of modalities."""
-    if not isinstance(content, list):
-        raise UserError(f"{where} is no list")
-    tables = []
-    for number, each in enumerate(content):
-        here = f"{where}[{number}]"
-        if not isinstance(each, Mapping) or not isinstance(each.get("thresholds"), list):
-            raise UserError(f"{here} has no thresholds")
-        limits = tuple(checked(Threshold, limit, f"{here}.thresholds") for limit in each["thresholds"])
-        table = checked(Rates, {**each, "thresholds": limits}, here)
-        try:
-            table.check()
-        except UserError as error:
-            raise UserError(f"{here}: {error}") from error
-        tables.append(table)
-    sets = [table.common for table in tables]
-    if len(set(sets)) < len(sets) or any(own != _names(own) for own in sets):
-        raise UserError(f"{where} name a set of modalities twice, or one that there is not")
-    return tuple(tables)

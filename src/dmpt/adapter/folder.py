@@ -5,18 +5,17 @@ of a machine is: inside a run folder they are in the run's ``config.yaml``, and 
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from dmpt import __version__
-from dmpt.adapter.packaged import is_shipped, shipped
+from dmpt.adapter.files import CARD, TENSORS, reading
 from dmpt.base.errors import UserError
 from dmpt.base.files import write_text
 from dmpt.extensions.assemble import build_backbone, build_network
@@ -31,7 +30,6 @@ from dmpt.towers.packaged import local
 from dmpt.towers.tensors import read_safetensors, refuse_nan, write_tensors
 
 _FORMAT = "dmpt-adapter/1"
-TENSORS, CARD = "adapter.safetensors", "config.json"
 _RENAMED = {"bind.between.": "exchanges.", "probe.": "readout.", "shared.": "also.shared."}
 """How tensors of older adapters begin, and how they begin now."""
 
@@ -79,52 +77,10 @@ def save_tensors(folder: Path, network: DMPT, step: int) -> None:
     write_tensors(folder / TENSORS, tensors, {"step": str(step)})
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Inside, one of our own files is read: whatever it lacks, it is damaged.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; give the run or adapter folder that training wrote") from error
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check its rights") from error
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        said = f"lacks {error}" if isinstance(error, KeyError) else error
-        raise UserError(f"{path} is damaged ({said}); copy it again from where it was trained") from error
-
-
 def metadata_of(path: Path) -> dict[str, str]:
     """What a safetensors file says beside its tensors."""
     with safe_open(path, framework="pt") as file:
         return dict(file.metadata() or {})
-
-
-def adapter_folder(run: Path, which: str | None = None) -> Path:
-    """The adapter inside a run folder, the folder itself when it is an adapter, or one that comes with the package.
-
-    Args:
-        run: what the user gave: a folder, or ``package:NAME``.
-        which: ``last`` or ``best``; None = the one that training selected.
-
-    Raises:
-        UserError: there is none.
-    """
-    if is_shipped(run):
-        run = shipped(run)
-    if (run / CARD).exists():
-        if which not in (None, run.name):
-            raise UserError(f"{run} is an adapter itself; give its run folder to choose {which}")
-        return run
-    # best exists only where training was told to select it
-    candidates = [run / which] if which is not None else [run / "best", run / "last"]
-    for folder in candidates:
-        if (folder / TENSORS).exists() and (folder / CARD).exists():
-            return folder
-    raise UserError(f"{run} holds no trained adapter (looked for {', '.join(str(c) for c in candidates)}); train first")
 
 
 def load_card(folder: Path) -> Card:

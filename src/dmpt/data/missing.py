@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from dmpt.data.records import Record
-from dmpt.data.sampler import seed_for
+from dmpt.data.seeds import seed_for
 from dmpt.settings.modalities import MODALITIES
 
 Subset = tuple[str, ...]

@@ -1,17 +1,12 @@
 """PK batches: P identities with K samples each, so that every anchor has positives and negatives in its batch."""
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import torch
 
 from dmpt.base.errors import UserError
-
-
-def seed_for(*parts: object) -> int:
-    """A 64-bit seed that depends on all ``parts``, the same in every process and on every machine."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
+from dmpt.data.seeds import seed_for
 
 
 class PKSampler:

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
-
 from dmpt.base.errors import UserError
 from dmpt.data.records import Record, Records
-from dmpt.data.sampler import seed_for
+from dmpt.data.seeds import seed_for
 
 
 def view_of(protocol: str) -> Literal["camera", "scene"]:
@@ -49,6 +47,8 @@ def hold_out(
             f"train.select val needs identities seen by two or more {view_of(protocol)}s, and {len(able)} are; "
             "set train.select last"
         )
+    import torch  # here: pictures are listed and split by identity without it
+
     order = torch.randperm(len(able), generator=torch.Generator().manual_seed(seed)).tolist()
     held = {able[i] for i in order[:count]}
     return [r for r in records if r.pid not in held], [r for r in records if r.pid in held]

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from dmpt.data.images import Pixels
-from dmpt.data.sampler import seed_for
+from dmpt.data.seeds import seed_for
 from dmpt.settings.config import DataConfig
 
 _Images = Mapping[str, Pixels | Tensor]

@@ -9,22 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from dmpt.adapter.calibration import Calibration
-from dmpt.adapter.calibration import load as load_calibration
-from dmpt.adapter.folder import TENSORS, Card, adapter_folder, load_card, network_of
 from dmpt.base.errors import UserError
-from dmpt.base.files import expanded, sha256
-from dmpt.base.terminal import warn
-from dmpt.data.transforms import TestTransform
-from dmpt.embed.extract import PRECISIONS, Encoder
+from dmpt.base.files import expanded
 from dmpt.embed.pictures import Order, cropped, listed, pixels_of
 from dmpt.embed.verdict import Verdict, judge
-from dmpt.method.network import DMPT
 from dmpt.retrieval.embeddings import Embeddings, join
 from dmpt.retrieval.scores import between
+from dmpt.runtime.runtime import Images, Present, Runtime
 from dmpt.settings.modalities import MODALITIES
 
 Boxes = Sequence[Sequence[float]] | Mapping[str, Sequence[Sequence[float]]]
@@ -34,27 +27,26 @@ class Embedder:
     """A trained model, ready for pictures; threads may share it.
 
     Args:
-        network: in evaluation mode, on its device, its tower in ``precision``.
-        card: the adapter's.
-        precision: of the computation, a key of ``PRECISIONS``.
-        adapter: sha256 of its tensors' file.
-        calibration: of that at this precision; None = scores mean no more than their order.
+        runtime: what runs it.
 
     Attributes:
+        runtime: torch, onnx or openvino.
+        card: what training wrote; None of an exported file.
+        data: how pictures are prepared, as ``Runtime`` has it.
         modalities: that it reads.
         value_range: values of 16-bit images that become black and white.
-        transform: from decoded images to what ``encode`` takes.
-        encode: normalised images to embeddings (``embed.extract.Encoder``), for those who decode themselves.
+        precision: of the computation: fp32, bf16, fp16 or int8.
+        adapter: sha256 of ``adapter.safetensors``.
+        calibration: of that at this precision; None = scores mean no more than their order.
+        transform: from decoded images to what ``encode`` takes, for those who decode themselves.
+        encode: images ``(3, B, 3, H, W)``, and which of them are there ``(3, B)``, to embeddings.
     """
 
-    def __init__(self, network: DMPT, card: Card, precision: str, adapter: str, calibration: Calibration | None = None):
-        data = card.config.data
-        assert data.mean is not None and data.std is not None  # noqa: PT018  # a card has them filled in
-        self.card, self.precision, self.adapter, self.calibration = card, precision, adapter, calibration
-        self.modalities: tuple[str, ...] = tuple(data.modalities)
-        self.value_range: tuple[float, float] = data.value_range  # type: ignore[assignment]  # measured by training
-        self.transform = TestTransform(data.size, data.mean, data.std)
-        self.encode = Encoder(network, PRECISIONS[precision])
+    def __init__(self, runtime: Runtime):
+        self.runtime, self.card = runtime.name, runtime.card
+        self.data, self.modalities, self.value_range = runtime.data, runtime.modalities, runtime.data.black_and_white
+        self.precision, self.adapter, self.calibration = runtime.precision, runtime.adapter, runtime.calibration
+        self.transform, self.encode = runtime.transform, runtime.encode
 
     def embed(
         self,
@@ -140,19 +132,19 @@ class Embedder:
             found[name] = [cut.transpose(1, 2, 0) for cut in cuts]
         return found
 
-    def _prepared(self, batch: Mapping[str, list[Any]], start: int, order: Order) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised images ``(3, B, 3, H, W)``, zeros where absent, and which are there ``(3, B)``."""
+    def _prepared(self, batch: Mapping[str, list[Any]], start: int, order: Order) -> tuple[Images, Present]:
+        """What ``encode`` takes: zeros where absent."""
         count = len(next(iter(batch.values())))
-        images = torch.zeros(len(MODALITIES), count, 3, *self.transform.size)
-        present = torch.zeros(len(MODALITIES), count, dtype=torch.bool)
+        images = np.zeros((len(MODALITIES), count, 3, *self.data.size), np.float32)
+        present = np.zeros((len(MODALITIES), count), np.bool_)
         for m, name in enumerate(MODALITIES):
             for row, picture in enumerate(batch.get(name, [None] * count)):
                 if picture is not None:
                     pixels = pixels_of(picture, f"{name}[{start + row}]", self.value_range, order)
                     self.transform({name: pixels}, {name: images[m, row]})
                     present[m, row] = True
-        if (empty := ~present.any(dim=0)).any():
-            raise UserError(f"sample {start + int(empty.nonzero()[0])} has no picture; give it one at least")
+        if not (some := present.any(axis=0)).all():
+            raise UserError(f"sample {start + int(some.argmin())} has no picture; give it one at least")
         return images, present
 
 
@@ -162,38 +154,35 @@ def load(
     which: Literal["last", "best"] | None = None,
     weights: str | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
+    runtime: Literal["torch", "onnx", "openvino"] | None = None,
 ) -> Embedder:
     """A trained model.
 
     Args:
-        name: a run folder, an adapter folder, or ``package:tiny``, which comes with dmpt.
+        name: a run folder, an adapter folder, ``package:tiny``, which comes with dmpt, or a file that ``dmpt export``
+            wrote, which needs no torch.
         which: of a run: ``last`` or ``best``; None = the one that training selected.
         weights: of the backbone, where they are not where training found them.
         precision: None = that of the calibration where there is one, else bf16 where the processor computes it
-            natively, else fp32.
+            natively, else fp32; of a file the one that it was written in, but for OpenVINO.
+        runtime: what computes; None = torch, of a file ONNX Runtime (``onnx``).
 
     Raises:
-        UserError: there is no adapter, its backbone is not there, or its calibration is that of another adapter.
+        UserError: there is no adapter, its backbone is not there, its calibration is that of another adapter, or a
+            file was changed; or what is given does not fit.
     """
-    folder = adapter_folder(expanded(name), which)
-    card, gpu = load_card(folder), torch.cuda.is_available()
-    if precision == "fp16" and not gpu:
-        raise UserError("precision fp16 needs a GPU; give bf16 or fp32")
-    calibration = load_calibration(folder)
-    adapter = sha256(folder / TENSORS) if calibration is None else calibration.adapter
-    chosen: str = precision or ("bf16" if _native_bf16(gpu) else "fp32")
-    if calibration is not None and precision is None and (gpu or calibration.precision != "fp16"):
-        chosen = calibration.precision
-    if calibration is not None and calibration.precision != chosen:
-        warn(f"{folder} is calibrated at precision {calibration.precision}; at {chosen} its scores are not calibrated")
-        calibration = None
-    network, _ = network_of(folder, card, weights, PRECISIONS[chosen])
-    return Embedder(network.to("cuda" if gpu else "cpu"), card, chosen, adapter, calibration)
+    place = expanded(name)
+    if place.suffix != ".onnx":
+        if runtime in ("onnx", "openvino"):
+            raise UserError(f"runtime {runtime} runs a file, and {name} is none; dmpt export makes one")
+        from dmpt.runtime.torch import load as load_folder
 
+        return Embedder(load_folder(place, which, weights, precision))
+    for given, value in (("which", which), ("weights", weights)):
+        if value is not None:
+            raise UserError(f"{name} is a file that holds all it needs; leave out {given} {value}")
+    if runtime == "torch":
+        raise UserError(f"{name} is a file for ONNX Runtime or OpenVINO; give the run that it was exported from")
+    from dmpt.runtime.exported import load as load_file
 
-def _native_bf16(gpu: bool) -> bool:
-    """Whether bf16 is quicker than fp32 here: elsewhere it is emulated."""
-    if gpu:
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases do not say
-    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return Embedder(load_file(place, precision, runtime or "onnx"))

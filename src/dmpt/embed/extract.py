@@ -5,19 +5,16 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from dmpt.base.terminal import track
 from dmpt.data.loader import test_batches, test_set
 from dmpt.data.records import Record, labels_of
-from dmpt.extensions.shared import shared_part
 from dmpt.method.network import DMPT
 from dmpt.retrieval.embeddings import Embeddings, join
 from dmpt.retrieval.protocols import Labels
+from dmpt.runtime.torch import PRECISIONS, Encoder
 from dmpt.settings.config import DataConfig
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Pair = tuple[Sequence[Record], Sequence[Record]]
 """Query and gallery; one list for both where they are one."""
 
@@ -75,31 +72,3 @@ def extract(
     return join(
         *(encode(batch.images, batch.present) for batch in track(batches, "features", -(-len(records) // batch_size)))
     )
-
-
-class Encoder:
-    """A network whose prompts are constants: images in, embeddings out.
-
-    Args:
-        network: on its device; left in evaluation mode.
-        precision: compute precision.
-    """
-
-    def __init__(self, network: DMPT, precision: torch.dtype = torch.float32):
-        self.network, self._precision = network.eval(), precision
-        with torch.inference_mode():
-            # In the tower's precision, without autocast: norms in it, where training has them in float32, so the last
-            # digits differ.
-            self._baked = network.bake()
-        self._part = shared_part(network)
-        self._standardisation = None if self._part is None else self._part.standardisation().numpy()
-
-    def __call__(self, images: Tensor, present: Tensor) -> Embeddings:
-        """Normalised images ``(3, B, 3, H, W)`` and bool ``(3, B)``, which are there, to B embeddings."""
-        device = next(self.network.parameters()).device
-        with torch.inference_mode(), torch.autocast(device.type, self._precision, self._precision != torch.float32):
-            here = None if present.all() else present.to(device)
-            output = self.network(images.to(device, non_blocking=True), here, self._baked)
-            features = self.network.test_feature(output.features).view(images.shape[1], len(images), -1).cpu().numpy()
-            shared = None if self._part is None else F.normalize(output.also["shared"], dim=-1).cpu().numpy()
-        return Embeddings(features, present.T.numpy(), shared, self._standardisation)

@@ -1,11 +1,11 @@
 """What a caller has of a picture, as pixels: from a path, an image of Pillow, an array or a tensor."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -37,7 +37,7 @@ def pixels_of(picture: Any, where: str, value_range: tuple[float, float], order:
         return read_image(expanded(picture), value_range)
     if isinstance(picture, Image.Image):
         return to_uint8(ImageOps.exif_transpose(picture), value_range)
-    if isinstance(picture, torch.Tensor):
+    if _is_tensor(picture):
         if picture.ndim != 3 or len(picture) not in (1, 3):
             raise UserError(f"{where} is a tensor of shape {tuple(picture.shape)}; give (3, H, W) or (1, H, W)")
         picture = picture.detach().movedim(0, -1).cpu().numpy()
@@ -53,6 +53,12 @@ def pixels_of(picture: Any, where: str, value_range: tuple[float, float], order:
     if order == "bgr":
         bytes_of = bytes_of[..., ::-1]
     return np.array(np.broadcast_to(bytes_of, (*values.shape[:2], 3)).transpose(2, 0, 1), order="C")
+
+
+def _is_tensor(thing: Any) -> bool:
+    """Whether it is one of torch's, which is not imported for that: who has a tensor has imported it."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and isinstance(thing, torch.Tensor)
 
 
 def _eight_bits(values: NDArray[Any], where: str) -> NDArray[np.uint8]:
@@ -91,7 +97,7 @@ def cropped(frame: Pixels, box: Sequence[float], where: str) -> Pixels:
 
 def listed(given: Any) -> list[Any]:
     """What a caller gave for a modality: one picture, or several; a batch of arrays is several."""
-    if isinstance(given, np.ndarray | torch.Tensor):
+    if isinstance(given, np.ndarray) or _is_tensor(given):
         return list(given) if given.ndim == 4 else [given]
     if isinstance(given, str | Path | Image.Image) or not isinstance(given, Iterable):
         return [given]

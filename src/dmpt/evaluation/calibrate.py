@@ -11,7 +11,8 @@ import torch
 
 from dmpt.adapter.calibration import Calibration
 from dmpt.adapter.calibration import load as load_calibration
-from dmpt.adapter.folder import TENSORS, adapter_folder, load_card, network_of
+from dmpt.adapter.files import TENSORS, adapter_folder
+from dmpt.adapter.folder import load_card, network_of
 from dmpt.adapter.packaged import is_shipped
 from dmpt.base.errors import UserError
 from dmpt.base.files import expanded, sha256
@@ -22,7 +23,7 @@ from dmpt.data.layouts import load_dataset
 from dmpt.data.missing import restrict
 from dmpt.data.records import Dataset, Record, fingerprint
 from dmpt.data.split import hold_out, view_of
-from dmpt.embed.extract import PRECISIONS, extract
+from dmpt.embed.extract import extract
 from dmpt.evaluation.beside import trained_beside
 from dmpt.evaluation.conditions import USUAL, Conditions
 from dmpt.evaluation.opened import Opened, open_adapter
@@ -30,6 +31,7 @@ from dmpt.evaluation.sights import BetweenCameras, Sights, between_cameras
 from dmpt.method.network import DMPT
 from dmpt.retrieval.embeddings import Embeddings
 from dmpt.retrieval.snorm import COHORT
+from dmpt.runtime.torch import PRECISIONS
 from dmpt.settings.config import Config, DataConfig
 
 Split = Literal["val", "test", "train"]
@@ -96,7 +98,7 @@ def calibrate(
             "and calibrate the copy"
         )
     before = _before(adapter_folder(expanded(run), conditions.which))
-    if before is not None and conditions.precision is None:
+    if before is not None and conditions.precision is None and before.precision != "int8":
         conditions = replace(conditions, precision=before.precision)
     opened, skip = open_adapter(expanded(run), conditions), conditions.skip_broken
     records, name = _chosen(opened, split, skip)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmpt.adapter import folder as adapter
+from dmpt.adapter.files import CARD
 from dmpt.adapter.packaged import is_shipped
 from dmpt.base.environment import environment
 from dmpt.base.files import expanded, write_text
@@ -120,7 +121,7 @@ class Evaluation:
         if is_shipped(self.run):
             return None
         path, result = self.run / f"metrics{self.ending}.json", self.to_dict()
-        if (self.run / adapter.CARD).exists():
+        if (self.run / CARD).exists():
             where = {key: value for key, value in self.provenance.items() if key not in PRIVATE}
             result |= {"skipped": len(self.skipped), "provenance": where}
         write_text(path, json.dumps(result, indent=2) + "\n")

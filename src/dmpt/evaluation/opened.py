@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dmpt.adapter import folder as adapter
+from dmpt.adapter.files import adapter_folder
 from dmpt.base.errors import UserError
 from dmpt.base.files import expanded
 from dmpt.base.terminal import warn
@@ -16,10 +17,10 @@ from dmpt.data.check.looks import Looks, look_at
 from dmpt.data.layouts import load_dataset, passed_over
 from dmpt.data.missing import restrict
 from dmpt.data.records import Dataset, Record, short
-from dmpt.embed.extract import PRECISIONS
 from dmpt.evaluation.beside import why_apart
 from dmpt.evaluation.conditions import USUAL, Conditions
 from dmpt.method.network import DMPT
+from dmpt.runtime.torch import PRECISIONS
 from dmpt.settings.config import Config, DataConfig
 from dmpt.settings.places import absolute
 from dmpt.settings.rules import check
@@ -50,7 +51,7 @@ def open_adapter(run: Path, conditions: Conditions = USUAL) -> Opened:
     Raises:
         UserError: something is missing or does not fit.
     """
-    folder = adapter.adapter_folder(run, conditions.which)
+    folder = adapter_folder(run, conditions.which)
     card, gpu = adapter.load_card(folder), torch.cuda.is_available()
     precision: str = conditions.precision or card.config.train.precision
     if precision == "fp16" and not gpu:

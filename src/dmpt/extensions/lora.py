@@ -130,12 +130,12 @@ class LoRA(Grouped):
         y: Tensor = _Product.apply(grouped, weight, None if bias is None else bias.to(dtype), down, up)
         return y.view(*x.shape[:-1], self.frozen.out_features)  # no -1: there may be 0 tokens
 
-    def _factors(self, modality: int) -> tuple[Tensor, Tensor]:
-        """A ``(r, inputs)`` and s B ``(outputs, r)`` of all the updates of a modality, side by side."""
+    def _factors(self, modality: int | None, shared: bool = True) -> tuple[Tensor, Tensor]:
+        """A ``(r, inputs)`` and s B ``(outputs, r)`` of updates side by side: the shared, a modality's, or both."""
         downs, ups = [], []
-        own: Any = self.own[modality] if len(self.own) else {}
-        shared = {name: getattr(self, name) for name in self.rows if hasattr(self, name)}
-        updates: Any = [*shared.items(), *own.items()]
+        own: Any = {} if modality is None or not len(self.own) else self.own[modality]
+        common = {name: getattr(self, name) for name in self.rows if shared and hasattr(self, name)}
+        updates: Any = [*common.items(), *own.items()]
         for name, update in updates:
             rows = self.rows[name]
             downs.append(update.down.weight)
@@ -145,16 +145,28 @@ class LoRA(Grouped):
     @torch.no_grad()
     def merged(self) -> nn.Module:
         """The same map without products of its own: one plain map, or one of each modality."""
+        made = [self._weight(m) for m in range(len(self.own) or 1)]
+        return MapPerModality(torch.stack(made), self.frozen.bias) if len(self.own) else self._plain(made[0])
+
+    @torch.no_grad()
+    def folded(self) -> nn.Module:
+        """The same map, of whose updates those of a modality are the only products left."""
+        plain = self._plain(self._weight(None) if hasattr(self, next(iter(self.rows))) else self.frozen.weight)
+        if not len(self.own):
+            return plain
+        down, up = zip(*(self._factors(m, shared=False) for m in range(len(self.own))), strict=True)
+        return ProductPerModality(plain, torch.stack(down), torch.stack(up))
+
+    def _weight(self, modality: int | None) -> Tensor:
+        """W + s B A, of the shared update or of a modality's too."""
+        down, up = self._factors(modality)
         weight = self.frozen.weight
-        made = [
-            torch.addmm(weight, up.to(weight.dtype), down.to(weight.dtype))
-            for down, up in map(self._factors, range(len(self.own) or 1))
-        ]
-        if len(self.own):
-            return MapPerModality(torch.stack(made), self.frozen.bias)
+        return torch.addmm(weight, up.to(weight.dtype), down.to(weight.dtype))
+
+    def _plain(self, weight: Tensor) -> nn.Linear:
+        """The map with another weight."""
         plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-        plain.weight = nn.Parameter(made[0], requires_grad=False)
-        plain.bias = self.frozen.bias
+        plain.weight, plain.bias = nn.Parameter(weight, requires_grad=False), self.frozen.bias
         return plain
 
 
@@ -188,6 +200,22 @@ class MapPerModality(Grouped):
         return y.view(*x.shape[:-1], outputs)
 
 
+class ProductPerModality(Grouped):
+    """A map that the modalities share, and a small product for each: A ``(3, r, inputs)``, B ``(3, outputs, r)``."""
+
+    def __init__(self, plain: nn.Linear, down: Tensor, up: Tensor):
+        super().__init__()
+        self.plain = plain
+        self.down, self.up = (nn.Parameter(part.mT.contiguous(), requires_grad=False) for part in (down, up))
+
+    def forward(self, x: Tensor, modalities: Sequence[int]) -> Tensor:
+        """``(n, N, inputs)`` to ``(n, N, outputs)``."""
+        down, up = (part if len(modalities) == len(part) else part[list(modalities)] for part in (self.down, self.up))
+        y: Tensor = self.plain(x)
+        grouped = x.reshape(len(modalities), -1, x.shape[-1])
+        return y + (grouped @ down @ up).reshape(y.shape)
+
+
 def add_lora(backbone: Backbone, config: LoraConfig, first_layer: int) -> None:
     """Wrap the maps of every block from a layer on.
 
@@ -207,3 +235,9 @@ def merge_lora(backbone: Backbone) -> None:
     """Put each updated map's merged form in its place: for inference alone."""
     for name in MAPS:
         wrap(backbone.vit.blocks, name, lambda own: own.merged() if isinstance(own, LoRA) else own)
+
+
+def fold_lora(backbone: Backbone) -> None:
+    """As ``merge_lora``, with one copy of the tower: what a modality has of its own stays a product beside it."""
+    for name in MAPS:
+        wrap(backbone.vit.blocks, name, lambda own: own.folded() if isinstance(own, LoRA) else own)

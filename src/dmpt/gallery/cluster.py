@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import AgglomerativeClustering
 
 from dmpt.adapter.calibration import load
-from dmpt.adapter.folder import adapter_folder
+from dmpt.adapter.files import adapter_folder
 from dmpt.base.errors import UserError
 from dmpt.base.terminal import track
 from dmpt.gallery.changes import Change, label
@@ -25,6 +25,7 @@ from dmpt.gallery.schema import Model
 from dmpt.gallery.store import Gallery
 from dmpt.retrieval.embeddings import Embeddings
 from dmpt.retrieval.scores import blocks
+from dmpt.runtime.exported import read
 
 MOST = 100_000
 """Samples without a label that are compared with each other."""
@@ -63,13 +64,13 @@ def thresholds_of(model: Model, run: Path, fmr: float) -> list[float | None]:
 
     Args:
         model: of the gallery.
-        run: holds the adapter that its vectors are of.
+        run: holds the adapter that its vectors are of; or a file that was exported from it.
         fmr: share of strangers that may pass, in (0, 1).
 
     Raises:
         UserError: it is another adapter, it is not calibrated at the gallery's precision, or cannot carry the rate.
     """
-    found = load(adapter_folder(run))
+    found = read(run).calibration if run.suffix == ".onnx" else load(adapter_folder(run))
     if found is None or (found.adapter, found.precision) != (model.adapter, model.precision):
         raise UserError(
             f"{run} has no calibration of the gallery's adapter {model.adapter[:12]} at precision {model.precision}; "

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from dmpt.base.errors import UserError, one_line
 from dmpt.data.images import read_record
 from dmpt.gallery.sources import Failure, Sample
 from dmpt.retrieval.embeddings import Embeddings
+from dmpt.runtime.runtime import Images, Present
 from dmpt.settings.modalities import MODALITIES
 
 if TYPE_CHECKING:
@@ -87,10 +86,8 @@ class _Coming:
         known: Mapping[str, str | None],
     ) -> None:
         self._model, self._start, self._keys = model, start, [sample.key for sample in samples]
-        shape = (len(MODALITIES), len(samples), 3, *model.transform.size)
-        # numpy's zeros cost nothing until they are written to.
-        self._images = torch.from_numpy(np.zeros(shape, np.float32))
-        self._present = torch.zeros(shape[:2], dtype=torch.bool)
+        shape = (len(MODALITIES), len(samples), 3, *model.data.size)
+        self._images, self._present = np.zeros(shape, np.float32), np.zeros(shape[:2], np.bool_)
         self._read: list[Future[str | Failure | None]] = [
             pool.submit(_read, model, sample, root, known, self._images[:, row], self._present[:, row])
             for row, sample in enumerate(samples)
@@ -115,7 +112,7 @@ class _Coming:
 
 
 def _read(
-    model: "Embedder", sample: Sample, root: Path, known: Mapping[str, str | None], images: Tensor, present: Tensor
+    model: "Embedder", sample: Sample, root: Path, known: Mapping[str, str | None], images: Images, present: Present
 ) -> str | Failure | None:
     """Its content, once its pictures are in ``images (3, 3, H, W)``; None where it is known."""
     sample = sample.seen_by(model.modalities)

@@ -56,7 +56,7 @@ class Model:
     @classmethod
     def of(cls, embedder: "Embedder") -> "Model":
         """What a loaded model writes; one blank picture tells the widths."""
-        data = embedder.card.config.data
+        data = embedder.data
         blank = np.zeros((*data.size, 3), np.uint8)
         seen = embedder.embed(*(blank if name in embedder.modalities else None for name in MODALITIES))
         names = ("size", "mean", "std", "value_range", "modalities")

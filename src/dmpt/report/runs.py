@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
-from dmpt.adapter.folder import adapter_folder
+from dmpt.adapter.files import adapter_folder
 from dmpt.base.errors import UserError, one_line
 from dmpt.base.terminal import console
 from dmpt.data.records import same_data, short

@@ -7,15 +7,18 @@ probability k / (n + 1) at most, and no rate is said that is smaller than one co
 
 import bisect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from dmpt.base.errors import UserError
 from dmpt.retrieval.calibration import RATES, Floats, Pairs, Threshold, equal_error_rate, thresholds
+from dmpt.settings.modalities import MODALITIES
 from dmpt.settings.numbers import Count, Finite, Positive, Share
+from dmpt.settings.values import checked
 
 _PER_DECADE = 24
 """Points of a curve in each factor of ten of the FMR."""
@@ -177,3 +180,29 @@ def _rates(least: float, rates: Sequence[float]) -> Iterator[float]:
         10 ** (-step / _PER_DECADE) for step in range(1, math.floor(-math.log10(least) * _PER_DECADE + 1e-9) + 1)
     )
     yield least
+
+
+def read_rates(content: Any, where: str) -> tuple[Rates, ...]:
+    """Rates as JSON holds them, one for each set of modalities.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    if not isinstance(content, list):
+        raise UserError(f"{where} is no list")
+    tables = []
+    for number, each in enumerate(content):
+        here = f"{where}[{number}]"
+        if not isinstance(each, Mapping) or not isinstance(each.get("thresholds"), list):
+            raise UserError(f"{here} has no thresholds")
+        limits = tuple(checked(Threshold, limit, f"{here}.thresholds") for limit in each["thresholds"])
+        table = checked(Rates, {**each, "thresholds": limits}, here)
+        try:
+            table.check()
+        except UserError as error:
+            raise UserError(f"{here}: {error}") from error
+        tables.append(table)
+    sets = [table.common for table in tables]
+    if len(set(sets)) < len(sets) or any(own != tuple(m for m in MODALITIES if m in own) for own in sets):
+        raise UserError(f"{where} name a set of modalities twice, or one that there is not")
+    return tuple(tables)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ class Served:
 
     def __init__(self, name: str, embedder: Embedder, thread: Executor, figures: Figures):
         self.name, self.embedder, self._thread, self._figures = name, embedder, thread, figures
-        blank = np.zeros((*embedder.card.config.data.size, 3), np.uint8)
+        blank = np.zeros((*embedder.data.size, 3), np.uint8)
         # One pass tells the widths, and readies what is made at the first.
         seen = (blank if name in embedder.modalities else None for name in MODALITIES)
         self.shape = Shape.of(embedder.embed(*seen))
@@ -96,14 +96,16 @@ class Served:
 
         from dmpt.embed.attention import gaze
 
-        model, config = self.embedder, self.embedder.card.config
+        model, card, encode = self.embedder, self.embedder.card, cast(Any, self.embedder.encode)
+        assert card is not None  # of what looks
+        config = card.config
         images = torch.zeros(len(MODALITIES), 1, 3, *config.data.size)
         present = torch.zeros(len(MODALITIES), 1, dtype=torch.bool)
         places = {name: MODALITIES.index(name) for name in shot}
         pixels = {name: np.ascontiguousarray(own.transpose(2, 0, 1)) for name, own in shot.items()}
         model.transform(pixels, {name: images[m, 0] for name, m in places.items()})
         present[list(places.values())] = True
-        seen = gaze(model.encode.network, images, present, config)
+        seen = gaze(encode.network, images, present, config)
         ratios = {kind: own[:, 0] for kind, own in seen.ratios.items()}
         rows: dict[str, int] = {name: number for number, name in enumerate(config.data.modalities)}
         maps = {name: {kind: _rounded(own[rows[name]]) for kind, own in ratios.items()} for name in shot}
@@ -118,9 +120,9 @@ class Served:
             "name": self.name,
             "adapter": model.adapter,
             "precision": model.precision,
-            "runtime": getattr(model, "runtime", "torch"),
+            "runtime": model.runtime,
             "modalities": list(model.modalities),
-            "size": list(model.card.config.data.size),
+            "size": list(model.data.size),
             "width": self.shape.width,
             "shared": self.shape.shared,
             "attention": self.looks,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dmpt.adapter.calibration import FILE
-from dmpt.adapter.folder import CARD, TENSORS
+from dmpt.adapter.files import CARD, TENSORS
 from dmpt.base.environment import environment
 from dmpt.base.errors import UserError
 from dmpt.base.files import expanded, write_text

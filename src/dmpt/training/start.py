@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmpt.adapter.folder import TENSORS, Card, adapter_folder, load_card, load_tensors
+from dmpt.adapter.files import TENSORS, adapter_folder
+from dmpt.adapter.folder import Card, load_card, load_tensors
 from dmpt.base.errors import UserError
 from dmpt.base.files import expanded, sha256
 from dmpt.extensions.assemble import Model

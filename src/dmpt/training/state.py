@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from dmpt.adapter.folder import metadata_of, name_today, reading
+from dmpt.adapter.files import reading
+from dmpt.adapter.folder import metadata_of, name_today
 from dmpt.base.errors import UserError
 from dmpt.data.records import fingerprint, same_data, short
 from dmpt.extensions.assemble import Model

@@ -21,13 +21,14 @@ from dmpt.base.stopping import Stopped, interrupts
 from dmpt.base.terminal import bar, console
 from dmpt.data.loader import Batch
 from dmpt.data.sampler import shard
-from dmpt.embed.extract import PRECISIONS, Seen, look
+from dmpt.embed.extract import Seen, look
 from dmpt.extensions.assemble import assemble
 from dmpt.extensions.distillation import both_views
 from dmpt.extensions.ema import EMA
 from dmpt.extensions.prompts_from_data import start_prompts
 from dmpt.retrieval.metrics import Metrics
 from dmpt.retrieval.metrics import evaluate as score
+from dmpt.runtime.torch import PRECISIONS
 from dmpt.settings.config import Config
 from dmpt.settings.rules import check
 from dmpt.settings.saved import write_settings

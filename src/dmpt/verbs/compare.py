@@ -33,7 +33,7 @@ def run(
         a: A picture, or a folder of shots of one: rgb, nir and tir in it, with one name for what belongs together;
             pictures called rgb.jpg, nir.jpg, tir.jpg; or pictures of one modality, in a folder of its name.
         b: The other one, likewise.
-        model: Run folder, adapter folder, or package:tiny.
+        model: Run folder, adapter folder, package:tiny, or a file of dmpt export.
         loaded: how the model is loaded
         fmr: False match rate: the share of pairs of strangers that may pass for the same.
         modality: Of pictures whose folder is not called by it; of a folder of several modalities, the one that counts.

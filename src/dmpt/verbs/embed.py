@@ -85,7 +85,7 @@ def run(
 
     Args:
         source: A folder of modalities' folders, a manifest (CSV, Parquet), or with --modality a folder of images.
-        model: Run folder or adapter folder, or package:tiny.
+        model: Run folder, adapter folder, package:tiny, or a file of dmpt export.
         out: The gallery, for example g.lance.
         listed: what is in the source
         loaded: the model

@@ -193,7 +193,7 @@ def cluster(
     Args:
         gallery: The gallery.
         threshold: The score above which two are the same, whatever modalities they have in common.
-        model: Instead: the run or adapter folder that the vectors are of, whose calibration knows the thresholds.
+        model: Instead: the run, adapter folder or exported file that the vectors are of, whose calibration knows them.
         fmr: The share of strangers that may pass such a threshold.
         where: Only samples that meet a condition in SQL.
         apply: Write the labels that are proposed.

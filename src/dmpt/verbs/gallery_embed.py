@@ -34,7 +34,7 @@ def add(
     Args:
         gallery: The gallery; it is made where it is not there.
         source: A folder of modalities' folders, a manifest (CSV, Parquet), or with --modality a folder of images.
-        model: Run folder or adapter folder, or package:tiny; the one that the gallery is of.
+        model: Run folder, adapter folder, package:tiny, or a file of dmpt export: what the gallery is of.
         listed: what is in the source
         loaded: the model
         pid: Who is on all of them; default: as the source says.
@@ -66,7 +66,7 @@ def rebuild(
 
     Args:
         gallery: The gallery.
-        model: Run folder or adapter folder, or package:tiny: the one that it shall be of.
+        model: Run folder, adapter folder, package:tiny, or a file of dmpt export: what it shall be of.
         listed: what is in the source
         loaded: the model
         source: Folders where the pictures are, in turn; with none, the one that the gallery was made from.

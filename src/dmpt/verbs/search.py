@@ -102,7 +102,7 @@ def run(
 
     Args:
         picture: A picture, or a folder of shots of one person or vehicle.
-        model: Run folder, adapter folder or package:tiny, whose vectors the gallery holds.
+        model: Run folder, adapter folder, package:tiny, or a file of dmpt export, whose vectors the gallery holds.
         gallery: As dmpt embed writes it.
         asked: who is looked for
         filters: which items count
@@ -271,7 +271,7 @@ def _write(
     if not any(each for one in shown for each in one.pictures) and any(found):
         warn(f"no picture of a hit lies in {place or 'a known folder'}; say with --source where they are")
     out = page or Path(tempfile.mkdtemp(prefix="dmpt-search-")) / "search.html"
-    write_found(out, "Search", facts, shown, embedder.card.config.data)
+    write_found(out, "Search", facts, shown, embedder.data)
     warn(f"page: {out}")
     if show:
         webbrowser.open(out.resolve().as_uri())

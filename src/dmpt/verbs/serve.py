@@ -32,7 +32,7 @@ def run(
     """Models and a gallery behind HTTP, and a page to look at; until Ctrl-C.
 
     Args:
-        runs: Run folders, adapter folders, or package:tiny.
+        runs: Run folders, adapter folders, package:tiny, or files of dmpt export.
         loaded: how they are loaded
         gallery: As dmpt embed writes it; of one of the runs, which is found.
         host: Address to listen at; any but this machine's own takes a token.
