@@ -4,8 +4,9 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -88,7 +89,7 @@ class Guard:
             with self._place(scope):
                 try:
                     await body.read(headers, receive, self._hold)
-                    await self._within(self._app(scope, body.replay(receive), answer))
+                    await self._within(self._app(scope, body.replay, answer), receive, answer)
                 finally:
                     self._hold(-body.held)
         except Refused as refused:
@@ -99,12 +100,21 @@ class Guard:
                 await body.drain(headers, receive)
             await refused.response(scope, receive, answer)
 
-    async def _within(self, answering: Awaitable[None]) -> None:
+    async def _within(self, answering: Coroutine[Any, Any, None], receive: Receive, answer: "_Answer") -> None:
+        """Answer in time, and nobody who has left."""
         seconds = self._limits.answer_seconds
+        work, gone = asyncio.create_task(answering), asyncio.ensure_future(_left(receive))
         try:
-            await asyncio.wait_for(answering, seconds)
-        except asyncio.TimeoutError:
-            raise Refused(504, f"no answer within {seconds:g} s; ask again when less is asked for") from None
+            await asyncio.wait((work, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done() and not answer.whole:
+                raise _Gone
+            if not work.done() and not answer.whole:
+                raise Refused(504, f"no answer within {seconds:g} s; ask again when less is asked for")
+            await work
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
 
     def _admit(self, scope: Scope, headers: Headers) -> None:
         """Who asks, and from where."""
@@ -147,6 +157,11 @@ class Guard:
         self._held += count
 
 
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def _busy() -> Refused:
     return Refused(429, "too much is asked for at once; ask again in a second", **{"Retry-After": "1"})
 
@@ -160,7 +175,8 @@ class _Body:
     """
 
     def __init__(self, limits: Limits):
-        self._limits, self._pieces, self.held, self.whole = limits, list[bytes](), 0, False
+        self._limits, self._pieces, self._replayed = limits, list[bytes](), False
+        self.held, self.whole = 0, False
 
     async def read(self, headers: Headers, receive: Receive, hold: Callable[[int], None]) -> None:
         """All of it.
@@ -196,15 +212,14 @@ class _Body:
         piece: bytes = message.get("body", b"")
         return piece
 
-    def replay(self, receive: Receive) -> Receive:
-        """As the application asks for it: once, and then for the end of the connection."""
-        pieces = [b"".join(self._pieces)]
+    async def replay(self) -> Message:
+        """All of it at once, as the application asks for it; it is stopped when the client leaves."""
+        if self._replayed:
+            await asyncio.Event().wait()
+        self._replayed = True
+        whole = b"".join(self._pieces)
         self._pieces.clear()
-
-        async def again() -> Message:
-            return {"type": "http.request", "body": pieces.pop()} if pieces else await receive()
-
-        return again
+        return {"type": "http.request", "body": whole}
 
     async def drain(self, headers: Headers, receive: Receive) -> None:
         """Read on for a while, and keep nothing."""
@@ -224,10 +239,11 @@ class _Answer:
 
     Attributes:
         status: 0 until it is sent.
+        whole: all of it was sent.
     """
 
     def __init__(self, send: Send):
-        self._send, self.status = send, 0
+        self._send, self.status, self.whole = send, 0, False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -236,4 +252,5 @@ class _Answer:
             for name, value in _SAID.items():
                 headers[name] = value
             headers.setdefault("Cache-Control", "no-store")
+        self.whole = message["type"] == "http.response.body" and not message.get("more_body", False)
         await self._send(message)
