@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,61 +18,10 @@ import httpx
 import pytest
 
 from dmpt.gallery.store import open_gallery
-from served import ok
+from served import Running, ok, running
 
 pytestmark = pytest.mark.long
 Files = Callable[..., list[Any]]
-
-
-class Running:
-    """A service, and how to reach it."""
-
-    def __init__(self, *arguments: Any, **environment: str):
-        command = [sys.executable, "-m", "dmpt", "serve", "package:tiny", "--port", "0", *map(str, arguments)]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment
-        )
-        assert self.process.stdout is not None
-        self.said = self.process.stdout.readline()
-        assert self.said, self.process.stderr.read() if self.process.stderr else ""
-        self.url = self.said.split()[0]
-        self.port = int(self.url.rstrip("/").rpartition(":")[2])
-        self.client = httpx.Client(base_url=self.url, timeout=60, limits=httpx.Limits(max_connections=None))
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            try:
-                self.client.get("/health")
-                return
-            except httpx.ConnectError:
-                time.sleep(0.05)
-
-    def ended(self, number: int | None = None) -> tuple[int, str]:
-        """Exit code and standard error, after a signal."""
-        if number is not None:
-            self.process.send_signal(number)
-        _, err = self.process.communicate(timeout=60)
-        return self.process.returncode, err
-
-    @property
-    def memory(self) -> int:
-        """Resident, in bytes."""
-        text = Path(f"/proc/{self.process.pid}/statm").read_text()
-        return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-@contextmanager
-def running(*arguments: Any, **environment: str) -> Iterator[Running]:
-    one = Running(*arguments, **environment)
-    try:
-        yield one
-    finally:
-        one.client.close()
-        if one.process.poll() is None:
-            one.process.kill()
-        one.process.wait()
-        for pipe in (one.process.stdout, one.process.stderr):
-            if pipe is not None:
-                pipe.close()
 
 
 @pytest.fixture(scope="module")
