@@ -131,12 +131,14 @@ def opened(
     from dmpt.serve.table import Table
 
     found = Gallery(gallery)
-    name = next((name for name, own in models.items() if own.adapter == found.model.adapter), None)
-    if name is None:
+    theirs = [name for name, own in models.items() if own.adapter == found.model.adapter]
+    if not theirs:
         raise UserError(
             f"{gallery} holds vectors of adapter {found.model.adapter[:12]}, and that is none of "
             f"{', '.join(models)}; serve its run too, or dmpt gallery rebuild"
         )
+    # A run and its exported file have one adapter; the one that computes as the gallery's vectors were is right.
+    name = next((name for name in theirs if models[name].precision == found.model.precision), theirs[0])
     own = models[name]
     if own.precision != found.model.precision:
         own = again(name, found.model.precision)
