@@ -4,9 +4,8 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -100,10 +99,10 @@ class Guard:
                 await body.drain(headers, receive)
             await refused.response(scope, receive, answer)
 
-    async def _within(self, answering: Coroutine[Any, Any, None], receive: Receive, answer: "_Answer") -> None:
+    async def _within(self, answering: Awaitable[None], receive: Receive, answer: "_Answer") -> None:
         """Answer in time, and nobody who has left."""
         seconds = self._limits.answer_seconds
-        work, gone = asyncio.create_task(answering), asyncio.ensure_future(_left(receive))
+        work, gone = asyncio.ensure_future(answering), asyncio.ensure_future(_left(receive))
         try:
             await asyncio.wait((work, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if gone.done() and not answer.whole:
