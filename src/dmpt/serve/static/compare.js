@@ -10,7 +10,7 @@ const LARGE = 512;
 
 /**
  * Opens the dialog.
- * about: {hit, query, verdict, items, modalities, pids, step(by), label(hit, pid), search(hit)}
+ * about: {hit, query, verdict, items, modalities, pids, beside(by), open(hit), label(hit, pid), search(hit)}
  */
 export function compare(about) {
   const { hit, query, verdict, items, modalities, pids } = about;
@@ -20,7 +20,13 @@ export function compare(about) {
   const sentence = hit.fmr === null
     ? "Nothing is calibrated for what these two have in common, so no rate of strangers is known."
     : `Score ${scored(hit.score)}: ${meant(hit, items)}.`;
-  const turn = (by, text, arrow) => el("button", { type: "button", class: "quiet turn", "aria-label": text, on: { click: () => about.step(by) } }, arrow);
+  const step = (by) => about.beside(by) && about.open(about.beside(by));
+  const turn = (by, text, arrow) => el(
+    "button",
+    { type: "button", class: "quiet", "data-turn": by, "aria-label": text, disabled: !about.beside(by), on: { click: () => step(by) } },
+    arrow,
+  );
+  const turned = document.activeElement.dataset.turn;
   dialog.replaceChildren(
     el("div", { class: "head" },
       el("div", {}, heading, el("p", {}, sentence)),
@@ -30,11 +36,11 @@ export function compare(about) {
   );
   dialog.onkeydown = (event) => {
     if (event.target.matches("input") || event.altKey || event.ctrlKey || event.metaKey) return;
-    if (event.key === "ArrowLeft") about.step(-1);
-    if (event.key === "ArrowRight") about.step(1);
+    if (event.key === "ArrowLeft") step(-1);
+    if (event.key === "ArrowRight") step(1);
   };
   if (!dialog.open) dialog.showModal();
-  close.focus({ preventScroll: true });
+  (dialog.querySelector(`[data-turn="${turned}"]:enabled`) ?? close).focus({ preventScroll: true });
 }
 
 function pair(modality, query, hit) {

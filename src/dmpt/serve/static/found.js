@@ -14,12 +14,10 @@ function panes(item, modalities, compared = null) {
     const pane = el("span", { class: "pane", "data-modality": modality });
     if (compared && !compared.includes(modality)) pane.classList.add("off");
     const path = item.pictures[modality];
-    if (!path) {
-      pane.classList.add("empty");
-      return pane;
-    }
+    pane.classList.toggle("empty", !item.has.includes(modality));
+    if (!path) return pane;
     const image = el("img", { alt: SPECTRA[modality], loading: "lazy", decoding: "async", draggable: "false" });
-    image.addEventListener("error", () => pane.classList.add("empty"));
+    image.addEventListener("error", () => image.remove());
     image.addEventListener("load", () => pane.classList.add("there"));
     pane.append(image);
     show(image, path);
@@ -69,7 +67,7 @@ function one(hit, verdict, modalities, items, open) {
   return place;
 }
 
-const where = (hit) => [hit.camera && `camera ${hit.camera}`, hit.time && moment(hit.time)].filter(Boolean).join(", ");
+export const where = (hit) => [hit.camera && `camera ${hit.camera}`, hit.time && moment(hit.time)].filter(Boolean).join(", ");
 
 function tile(hit, modalities, items, open) {
   const pictures = panes(hit, modalities, hit.modalities.length ? hit.modalities : null);

@@ -9,7 +9,7 @@ import { Query } from "./query.js";
 import { Refused, address, ask, takeToken } from "./service.js";
 import { Strictness } from "./strictness.js";
 import { verdictOf } from "./verdict.js";
-import { count, named, names } from "./words.js";
+import { count, megabytes, named, names } from "./words.js";
 
 const STEP = 12; // hits, and as many more each time
 const EXAMPLES = 12;
@@ -60,15 +60,24 @@ async function fromAddress() {
     if (query.now?.files) return;
     query.take(null);
   } else if (query.now?.key !== key) {
-    query.take(known.get(key) ?? { key, pid: null, camera: null, has: model.modalities });
+    const item = known.get(key) ?? (await sampleOf(key));
+    if (key === new URLSearchParams(location.hash.slice(1)).get("key")) query.take(item);
   }
 }
 
-function invitation() {
+/** What the gallery says of a sample: it is what is most like itself. */
+async function sampleOf(key) {
+  const bare = { key, pid: null, camera: null, time: null, has: model.modalities };
+  const path = address("/search", { k: 1, group: "none", exclude_self: false });
+  const { hits } = await ask(path, { body: { key } }).catch(() => ({ hits: [] }));
+  return hits[0]?.key === key ? hits[0] : bare;
+}
+
+function invitation(examples) {
   const what = document.body.classList.contains("lying") ? "vehicle" : "person";
   const many = ["one picture", "one or two pictures", "up to three pictures"][model.modalities.length - 1];
   const how = matchMedia("(pointer: coarse)").matches ? `Choose ${many} of a ${what}` : `Drop ${many} of a ${what} anywhere on this page`;
-  return ["Who is this?", `${how}, one for each spectrum. Or take one of these.`];
+  return ["Who is this?", `${how}, one for each spectrum.${examples ? " Or take one of these." : ""}`];
 }
 
 const goTo = (item) => {
@@ -96,12 +105,14 @@ async function welcome() {
   answer = null;
   strictness?.hide();
   query.tell(null);
-  sayState(...invitation());
+  byId("found").replaceChildren();
+  sayState(...invitation(true));
   try {
     const { items } = await ask(`/gallery/examples?n=${EXAMPLES}`);
     if (query.now) return;
+    if (!items.length) return sayState(...invitation(false));
     for (const item of items) known.set(item.key, item);
-    byId("found").replaceChildren(items.length ? examples(items, model.modalities, goTo) : "");
+    byId("found").replaceChildren(examples(items, model.modalities, goTo));
     focusTiles();
   } catch (error) {
     failed(error);
@@ -110,6 +121,10 @@ async function welcome() {
 
 async function search() {
   running?.abort();
+  const bytes = Object.values(query.now.files ?? {}).reduce((sum, { size }) => sum + size, 0);
+  if (bytes > there.limits.body_bytes) {
+    return failed(`These pictures have ${megabytes(bytes)} together; the service takes ${megabytes(there.limits.body_bytes)}.`);
+  }
   const mine = (running = new AbortController());
   const slow = setTimeout(waiting, SLOW);
   try {
@@ -146,7 +161,7 @@ function draw() {
   for (const hit of hits) groups.get(calibrated ? verdictOf(hit, fmr, model.calibration) : null).push(hit);
   const shown = [...groups].filter(([verdict, own]) => own.length || verdict === "same");
   const focused = document.activeElement?.dataset?.key;
-  const about = { modalities: model.modalities, items, open: (hit) => opened(hit) };
+  const about = { modalities: model.modalities, items, open: opened };
   const more = hits.length === k && k < there.limits.k && items > k;
   byId("found").replaceChildren(
     ...(hits.length ? listing(shown, about) : []),
@@ -263,7 +278,8 @@ function opened(hit) {
   compare({
     hit, items, pids, query: query.now, modalities: model.modalities,
     verdict: fmr === null ? null : verdictOf(hit, fmr, model.calibration),
-    step: (by) => hits[at + by] && opened(hits[at + by]),
+    beside: (by) => hits[at + by],
+    open: opened,
     label,
     search: (item) => {
       byId("compare").close();

@@ -1,6 +1,7 @@
 // Who is asked: up to three pictures of this machine, or a sample of the gallery.
 
 import { byId, el } from "./dom.js";
+import { where } from "./found.js";
 import { pictureOf, show } from "./service.js";
 import { MODALITIES, SPECTRA, SPOKEN, named } from "./words.js";
 
@@ -128,6 +129,9 @@ export class Query {
     }
     this.#switches();
     this.#list();
+    const item = this.now?.key ? this.now : null;
+    byId("who").hidden = !item;
+    byId("who").textContent = item && `Query: ${[named(item), where(item)].filter(Boolean).join(", ")}`;
   }
 
   /** Which file is which spectrum, where names cannot tell. */

@@ -42,7 +42,7 @@ export class Strictness {
     const { fmr, fnmr } = this.#points[Number(this.slider.value)];
     this.fmr = fmr;
     const here = `${expected(fmr * this.#items)} of these ${whole(this.#items)}`;
-    byId("passing").replaceChildren(el("b", {}, oneIn(fmr)), " strangers, ", el("span", {}, here));
+    byId("passing").replaceChildren(el("b", {}, oneIn(fmr)), " strangers", el("span", {}, here));
     byId("missing").replaceChildren(el("b", {}, percent(fnmr)), " of true pairs");
     const said = `${oneIn(fmr)} strangers pass, ${percent(fnmr)} of true pairs are missed`;
     this.slider.setAttribute("aria-valuetext", said);

@@ -29,6 +29,8 @@ export function percent(share) {
   return `${points < 9.95 ? trimmed(points, 1) : Math.round(points)}\u00a0%`;
 }
 
+export const megabytes = (bytes) => `${whole(bytes / 1e6)} MB`;
+
 export const scored = (score) => score.toFixed(4).replace("-", "\u2212");
 
 const said = (parts) => new Intl.DateTimeFormat("en-GB", { ...parts, hour: "2-digit", minute: "2-digit", timeZone: "UTC" });
