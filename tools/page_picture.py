@@ -14,7 +14,7 @@ from dmpt.base.files import write_atomically
 
 WORLD = ["--ids", "33", "--test-ids", "32", "--images", "6", "--cameras", "6", "--seed", "12"]
 QUERY = "000002_cam1_0_00.jpg"
-SIZE, SCALE = {"width": 1280, "height": 880}, 1.5
+SIZE, SCALE = {"width": 1280, "height": 896}, 1.5
 
 
 def main(out: Path) -> None:

@@ -402,6 +402,20 @@ def test_without_a_calibration(opened: Opened) -> None:
     assert "not calibrated" in page.locator("#meaning").inner_text()
 
 
+def test_what_cannot_be_said(opened: Opened) -> None:
+    def apart(content: Any) -> None:
+        content["hits"][2] |= {"modalities": [], "spectra": {}, "fmr": None, "expected_false_matches": None}
+
+    page = opened(routes={"**/search*": answering(apart)})
+    start(page)
+    unsaid = page.get_by_role("region", name="Cannot be said").locator(".hit")
+    expect(unsaid).to_have_count(1)
+    expect(unsaid).to_have_accessible_name(re.compile(r"3: .*, cannot be said, .*, nothing in common$"))
+    unsaid.click()
+    expect(page.locator("#compare")).to_contain_text("Nothing is calibrated for what these two have in common")
+    expect(page.locator("#compare .pair.off")).to_have_count(3)
+
+
 def test_without_a_gallery(opened: Opened) -> None:
     page = opened(routes={"**/service": answering(lambda content: content.update(gallery=None))})
     expect(page.get_by_role("heading", level=1)).to_have_text("No gallery")

@@ -3,10 +3,11 @@
 import { byId, el } from "./dom.js";
 import { alone, bar, meant } from "./found.js";
 import { pictureOf, show } from "./service.js";
+import { VERDICTS } from "./verdict.js";
 import { SPECTRA, fullMoment, named, scored } from "./words.js";
 
-const VERDICTS = { same: "Same", other: "Not the same", unsaid: "Cannot be said" };
-const LARGE = 512;
+const SMALL = 256; // what lists show, and what is there at once
+const LARGE = 768;
 
 /**
  * Opens the dialog.
@@ -67,14 +68,20 @@ function picture(path, alt = "") {
     return pane;
   }
   const image = el("img", { alt });
-  image.addEventListener("error", () => pane.classList.add("empty"));
-  image.addEventListener("load", () => {
-    pane.classList.add("there");
-    if (path.startsWith("blob:")) URL.revokeObjectURL(path);
-  });
+  const own = path.startsWith("blob:");
+  image.addEventListener("error", () => image.remove());
+  image.addEventListener(
+    "load",
+    () => {
+      pane.classList.add("there");
+      if (own) URL.revokeObjectURL(path);
+      else if (Math.max(image.naturalWidth, image.naturalHeight) >= SMALL) show(image, `${path}&size=${LARGE}`);
+    },
+    { once: true },
+  );
   pane.append(image);
-  if (path.startsWith("blob:")) image.src = path;
-  else show(image, `${path.replace(/&size=\d+/, "")}&size=${LARGE}`);
+  if (own) image.src = path;
+  else show(image, path);
   return pane;
 }
 
@@ -86,7 +93,7 @@ function facts(hit) {
     ["Sample", hit.key],
   ];
   const rows = known.filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return el("dl", {}, ...rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))));
+  return el("dl", {}, ...rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, typeof value === "object" ? JSON.stringify(value) : String(value)))));
 }
 
 function labelling(hit, pids, { label, search }) {

@@ -2,11 +2,11 @@
 
 import { el } from "./dom.js";
 import { show } from "./service.js";
+import { VERDICTS } from "./verdict.js";
 import { SPECTRA, expected, moment, named, oneIn, scored, strangers, whole } from "./words.js";
 
 const DECADES = 4; // a bar is full where one stranger in 10^4 scores as high
 const tiles = new WeakMap();
-const GROUPS = { same: "Same", other: "Not the same", unsaid: "Cannot be said" };
 
 /** An item's pictures beside each other, or below each other where they lie. */
 function panes(item, modalities, compared = null) {
@@ -44,7 +44,7 @@ export function listing(groups, { modalities, items, open }) {
   return groups.map(([verdict, hits]) => {
     const list = el("ol", { class: "hits", role: "list" }, ...hits.map((hit) => one(hit, verdict, modalities, items, open)));
     if (!verdict) return el("section", { "aria-label": "Nearest" }, list);
-    const heading = el("h2", { id: `group-${verdict}` }, GROUPS[verdict], el("span", { class: "many" }, whole(hits.length)));
+    const heading = el("h2", { id: `group-${verdict}` }, VERDICTS[verdict], el("span", { class: "many" }, whole(hits.length)));
     const none = hits.length ? null : el("p", { class: "none" }, "Nobody at this rate.");
     return el("section", { class: verdict, "aria-labelledby": heading.id }, heading, none ?? list);
   });
@@ -57,7 +57,7 @@ function one(hit, verdict, modalities, items, open) {
   const rate = hit.expected_false_matches === null ? null : meant(hit, items);
   const said = [
     `${hit.rank}: ${hit.pid ?? "without a label"}`,
-    verdict && GROUPS[verdict].toLowerCase(),
+    verdict && VERDICTS[verdict].toLowerCase(),
     where(hit),
     `score ${scored(hit.score)}`,
     rate,

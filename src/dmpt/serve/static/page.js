@@ -9,7 +9,7 @@ import { Query } from "./query.js";
 import { Refused, address, ask, takeToken } from "./service.js";
 import { Strictness } from "./strictness.js";
 import { verdictOf } from "./verdict.js";
-import { count, megabytes, named, names } from "./words.js";
+import { count, megabytes, names } from "./words.js";
 
 const STEP = 12; // hits, and as many more each time
 const EXAMPLES = 12;

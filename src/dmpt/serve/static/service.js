@@ -50,7 +50,7 @@ export function address(path, options) {
   return `${path}?${query}`;
 }
 
-export const pictureOf = (key, modality, size = 256) => address("/gallery/picture", { key, modality, size });
+export const pictureOf = (key, modality) => address("/gallery/picture", { key, modality });
 
 /** Shows a picture of the service; an image cannot send a token, so with one it is fetched. */
 export async function show(image, path) {

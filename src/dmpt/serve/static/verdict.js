@@ -1,5 +1,7 @@
 // What a score means at the rate that the slider stands at.
 
+export const VERDICTS = { same: "Same", other: "Not the same", unsaid: "Cannot be said" };
+
 /** The rates of a set of common modalities, or undefined. */
 export const setOf = (calibration, common) =>
   calibration?.sets.find((set) => set.common.join() === common.join());
