@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lance
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -205,10 +206,14 @@ def completed(dataset: lance.LanceDataset, batch: pa.RecordBatch | pa.Table, gal
     said = {name for name in batch.schema.names if not batch.column(name).null_count}
     unsaid = [name for name in schema.names if name not in {*_MODELS, *said}]
     keys, columns = batch.column("key"), {}
-    if unsaid:
-        wanted = ["key", *unsaid]  # of all rows: a condition with a thousand keys would be slower
-        today = gallery.call("reading", lambda: dataset.to_table(columns=wanted))
-        at = pc.index_in(keys, today.column("key"))
+    today = pa.table({})
+    if unsaid:  # keys of all rows: a condition with a thousand keys would be slower
+        there = gallery.call("reading", lambda: dataset.to_table(columns=["key"])).column("key")
+        rows = pc.index_in(there, keys).is_valid()
+        found = np.flatnonzero(rows.to_numpy(zero_copy_only=False))
+        if len(found):
+            today = gallery.call("reading", lambda: dataset.take(found, columns=unsaid))
+            at = pc.index_in(keys, there.filter(rows))
     for field in schema:
         column = batch.column(field.name) if field.name in batch.schema.names else pa.nulls(len(keys), field.type)
         if column.type != field.type:
