@@ -1,7 +1,8 @@
 """The demo, and what the tiny CLIP and the synthetic world prove together: that the method learns what it should."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+import dmpt
 import dmpt.demo.demo as demo_module
 import dmpt.evaluation.opened as opened_module
 from clip_files import tiny_clip
 from dmpt.adapter import folder as adapter
+from dmpt.adapter.calibration import load as load_calibration
 from dmpt.base.errors import UserError
 from dmpt.data.layouts import load_dataset
 from dmpt.data.loader import SampleDataset, test_batches
@@ -22,7 +25,9 @@ from dmpt.data.transforms import TestTransform
 from dmpt.demo.demo import _QUICK, _ROWS, _configure, demo
 from dmpt.demo.own_files import clear
 from dmpt.settings.config import Config
-from dmpt.synthetic.cached import world
+from dmpt.settings.shipped import read_settings, settings_file
+from dmpt.settings.values import flatten, from_dict, nest
+from dmpt.synthetic.cached import IMAGES, world
 from dmpt.training.trainer import Trainer
 from runs import with_
 from small_world import MARGIN, SMALL, root, score
@@ -44,10 +49,8 @@ def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 
 def test_rows_differ_in_what_their_names_say(root: Path) -> None:
-    frozen, semantic, full = (_configure(root, row, 3) for row in _ROWS)
+    frozen, full, advised = (_configure(root, row, 3) for row in _ROWS)
     assert (frozen.semantic.length, frozen.modality.length, frozen.bind.depth, frozen.train.epochs) == (0, 0, 0, 0)
-    assert (semantic.semantic.length, semantic.modality.length, semantic.bind.depth) == (32, 0, 0)
-    assert semantic.text.loss == "off"
     standard = Config()
     assert (full.semantic, full.modality, full.bind, full.loss) == (
         standard.semantic,
@@ -57,7 +60,10 @@ def test_rows_differ_in_what_their_names_say(root: Path) -> None:
     )
     assert full.text.loss == "modality"
     assert (full.backbone, full.text) == tiny_clip()
-    assert semantic.train == full.train
+    path = settings_file("decoupled")
+    assert path is not None
+    decoupled = read_settings(path, "decoupled")
+    assert advised == from_dict(nest(flatten(asdict(full)) | decoupled))
 
 
 def test_a_world_is_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +99,7 @@ def test_the_demo_prints_a_table_and_writes_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DMPT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(demo_module, "_QUICK", replace(_QUICK, train_ids=20, test_ids=12, epochs=1))
+    monkeypatch.setattr(demo_module, "_QUICK", replace(_QUICK, test_ids=12, epochs=1))
     demo(tmp_path / "demo", quick=True)
     said = capsys.readouterr().out
     page = (tmp_path / "demo" / "report.html").read_text()
@@ -101,6 +107,12 @@ def test_the_demo_prints_a_table_and_writes_a_page(
         assert row in said
         assert row in page
     assert "dmpt train --config rgbnt201 " in said
+    (line,) = re.findall(r"dmpt serve (\S+) --gallery (\S+)", said)
+    advised, gallery = (Path(part) for part in line)
+    assert load_calibration(advised / "best") is not None
+    found = dmpt.open_gallery(gallery)
+    assert len(found) == 12 * IMAGES
+    assert found.model.adapter == dmpt.load(advised).adapter
     assert "http://" not in page.replace("http://www.w3.org", "")
     clear(tmp_path / "demo")  # everything in it is its own
     assert list((tmp_path / "demo").iterdir()) == []

@@ -96,7 +96,7 @@ def load(name: Path, which: str | None, weights: str | None, precision: str | No
         )
     calibration = load_calibration(folder)
     adapter = sha256(folder / TENSORS) if calibration is None else calibration.adapter
-    chosen = precision or ("bf16" if _native_bf16(gpu) else "fp32")
+    chosen = precision or ("bf16" if native_bf16(gpu) else "fp32")
     known = {*PRECISIONS} - (set() if gpu else {"fp16"})
     if calibration is not None and precision is None and calibration.precision in known:
         chosen = calibration.precision
@@ -105,7 +105,7 @@ def load(name: Path, which: str | None, weights: str | None, precision: str | No
     return runtime_of(network.to("cuda" if gpu else "cpu"), card, chosen, adapter, calibration)
 
 
-def _native_bf16(gpu: bool) -> bool:
+def native_bf16(gpu: bool) -> bool:
     """Whether bf16 is quicker than fp32 here: elsewhere it is emulated."""
     if gpu:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
