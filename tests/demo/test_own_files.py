@@ -23,7 +23,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a demo was, which takes no time here."""
 
     def show(out: Path, scale: object, seed: int) -> None:
-        for name in ("report.html", "DMPT/best/config.json", "DMPT/.lock", "frozen/log", "semantic-prompts/log"):
+        for name in ("report.html", "DMPT/best/config.json", "DMPT/.lock", "frozen/log", "gallery.lance/data/a.lance"):
             write(out / name, f"seed {seed}")
 
     monkeypatch.setattr(demo_module, "_show", show)
