@@ -83,7 +83,7 @@ def serve(name: str, precision: str) -> None:
     model = model_of("tiny" if name == "none" else name, precision)
     if name == "none":
         row = model.embed(rgb=np.zeros((8, 8, 3), np.uint8))
-        model.embed = lambda batch_size, **given: several(row, batch_size)  # type: ignore[method-assign]
+        model.embed = lambda *_, batch_size=1, **__: several(row, batch_size)  # type: ignore[method-assign]
     service = opened({"model": model}, None, lambda called, wanted: model, Limits())
     listener = listening("127.0.0.1", 0)
     print(listener.getsockname()[1], flush=True)
@@ -166,7 +166,7 @@ async def asked(port: int, requests: Sequence[bytes], clients: int, seconds: flo
 def measured(name: str, precision: str, repeats: int, seconds: float) -> tuple[dict[int, float], float]:
     """Share of the bare model's throughput by clients, and p99 of 8 clients by the median of one."""
     model = model_of(name, precision)
-    files = files_of(model.transform.size, 32)
+    files = files_of(model.data.size, 32)
     decoded = [{own: read_image(Path(own), (0, 1), data).transpose(1, 2, 0) for own, data in f.items()} for f in files]
     given: Any = {own: [one[own] for one in decoded] for own in MODALITIES}
     requests = [request_of(own) for own in files]
@@ -186,7 +186,7 @@ def measured(name: str, precision: str, repeats: int, seconds: float) -> tuple[d
                 found = asyncio.run(asked(server.port, requests, clients, seconds))
                 rates[clients].append(len(found) / (time.perf_counter() - start))
                 times[clients] += found
-    print(f"\n{name}, {model.transform.size}, {model.precision}")
+    print(f"\n{name}, {model.data.size}, {model.precision}")
     print(f"{'bare model':14}{spread(rates[0])} samples/s")
     shares = {}
     for clients in CLIENTS:
