@@ -43,10 +43,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "updates of modalities alone beside prompts": (
         "clip",
-        {"backbone": {"tune": "lora"}, "lora": {"rank": 0, "rank_per_modality": 2, "scale": 3.0}},
+        {"backbone": {"tune": "lora"}, "lora": {"rank": 0, "rank_per_modality": 2, "scale": 3.0}, "bind": {"depth": 2}},
     ),
-    "shared updates, two layers of interaction": ("clip", {"backbone": {"tune": "lora"}, "bind": {"depth": 2}}),
-    "linear probe": ("clip", {**BARE, **NO_TEXT, "backbone": {"tune": "linear"}}),
     "full, q and k normed, neck after of each": (
         "qk_norm",
         {"backbone": {"tune": "full"}, "neck": "after", "heads": "modality"},
@@ -55,7 +53,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "registers",
         {"semantic": {"share": True, "first_layer": 1}, "missing": {"dropout": 0.3, "view": "both"}},
     ),
-    "two modalities, layer scale": ("dino", {"data": {"modalities": ["rgb", "tir"]}, **NO_TEXT}),
+    "linear probe of two modalities, layer scale": (
+        "dino",
+        {**BARE, **NO_TEXT, "backbone": {"tune": "linear"}, "data": {"modalities": ["rgb", "tir"]}},
+    ),
 }
 
 
@@ -110,7 +111,6 @@ def test_it_says_what_torch_says(name: str, tmp_path: Path) -> None:
     ("name", "inputs", "fed"),
     [
         ("the paper", ALL, "uint8"),
-        ("the paper", ("rgb",), "pixels"),
         ("exchanges, shared part, learned tokens", ("tir",), "normalised"),
         ("updates of modalities alone beside prompts", ("nir",), "uint8"),
     ],
@@ -173,7 +173,7 @@ def test_updates_of_modalities_are_small_products_or_three_maps_alike() -> None:
 
 
 def test_weights_beyond_one_file_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    network = trained(*CASES["linear probe"])
+    network = trained(*CASES["the paper"])
     data = DataConfig(size=network.backbone.vit.patch_embed.img_size, mean=(0.5,) * 3, std=(0.2,) * 3)
     monkeypatch.setattr(graphs, "MOST", 1000)
     with pytest.raises(UserError, match=r"the model has 0.\d GB of weights, and a file of ONNX holds 2;"):
