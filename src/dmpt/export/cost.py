@@ -1,6 +1,5 @@
 """int8: eight-bit weights and activations, and what they cost on a test split."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from dmpt.base.terminal import track, warn
 from dmpt.data.images import read_record
 from dmpt.data.records import Dataset, Record, fingerprint, labels_of
 from dmpt.embed.embedder import Embedder
+from dmpt.export.quiet import quiet
 from dmpt.retrieval.calibration import RATES, Pairs, cross_camera_pairs, threshold_at
 from dmpt.retrieval.embeddings import Embeddings, join
 from dmpt.retrieval.metrics import evaluate
@@ -89,12 +89,10 @@ def quantise(path: Path, out: Path) -> None:
         # Small products of each modality: its kernel takes no three of them at once, and they are small.
         stacked = {tensor.name for tensor in graph.initializer if len(tensor.dims) != 2}
         spared = [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in stacked]
-        logging.disable(logging.WARNING)  # it warns of a step that is done above
-        quantize_dynamic(folded, out, per_channel=True, weight_type=QuantType.QInt8, nodes_to_exclude=spared)
+        with quiet():  # it warns of a step that is done above
+            quantize_dynamic(folded, out, per_channel=True, weight_type=QuantType.QInt8, nodes_to_exclude=spared)
     except Exception as error:  # its errors have no common class
         raise UserError(f"ONNX Runtime cannot make this model int8: {one_line(str(error))[:300]}") from error
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 class Measured(NamedTuple):

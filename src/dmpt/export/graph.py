@@ -5,11 +5,8 @@ what is there: images of absent modalities are replaced by zeros, so that not ev
 where the network masks them. Prompts are constants.
 """
 
-import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from functools import partial
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmpt.base.errors import UserError, one_line
+from dmpt.export.quiet import quiet
 from dmpt.method.backbone import LayerPrompts
 from dmpt.method.modalities import MODALITY_COUNT
 from dmpt.method.network import DMPT
@@ -149,9 +147,7 @@ def write_onnx(graph: Graph, size: tuple[int, int], path: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
     given = examples(graph, size)
     try:
-        # The exporter tells its progress, and warns of what it does itself.
-        with torch.no_grad(), redirect_stdout(StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), quiet():
             program: Any = torch.onnx.export(
                 graph.eval(),
                 given,
