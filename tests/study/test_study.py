@@ -997,7 +997,7 @@ def bases() -> dict[str, dict[str, Any]]:
 def test_shipped_studies() -> None:
     assert studies() == [
         *("aspect", "bind_depth", "candidates", "comparison", "components", "efficiency", "finalists"),
-        *("missing", "modality_length", "readings", "semantic_length"),
+        *("low_rank", "missing", "modality_length", "readings", "semantic_length"),
     ]
     assert [find(name).mirrors.split(" (")[0] for name in ("components", "bind_depth", "modality_length")] == [
         "Table 3",
