@@ -176,7 +176,7 @@ def test_settings_files_are_found_in_a_wheel_and_in_the_repository(
     assert print_config(capsys, "params", "--config=rgbnt201_peer")["data"]["mean"] == [0.5] * 3
     (tmp_path / "mine.yaml").write_text("bind: {rank: 32}\n")
     both = print_config(capsys, "params", "--config", "rgbnt201_peer", f"--config={tmp_path / 'mine.yaml'}")
-    assert (both["train"]["lr"], both["bind"]["rank"], both["bind"]["share"]) == (1e-3, 32, True)
+    assert (both["train"]["lr"], both["bind"]["rank"], both["bind"]["share"]) == (2e-3, 32, True)
     assert shipped.settings_file("rgbnt20") is None
     assert shipped.settings_file("../configs/rgbnt201") is None
     package = tmp_path / "src" / "dmpt"
