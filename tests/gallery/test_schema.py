@@ -78,7 +78,10 @@ def test_times(value: Any, wanted: datetime) -> None:
     assert moment(value, "time") == wanted.replace(tzinfo=timezone.utc)
 
 
-@pytest.mark.parametrize("value", ["yesterday", "01/03/2026", "20260301", float("nan"), 1e30, True, [], "2026-13-01"])
+@pytest.mark.parametrize(
+    "value",
+    ["yesterday", "0001-01-01T00:00:00+14:00", "01/03/2026", "20260301", float("nan"), 1e30, True, [], "2026-13-01"],
+)
 def test_what_is_no_time(value: Any) -> None:
     with pytest.raises(UserError, match=r"^time, row 1: .* is no time; give ISO 8601"):
         moments([None, value])

@@ -54,6 +54,7 @@ def test_without_its_token_nothing_is_told(start: Any, home: Path) -> None:
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "http://127.0.0.1:9000"}, 403),  # another program on this machine
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Sec-Fetch-Site": "same-origin"}, 200),
         ({"Sec-Fetch-Site": "none"}, 200),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
@@ -65,6 +66,14 @@ def test_pages_of_others_are_kept_out(shared: TestClient, headers: dict[str, str
     answer = shared.get("/service", headers=headers)
     assert answer.status_code == status
     assert ("error" in answer.json()) == (status == 403)
+
+
+def test_methods_that_clients_invent_are_counted_as_one(shared: TestClient) -> None:
+    for method in ("BREW", "WHEN"):
+        shared.request(method, "/service")
+    counted = shared.get("/metrics").text
+    assert 'method="other"' in counted
+    assert "BREW" not in counted
 
 
 def test_a_link_from_elsewhere_opens_the_page_alone(shared: TestClient) -> None:

@@ -1243,7 +1243,9 @@ def test_other_mistakes_are_one_line(
     mine = write_study(tmp_path / "components.yaml")
     refused(lambda: find(str(mine)), "components is a study of dmpt's own, and results go by the name; rename the file")
     refused(lambda: find_data("rgbnt201_peer"), "its design is not the paper's, .*; give --on rgbnt201 and, as flags,")
-    refused(lambda: find_data("market"), "--on market: no such data; there are market_mm, persons_candidates, synthetic")
+    refused(
+        lambda: find_data("market"), "--on market: no such data; there are market_mm, persons_candidates, synthetic"
+    )
     refused(lambda: finished.plan(only=["two"]), "--rows two: .*depth.yaml has no such row; there are none; one layer")
     refused(lambda: write(finished.study, tmp_path), "no finished run of depth yet")
     (tmp_path / "bad.yaml").write_text("config: nothing\n")

@@ -64,7 +64,7 @@ class _Scale:
     epochs: int
 
 
-_FULL, _QUICK = _Scale(150, 100, 10), _Scale(60, 40, 4)
+_FULL, _QUICK = _Scale(150, 60, 6), _Scale(60, 40, 4)
 
 
 def _configure(root: Path, row: str, epochs: int, change: Mapping[str, Any] = _NOTHING) -> Config:

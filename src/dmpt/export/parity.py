@@ -81,7 +81,9 @@ def _batches(inputs: Sequence[str], samples: int) -> Iterator[tuple[list[int], N
 
 
 def _apart(found: Embeddings, expected: Embeddings) -> float:
-    """The largest difference; NaN where one is none."""
+    """The largest difference; NaN where one is none, or one alone has shared parts."""
+    if (found.shared is None) != (expected.shared is None):
+        return float("nan")
     parts = [found.features - expected.features]
     if found.shared is not None and expected.shared is not None:
         parts.append(found.shared - expected.shared)

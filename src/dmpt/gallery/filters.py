@@ -40,7 +40,7 @@ def conditions(
         found.append(f"camera IS NULL OR camera NOT IN ({_listed(not_camera)})")
     for flag, given, sign in (("--after", after, ">="), ("--before", before, "<")):
         if given is not None:
-            said = moment(given, flag).strftime("%Y-%m-%d %H:%M:%S.%f")
+            said = moment(given, flag).replace(tzinfo=None).isoformat(" ", "microseconds")
             found.append(f"{_moments(gallery, time_column)} {sign} timestamp '{said}'")
     return found if where is None else [*found, where]
 

@@ -30,9 +30,9 @@ def moment(value: Any, where: str) -> datetime:
     """
     try:
         found = _parsed(value)
+        return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
     except (TypeError, ValueError, OverflowError, OSError) as error:
         raise UserError(f"{where}: {one_line(str(value))[:80]!r} is no time; {_FORMS}") from error
-    return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
 
 
 def moments(values: Iterable[Any], where: str = TIME) -> pa.Array:

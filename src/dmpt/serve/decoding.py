@@ -64,6 +64,10 @@ class Decoder:
                     422,
                     f"{where} claims {width} x {height} pixels; at most {self._limits.pixels} are read; shrink it",
                 )
+            if max(width, height) > self._limits.side:
+                raise Refused(
+                    422, f"{where} claims {width} x {height} pixels; a side has at most {self._limits.side}; crop it"
+                )
             total += width * height
         if total > self._limits.held_pixels:
             raise Refused(

@@ -19,6 +19,7 @@ log = logging.getLogger("dmpt.serve")
 
 OPEN = ("/health", "/ready")
 """Answered however busy the service is."""
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _NO_TOKEN = ("/", "/openapi.json", *OPEN)
 _CONTENT = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -72,13 +73,14 @@ class Guard:
         except _Gone:
             return
         except Exception:  # the application has said so, where it still could
-            log.exception("%s %s", scope["method"], scope["path"])
+            log.exception("%r %r", scope["method"], scope["path"])  # of the client, who may have put lines into them
             if not answer.status:
                 await Refused(500, "something went wrong here; the server's log says more").response(
                     scope, receive, answer
                 )
         path = getattr(scope.get("route"), "path", "other")
-        self._figures.requests.labels(path, scope["method"], str(answer.status)).inc()
+        method = scope["method"] if scope["method"] in _METHODS else "other"  # a client may invent any number
+        self._figures.requests.labels(path, method, str(answer.status)).inc()
         self._figures.seconds.labels(path).observe(time.perf_counter() - start)
 
     async def _answered(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
@@ -122,7 +124,7 @@ class Guard:
         if self._hosts is not None and name not in self._hosts:
             raise Refused(403, f"this service is not called {name[:100] or 'nothing'}; use the address it printed")
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
-        if origin is not None and urlsplit(origin).netloc.lower() != host:
+        if origin is not None and _netloc(origin) != host:
             raise Refused(403, "pages of other sites may not ask this service")
         if site not in ("same-origin", "none") and not (
             scope["method"] == "GET" and scope["path"] == "/" and headers.get("sec-fetch-mode") == "navigate"
@@ -159,6 +161,14 @@ class Guard:
 async def _left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _netloc(origin: str) -> str | None:
+    """Host and port; None where it is no URL."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _busy() -> Refused:

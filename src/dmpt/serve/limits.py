@@ -15,6 +15,7 @@ class Limits:
         body_bytes: of one request.
         held_bytes: of the bodies of all requests that are being answered.
         pixels: of one picture.
+        side: of one picture, in pixels: a long thin one takes a resize very long.
         held_pixels: of all pictures that are decoded at a time, at 3 bytes each; also of one request's.
         shots: of one person or vehicle.
         k: hits.
@@ -30,6 +31,7 @@ class Limits:
     body_bytes: int = 32 << 20
     held_bytes: int = 256 << 20
     pixels: int = 1 << 24
+    side: int = 1 << 14
     held_pixels: int = 1 << 26
     shots: int = 16
     k: int = 1000

@@ -88,7 +88,9 @@ class Table:
 
     def refused(self, error: UserError) -> Refused:
         """What a client is told of an error of the store's, without paths of this machine."""
-        said = str(error).replace(str(self._path), self.name)
+        said = str(error)
+        for path in (str(self._path), str(self._path).lstrip("/")):  # Lance leaves the slash out
+            said = said.replace(path, self.name)
         return Refused(507 if isinstance(error, Full) else 503, said)
 
     def asked(self, call: Callable[[], _T]) -> _T:
@@ -252,6 +254,7 @@ class Table:
                 self._wrote(change)
             elif change.version != before:
                 self._own.clear()
+                self._looked = float("-inf")
         return change
 
     def _wrote(self, change: Change) -> None:
