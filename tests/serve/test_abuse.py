@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ import pytest
 from PIL import Image, ImageFile
 from starlette.testclient import TestClient
 
+from dmpt.gallery.changes import label
+from dmpt.gallery.store import Gallery
 from dmpt.serve.asked import parts
 from dmpt.serve.refused import Refused
 from served import ok
@@ -256,6 +259,25 @@ def test_the_gallery_vanishes_and_comes_back(
         aside.rename(gallery)
         assert client.get("/ready").status_code == 200
         assert ok(client.post("/search", files=files("rgb")))["hits"]
+
+
+def test_a_gallery_that_was_made_anew_is_another_one(
+    start: Any, gallery: Path, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its versions have the same numbers."""
+    monkeypatch.setattr("dmpt.serve.table._LOOK", 0.0)
+    key = "RGB/000002_cam1_0_00.jpg"
+    before = shutil.copytree(gallery, gallery.with_name("before"))
+    with start(gallery) as client:
+        mine = ok(client.post("/gallery/label", json={"labels": {key: "mine"}}))["version"]
+        shutil.rmtree(gallery)
+        before.rename(gallery)
+        assert label(Gallery(gallery), {key: "theirs"}).version == mine
+        (first, *_) = ok(client.post("/search?exclude_self=false", json={"key": key}))["hits"]
+        assert (first["key"], first["pid"]) == (key, "theirs")
+        assert ok(client.get("/service"))["gallery"]["undo"] is None
+        assert client.post("/gallery/undo", json={"version": mine}).status_code == 409
+        assert Gallery(gallery).version == mine
 
 
 def test_a_gallery_that_becomes_another_model_s_is_not_searched(

@@ -183,13 +183,15 @@ def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_hosts() -> None:
     assert hosts_of("127.0.0.1", (), None) == {"localhost", "127.0.0.1", "[::1]"}
-    assert hosts_of("::1", ["Cam.Example"], None) == {"localhost", "127.0.0.1", "[::1]", "cam.example"}
+    assert hosts_of("::1", ["Cam.Example"], TOKEN) == {"localhost", "127.0.0.1", "[::1]", "cam.example"}
     assert hosts_of("0.0.0.0", (), TOKEN) is None
     assert hosts_of("0.0.0.0", ["cam.example"], TOKEN) == {"0.0.0.0", "cam.example"}
     assert hosts_of("192.168.1.2", (), TOKEN) == {"192.168.1.2"}
     for host in ("0.0.0.0", "192.168.1.2", "cam.example", "::"):
         with pytest.raises(UserError, match="takes a token"):
             hosts_of(host, (), None)
+    with pytest.raises(UserError, match=r"--name cam.example lets requests of others in.* takes a token"):
+        hosts_of("127.0.0.1", ["cam.example"], None)
 
 
 def test_a_port_that_is_taken_is_told() -> None:

@@ -174,17 +174,17 @@ def _gallery(service: Service) -> APIRouter:
     @router.post("/gallery/label", response_model=answers.Written, dependencies=[Depends(_json)])
     async def label(given: answers.Labels) -> Response:
         """Say who is on rows."""
-        return JSONResponse(await service.in_gallery(service.catalogue.label, given.labels))
+        return JSONResponse(await service.written(service.catalogue.label, given.labels))
 
     @router.post("/gallery/remove", response_model=answers.Written, dependencies=[Depends(_json)])
     async def remove(given: answers.Keys) -> Response:
         """Take rows out."""
-        return JSONResponse(await service.in_gallery(service.catalogue.remove, given.keys))
+        return JSONResponse(await service.written(service.catalogue.remove, given.keys))
 
     @router.post("/gallery/undo", response_model=answers.Written, dependencies=[Depends(_json)])
     async def undo(given: answers.Undoing) -> Response:
         """Take back the last write of this service, unless somebody wrote since."""
-        return JSONResponse(await service.in_gallery(service.catalogue.undo, given.version))
+        return JSONResponse(await service.written(service.catalogue.undo, given.version))
 
     return router
 

@@ -110,7 +110,9 @@ class Guard:
             if gone.done() and not answer.whole:
                 raise _Gone
             if not work.done() and not answer.whole:
-                raise Refused(504, f"no answer within {seconds:g} s; ask again when less is asked for")
+                raise Refused(
+                    504, f"no answer within {seconds:g} s; a write may still be done, so look before you repeat it"
+                )
             await work
         finally:
             for task in (work, gone):
@@ -193,7 +195,9 @@ class _Body:
         Raises:
             Refused: it is too large, or comes too slowly.
         """
-        most, end = self._limits.body_bytes, time.monotonic() + self._limits.body_seconds
+        limits, end = self._limits, time.monotonic() + self._limits.body_seconds
+        is_json = headers.get("content-type", "").lower().startswith("application/json")
+        most = min(limits.body_bytes, limits.json_bytes) if is_json else limits.body_bytes
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > most:
             raise Refused(413, f"the body has {declared[:20]} bytes; at most {most} are read")

@@ -13,6 +13,7 @@ class Limits:
 
     Attributes:
         body_bytes: of one request.
+        json_bytes: of one request in JSON, which takes 25 times as much memory.
         held_bytes: of the bodies of all requests that are being answered.
         pixels: of one picture.
         side: of one picture, in pixels: a long thin one takes a resize very long.
@@ -29,6 +30,7 @@ class Limits:
     """
 
     body_bytes: int = 32 << 20
+    json_bytes: int = 8 << 20
     held_bytes: int = 256 << 20
     pixels: int = 1 << 24
     side: int = 1 << 14

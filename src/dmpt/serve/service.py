@@ -62,6 +62,7 @@ class Service:
         # One thread computes, for all models; the others decode, and look into the gallery.
         self._model, self._decode = ThreadPoolExecutor(1, "model"), ThreadPoolExecutor(os.cpu_count() or 1, "decode")
         self._store = ThreadPoolExecutor(_READERS, "gallery")
+        self._writer = ThreadPoolExecutor(1, "writer")  # of its own: one that waits for a lock keeps no reader back
         self.models = {name: Served(name, model, self._model, self.figures) for name, model in models.items()}
         self.own = self.models[own]
         self._decoder = Decoder(self._decode, self.limits)
@@ -73,7 +74,7 @@ class Service:
 
     def close(self) -> None:
         """No more requests come."""
-        for pool in (self._model, self._decode, self._store):
+        for pool in (self._model, self._decode, self._store, self._writer):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def model(self, name: str | None) -> Served:
@@ -108,6 +109,10 @@ class Service:
         """What waits for the store, in a thread."""
         return await self._in(self._store, partial(call, *given))
 
+    async def written(self, call: Callable[..., _T], *given: Any) -> _T:
+        """What writes to the store, one after the other."""
+        return await self._in(self._writer, partial(call, *given))
+
     async def _in(self, pool: Executor, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
 
@@ -124,7 +129,7 @@ class Service:
         """Rows that are written to the gallery."""
         catalogue = self.catalogue
         (vectors,) = await self.embedded([rows.side], self.own)
-        return await self.in_gallery(catalogue.add, vectors, rows)
+        return await self.written(catalogue.add, vectors, rows)
 
     async def embedded(self, sides: Sequence[Side], served: Served, use: Sequence[str] = ()) -> list[Embeddings]:
         """Vectors of each side's shots.

@@ -59,6 +59,11 @@ def hosts_of(host: str, names: Sequence[str], token: str | None) -> set[str] | N
     Raises:
         UserError: others than this machine may ask, and there is no token.
     """
+    if names and token is None:
+        raise UserError(
+            f"--name {names[0]} lets requests of others in, through a proxy, which takes a token: set {TOKEN}, or give "
+            "--token-file"
+        )
     if is_loopback(host):
         return {*_LOOPBACK, _bare(host), *map(str.lower, names)}
     if token is None:

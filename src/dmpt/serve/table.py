@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,10 @@ from dmpt.serve.refused import Refused
 _T = TypeVar("_T")
 _LOOK = 1.0
 """Seconds for which nobody looks whether others wrote."""
+
+
+_Stamp = tuple[int, int]
+"""A version, and when it was written, in nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,9 @@ class Table:
         self._search: Search | None = None
         self._looked = float("-inf")
         self._own: list[_Own] = []
-        self._at: int | None = None  # the version that the last of them left
+        self._at: _Stamp | None = None  # what the last of them left
+        self._read: _Stamp | None = None
+        self._newest: _Stamp = (0, 0)
         self._look()
 
     def current(self, anew: bool = False) -> tuple[Gallery, Search | None]:
@@ -80,11 +87,22 @@ class Table:
 
     def _look(self) -> None:
         found = Gallery(self._path)
-        if self._gallery is None or found.version != self._gallery.version:
+        stamp = self._stamp(found.version)
+        if self._gallery is None or stamp != self._read:
             found.model.refuse(self.model, self.name)
             self._search = Search(found) if len(found) else None
-            self._gallery = found
-        self._newest, self._looked = found.version, time.monotonic()
+            self._gallery, self._read = found, stamp
+        self._newest, self._looked = stamp, time.monotonic()
+
+    def _stamp(self, version: int) -> "_Stamp":
+        """A version, and when it was written: a gallery that is made anew has the same numbers."""
+        for name in (
+            f"{2**64 - 1 - version:020}.manifest",
+            f"{version}.manifest",
+        ):  # as Lance names them today, and did
+            with suppress(OSError):
+                return version, (self._path / "_versions" / name).stat().st_mtime_ns
+        return version, 0
 
     def refused(self, error: UserError) -> Refused:
         """What a client is told of an error of the store's, without paths of this machine."""
@@ -199,8 +217,10 @@ class Table:
         """
         with self._writing:
             gallery = self.asked(lambda: Gallery(self._path))
-            if not self._own or version != self._at:
+            if not self._own or self._at is None or version != self._at[0]:
                 raise Refused(409, f"version {version} is no write of this service that can be taken back; look again")
+            if self._stamp(gallery.version) != self._at:
+                raise Refused(409, f"somebody else wrote after version {version}; nothing was taken back")
             try:
                 change = rollback(gallery, self._own[-1].before, newest=version)
             except Newer:
@@ -215,7 +235,7 @@ class Table:
     def undoable(self) -> dict[str, Any] | None:
         """The last write of this service that nobody wrote after."""
         own = list(self._own)
-        return {"version": self._at, "what": own[-1].what} if own and self._at == self._newest else None
+        return {"version": self._newest[0], "what": own[-1].what} if own and self._at == self._newest else None
 
     def time_column(self, gallery: Gallery) -> None:
         """Refuse where it has no moments.
@@ -245,21 +265,21 @@ class Table:
         """One version, which is remembered so that it can be taken back."""
         with self._writing:
             gallery = self.asked(lambda: Gallery(self._path))
-            before = gallery.version
+            before = self._stamp(gallery.version)
             change = self.asked(lambda: write(gallery))
-            if change.version == before + 1:  # and so nobody else wrote at the same time
+            if change.version == before[0] + 1:  # and so nobody else wrote at the same time
                 if before != self._at:
                     self._own.clear()
-                self._own.append(_Own(before, f"{what} {len(rows)}"))
+                self._own.append(_Own(before[0], f"{what} {len(rows)}"))
                 self._wrote(change)
-            elif change.version != before:
+            elif change.version != before[0]:
                 self._own.clear()
                 self._looked = float("-inf")
         return change
 
     def _wrote(self, change: Change) -> None:
         """Whoever looks next sees it."""
-        self._at = self._newest = change.version
+        self._at = self._newest = self._stamp(change.version)
         self._looked = float("-inf")
 
 
