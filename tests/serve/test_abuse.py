@@ -270,12 +270,14 @@ def test_a_gallery_that_was_made_anew_is_another_one(
     before = shutil.copytree(gallery, gallery.with_name("before"))
     with start(gallery) as client:
         mine = ok(client.post("/gallery/label", json={"labels": {key: "mine"}}))["version"]
+        told = ok(client.get("/service"))["gallery"]
         shutil.rmtree(gallery)
         before.rename(gallery)
-        assert label(Gallery(gallery), {key: "theirs"}).version == mine
+        assert label(Gallery(gallery), {key: None}).version == mine
         (first, *_) = ok(client.post("/search?exclude_self=false", json={"key": key}))["hits"]
-        assert (first["key"], first["pid"]) == (key, "theirs")
-        assert ok(client.get("/service"))["gallery"]["undo"] is None
+        assert (first["key"], first["pid"]) == (key, None)
+        theirs = ok(client.get("/service"))["gallery"]
+        assert (theirs["undo"], theirs["unlabelled"]) == (None, told["unlabelled"] + 1)
         assert client.post("/gallery/undo", json={"version": mine}).status_code == 409
         assert Gallery(gallery).version == mine
 

@@ -43,8 +43,9 @@ class Catalogue:
 
     def __init__(self, table: Table, photos: Photos, calibration: Calibration | None):
         self.table, self._photos, self._calibration = table, photos, calibration
-        self._summary: tuple[int, dict[str, Any]] = (0, {})
-        self._examples: tuple[tuple[int, int], list[dict[str, Any]]] = ((0, 0), [])
+        # Of the gallery that ``Table.current`` gave: another version, or one made anew, is another object.
+        self._summary: tuple[Gallery | None, dict[str, Any]] = (None, {})
+        self._examples: tuple[Gallery | None, int, list[dict[str, Any]]] = (None, 0, [])
 
     def vectors(self, keys: Sequence[str]) -> Embeddings:
         """Of rows.
@@ -141,7 +142,7 @@ class Catalogue:
     def examples(self, count: int) -> list[dict[str, Any]]:
         """Rows whose pictures are there, of as many identities; always the same ones of a version."""
         gallery, _ = self.table.current()
-        if self._examples[0] != (gallery.version, count):
+        if self._examples[0] is not gallery or self._examples[1] != count:
             keys = self.table.asked(lambda: keys_of_examples(gallery, _MORE * count))
             found = [
                 self.item(row.pop("key"), row.pop("pid"), row.pop("camera"), names_of(row.pop("present")), row)
@@ -149,8 +150,8 @@ class Catalogue:
             ]
             pictured = [item for item in found if item["pictures"]]
             step = max(1, len(pictured) // count)
-            self._examples = (gallery.version, count), pictured[::step][:count]
-        return self._examples[1]
+            self._examples = gallery, count, pictured[::step][:count]
+        return self._examples[2]
 
     def picture(self, key: str, modality: str, size: int) -> bytes:
         """Of a row, as JPEG.
@@ -215,8 +216,8 @@ class Catalogue:
     def about(self) -> dict[str, Any]:
         """What it holds."""
         gallery, _ = self.table.current()
-        if self._summary[0] != gallery.version:
-            self._summary = gallery.version, self.table.asked(lambda: summary(gallery))
+        if self._summary[0] is not gallery:
+            self._summary = gallery, self.table.asked(lambda: summary(gallery))
         return {
             "name": self.table.name,
             "version": gallery.version,
