@@ -1,6 +1,8 @@
 """The demo, and what the tiny CLIP and the synthetic world prove together: that the method learns what it should."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -116,6 +118,20 @@ def test_the_demo_prints_a_table_and_writes_a_page(
     assert "http://" not in page.replace("http://www.w3.org", "")
     clear(tmp_path / "demo")  # everything in it is its own
     assert list((tmp_path / "demo").iterdir()) == []
+
+
+def test_without_galleries_the_demo_says_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "sys.modules['lance'] = None\n"
+        "from dmpt.demo.demo import _embed\n"
+        f"print(_embed(Path({str(tmp_path)!r}), Path({str(tmp_path)!r})))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == (
+        "To search these persons, a gallery needs lance, which is not installed; pip install 'dmpt[gallery]'; then run "
+        "the demo again.\n"
+    )
 
 
 # --- the tiny CLIP

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dmpt.base.errors import UserError
 from dmpt.base.terminal import console, print_table, track
 from dmpt.demo.own_files import clear, remember
 from dmpt.embed.embedder import load
@@ -33,7 +34,6 @@ _ROWS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "advised": (["tiny", "decoupled"], {}),
 }
 """What is compared: files of ``configs/``, and what is changed in them."""
-_NOTHING: Mapping[str, Any] = {}
 _GALLERY = "gallery.lance"
 _PAGE = "report.html"
 _NEXT = (
@@ -67,11 +67,11 @@ class _Scale:
 _FULL, _QUICK = _Scale(150, 60, 6), _Scale(60, 40, 4)
 
 
-def _configure(root: Path, row: str, epochs: int, change: Mapping[str, Any] = _NOTHING) -> Config:
+def _configure(root: Path, row: str, epochs: int, change: Mapping[str, Any] | None = None) -> Config:
     """Settings of a row of the table."""
     files, own = _ROWS[row]
     here = {"data.root": str(root), "data.workers": 0, "train.epochs": epochs}
-    return from_dict(nest(settings_of({"config": files}, "demo") | here | dict(change) | own))
+    return from_dict(nest(settings_of({"config": files}, "demo") | here | dict(change or {}) | own))
 
 
 def demo(out: Path, quick: bool = False, seed: int = 0) -> None:
@@ -89,11 +89,7 @@ def demo(out: Path, quick: bool = False, seed: int = 0) -> None:
     try:
         _show(out, _QUICK if quick else _FULL, seed)
     finally:
-        remember(out, {_PAGE, _GALLERY, *map(_folder, _ROWS)})
-
-
-def _folder(row: str) -> str:
-    return row.replace(" ", "-")
+        remember(out, {_PAGE, _GALLERY, *_ROWS})
 
 
 def _show(out: Path, scale: _Scale, seed: int) -> None:
@@ -111,7 +107,7 @@ def _show(out: Path, scale: _Scale, seed: int) -> None:
     runs = []
     for number, name in enumerate(_ROWS, start=1):
         console.print(f"\n{number} of {len(_ROWS)}: {name}", style="bold")
-        run = out / _folder(name)
+        run = out / name
         fit(Trainer(_configure(root, name, scale.epochs, recipe), run))
         evaluation = replace(evaluate(run), name=name)
         evaluation.save()
@@ -134,9 +130,9 @@ def _embed(root: Path, out: Path) -> str:
         from dmpt.gallery.done import commit
         from dmpt.gallery.shards import embed_shard, plan
         from dmpt.gallery.sources import read_source
-    except ModuleNotFoundError:
-        return "With pip install 'dmpt[gallery]' the demo embeds these persons too, and they can be searched."
-    gallery, model = out / _GALLERY, out / _folder("advised")
+    except UserError as error:  # the extra is not installed
+        return f"To search these persons, {error}; then run the demo again."
+    gallery, model = out / _GALLERY, out / "advised"
     embedder = load(model)
     shards = plan(read_source(root, layout="rgbnt201", split="gallery"), gallery)
     for shard in track(shards, "embedding", len(shards)):
