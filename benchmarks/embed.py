@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import dmpt
 from dmpt.adapter.folder import Card
+from dmpt.base.memory import keep_freed_memory
 from dmpt.data.images import read_record
 from dmpt.embed.embedder import Embedder
 from dmpt.gallery.done import commit
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="smoke test: the tiny model and a small ViT, once")
     args = parser.parse_args()
+    keep_freed_memory()  # as the command does
     repeats = 1 if args.quick else args.repeats
     print(f"{machine()}, {torch.get_num_threads()} threads; medians of {repeats}")
     tower, size = (
