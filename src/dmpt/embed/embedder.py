@@ -5,6 +5,7 @@ vectors = model.embed(rgb="a.jpg", nir="b.jpg", tir="c.png")
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,12 @@ class Embedder:
         self.data, self.modalities, self.value_range = runtime.data, runtime.modalities, runtime.data.black_and_white
         self.precision, self.adapter, self.calibration = runtime.precision, runtime.adapter, runtime.calibration
         self.transform, self.encode = runtime.transform, runtime.encode
+
+    @cached_property
+    def blank(self) -> Embeddings:
+        """Of one sample with blank pictures of all that the model reads: it tells the widths of its vectors."""
+        picture = np.zeros((*self.data.size, 3), np.uint8)
+        return self.embed(*(picture if name in self.modalities else None for name in MODALITIES))
 
     def embed(
         self,

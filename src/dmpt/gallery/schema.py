@@ -55,10 +55,8 @@ class Model:
 
     @classmethod
     def of(cls, embedder: "Embedder") -> "Model":
-        """What a loaded model writes; one blank picture tells the widths."""
-        data = embedder.data
-        blank = np.zeros((*data.size, 3), np.uint8)
-        seen = embedder.embed(*(blank if name in embedder.modalities else None for name in MODALITIES))
+        """What a loaded model writes."""
+        data, seen = embedder.data, embedder.blank
         names = ("size", "mean", "std", "value_range", "modalities")
         preprocessing = json.loads(json.dumps({name: getattr(data, name) for name in names}))
         shared = 0 if seen.shared is None else seen.shared.shape[1]

@@ -89,7 +89,6 @@ def embed_shard(
     model: "Embedder",
     shard: Shard,
     *,
-    writer: Model | None = None,
     workers: int | None = None,
     watch: Callable[[Batch], object] = lambda batch: None,
 ) -> Done:
@@ -98,7 +97,6 @@ def embed_shard(
     Args:
         model: of ``dmpt.load``.
         shard: of ``plan``. The gallery is made where it is not there, empty.
-        writer: ``Model.of(model)``, where that is known: it takes a pass of the network.
         workers: threads that read and decode; None = one per core.
         watch: is told of each batch.
 
@@ -108,7 +106,7 @@ def embed_shard(
     Raises:
         UserError: the gallery is of another model, has not these columns, or cannot be written to.
     """
-    writer = writer or Model.of(model)
+    writer = Model.of(model)
     name, folder = shard.name(writer), shards_folder(shard.out)
     if found := Done.read(folder / f"{name}.json"):
         if found.listing != shard.listing:  # the source changed elsewhere

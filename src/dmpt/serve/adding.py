@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmpt.serve.answers import Adding
-from dmpt.serve.asked import JSON, LABEL, Side, object_of, read, text
+from dmpt.serve.asked import JSON, LABEL, Side, media_type, object_of, read, text
 from dmpt.serve.limits import Limits
 from dmpt.serve.refused import Refused
 from dmpt.serve.vectors import Shape
@@ -41,7 +41,7 @@ def rows_of(body: bytes, content_type: str, given: Adding, shape: Shape, limits:
     Raises:
         Refused: it cannot be read, or a row has no key.
     """
-    if content_type.partition(";")[0].strip().lower() == JSON:
+    if media_type(content_type) == JSON:
         if given.model_fields_set:
             raise Refused(422, "of JSON the samples say their own key, pid, camera and time")
         return _of_samples(object_of(body), shape, limits)

@@ -246,7 +246,11 @@ def body(two: bool = False, more: bool = False) -> dict[str, Any]:
     }  # fmt: skip
     for prefix in ("", OTHER) if two else ("",):
         fields |= {prefix + name: {"type": "array", "items": file, **most} for name in ("rgb", "nir", "tir")}
-        plain[f"{prefix}samples"] = {"type": "array", "items": sample, "maxItems": _LIMITS.rows if more else 16}
+        plain[f"{prefix}samples"] = {
+            "type": "array",
+            "items": sample,
+            "maxItems": _LIMITS.rows if more else _LIMITS.shots,
+        }
         if not more:
             fields[f"{prefix}key"] = {"type": "array", "items": text, **most}
             plain[f"{prefix}key"], plain[f"{prefix}keys"] = text, fields[f"{prefix}key"]

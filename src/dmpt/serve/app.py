@@ -18,10 +18,10 @@ from dmpt import __version__
 from dmpt.serve import answers
 from dmpt.serve.adding import rows_of
 from dmpt.serve.answers import PROBLEMS, body
-from dmpt.serve.asked import JSON, RAW
+from dmpt.serve.asked import JSON, RAW, media_type
 from dmpt.serve.figures import TYPE
 from dmpt.serve.guard import Guard
-from dmpt.serve.refused import Refused
+from dmpt.serve.refused import Refused, unforeseen
 from dmpt.serve.service import Service
 from dmpt.serve.vectors import to_bytes, to_samples
 
@@ -190,7 +190,7 @@ def _gallery(service: Service) -> APIRouter:
 
 
 def _json(request: Request) -> None:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(request.headers.get("content-type", ""))
     if kind != JSON:
         raise Refused(415, f"Content-Type is {kind[:80] or 'not given'}; give {JSON}")
 
@@ -210,7 +210,7 @@ async def _told(request: Request, error: Exception) -> Response:
     elif isinstance(error, HTTPException):
         error = _missing(request, error)
     elif not isinstance(error, Refused):
-        error = Refused(500, "something went wrong here; the server's log says more")
+        error = unforeseen()
     return error.response
 
 

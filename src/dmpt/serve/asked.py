@@ -47,6 +47,11 @@ class Side:
         return len(self.keys) or max(map(len, self.pictures.values()), default=0)
 
 
+def media_type(content_type: str) -> str:
+    """What a body is declared to be, without parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
 def read(body: bytes, content_type: str, shape: Shape, limits: Limits, two: bool = False) -> list[Side]:
     """One side, or both.
 
@@ -60,7 +65,7 @@ def read(body: bytes, content_type: str, shape: Shape, limits: Limits, two: bool
     Raises:
         Refused: it is of another type, cannot be read, or does not say who.
     """
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = media_type(content_type)
     prefixes = ("", OTHER) if two else ("",)
     if kind == MULTIPART:
         sides = _of_parts(parts(body, content_type, 4 * limits.shots * len(prefixes)), prefixes)

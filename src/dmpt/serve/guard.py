@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dmpt.serve.asked import JSON, media_type
 from dmpt.serve.figures import Figures
 from dmpt.serve.limits import Limits
-from dmpt.serve.refused import Refused
+from dmpt.serve.refused import Refused, unforeseen
 
 log = logging.getLogger("dmpt.serve")
 
@@ -75,9 +76,7 @@ class Guard:
         except Exception:  # the application has said so, where it still could
             log.exception("%r %r", scope["method"], scope["path"])  # of the client, who may have put lines into them
             if not answer.status:
-                await Refused(500, "something went wrong here; the server's log says more").response(
-                    scope, receive, answer
-                )
+                await unforeseen().response(scope, receive, answer)
         path = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"  # a client may invent any number
         self._figures.requests.labels(path, method, str(answer.status)).inc()
@@ -196,7 +195,7 @@ class _Body:
             Refused: it is too large, or comes too slowly.
         """
         limits, end = self._limits, time.monotonic() + self._limits.body_seconds
-        is_json = headers.get("content-type", "").lower().startswith("application/json")
+        is_json = media_type(headers.get("content-type", "")) == JSON
         most = min(limits.body_bytes, limits.json_bytes) if is_json else limits.body_bytes
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > most:

@@ -41,10 +41,7 @@ class Served:
 
     def __init__(self, name: str, embedder: Embedder, thread: Executor, figures: Figures):
         self.name, self.embedder, self._thread, self._figures = name, embedder, thread, figures
-        blank = np.zeros((*embedder.data.size, 3), np.uint8)
-        # One pass tells the widths, and readies what is made at the first.
-        seen = (blank if name in embedder.modalities else None for name in MODALITIES)
-        self.shape = Shape.of(embedder.embed(*seen))
+        self.shape = Shape.of(embedder.blank)  # a pass, which also readies what is made at the first
         self.batcher: Batcher[Shot, Embeddings] = Batcher(self._pass, thread)
 
     async def embed(self, shots: Sequence[Shot]) -> Embeddings:
@@ -79,7 +76,7 @@ class Served:
     @property
     def looks(self) -> bool:
         """Whether it can say where its tokens look; an exported graph cannot."""
-        return hasattr(getattr(self.embedder, "encode", None), "network")
+        return self.embedder.runtime == "torch"
 
     async def gaze(self, shot: Shot) -> dict[str, Any]:
         """Where its tokens look in a shot, as multiples of an even look.

@@ -26,3 +26,8 @@ class Refused(Exception):
         headers = {name.replace("_", "-"): value for name, value in self.headers.items()}
         content = json.dumps({"error": self.sentence}).encode()
         return Response(content, self.status, headers, "application/json")
+
+
+def unforeseen() -> Refused:
+    """What is told of an error of ours."""
+    return Refused(500, "something went wrong here; the server's log says more")

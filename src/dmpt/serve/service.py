@@ -23,7 +23,7 @@ from dmpt.serve.figures import Figures
 from dmpt.serve.limits import Limits
 from dmpt.serve.models import Served, meant
 from dmpt.serve.refused import Refused
-from dmpt.settings.modalities import MODALITIES
+from dmpt.settings.modalities import number_of
 
 if TYPE_CHECKING:
     from dmpt.serve.catalogue import Catalogue
@@ -209,8 +209,7 @@ def _cut(items: Embeddings, use: Sequence[str]) -> Embeddings:
     """Without the modalities that do not count."""
     if not use:
         return items
-    kept = items.present & np.array([name in use for name in MODALITIES])
-    if not kept.any(axis=1).all():
-        row = int(np.argmin(kept.any(axis=1)))
-        raise Refused(422, f"shot {row} has none of {', '.join(use)}; use another modality")
-    return items if (kept == items.present).all() else restricted(items, use)
+    kept = items.codes & number_of(set(use))
+    if not kept.all():
+        raise Refused(422, f"shot {int(np.argmin(kept))} has none of {', '.join(use)}; use another modality")
+    return items if (kept == items.codes).all() else restricted(items, use)

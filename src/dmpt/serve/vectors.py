@@ -12,7 +12,7 @@ import numpy as np
 
 from dmpt.retrieval.embeddings import Embeddings, Features
 from dmpt.serve.refused import Refused
-from dmpt.settings.modalities import MODALITIES
+from dmpt.settings.modalities import MODALITIES, names_of
 
 _OFF = 1e-3
 """How far the square of a length may be from 1."""
@@ -118,7 +118,7 @@ def to_samples(found: Embeddings) -> list[dict[str, Any]]:
 
 def _names(found: Embeddings) -> list[list[str]]:
     """The modalities that each has."""
-    return [[name for name, here in zip(MODALITIES, row, strict=True) if here] for row in found.present.tolist()]
+    return [list(names_of(code)) for code in found.codes.tolist()]
 
 
 def _numbers(given: Any, count: int, where: str) -> Any:

@@ -153,10 +153,8 @@ def embed_all(
 
 def embed_parts(embedder: "Embedder", parts: "Sequence[Shard]", workers: int | None) -> "list[Done]":
     """Each part, with a bar for all."""
-    from dmpt.gallery.schema import Model
     from dmpt.gallery.shards import embed_shard
 
-    writer = Model.of(embedder)
     found, failed = [], 0
     with bar() as display:
         task = display.add_task("embedding", total=sum(len(part.samples) for part in parts), note="")
@@ -169,7 +167,7 @@ def embed_parts(embedder: "Embedder", parts: "Sequence[Shard]", workers: int | N
 
         for part in parts:
             watched = display.tasks[0].completed
-            found.append(embed_shard(embedder, part, writer=writer, workers=workers, watch=watch))
+            found.append(embed_shard(embedder, part, workers=workers, watch=watch))
             if display.tasks[0].completed == watched:  # was done before: the time that is left is of the others
                 display.update(task, total=(display.tasks[0].total or 0) - len(part.samples))
     return found
