@@ -200,6 +200,7 @@ def drop(page: Page, where: str, paths: list[str]) -> None:
 def test_pictures_are_dropped_where_they_belong(opened: Opened, world: Path) -> None:
     name = sorted(path.name for path in (world / "drawn/test/RGB").iterdir())[9]
     page = opened()
+    expect(tiles(page).first).to_be_visible()  # only then does it take pictures
     rgb, nir, tir = files(world, name)
     changed(page, lambda: drop(page, "body", [rgb]))
     assert page.locator("#files select").input_value() == "rgb"  # it is coloured
