@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/dmpt demo --out demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 20
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -28,6 +28,14 @@ def no_trace_in_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def freed_memory_goes_back() -> Iterator[None]:
+    """A test process lives longer than a command, and runs hundreds of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dmpt.cli.keep_freed_memory", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy set of a test file's own."""

@@ -583,7 +583,7 @@ def stopped_after(steps: int) -> Iterator[None]:
     def and_stop(self: Trainer, *arguments: Any) -> dict[str, Any]:
         line = step(self, *arguments)
         if line["step"] == steps:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return line
 
     with pytest.MonkeyPatch.context() as patch:
