@@ -326,6 +326,50 @@ def test_errors_show_no_path_of_this_machine(start: Any, gallery: Path) -> None:
         assert str(gallery.parent).lstrip("/") not in json.dumps(answer.json())
 
 
+@pytest.mark.parametrize("damage", ["garbage", "gone"])
+def test_a_store_that_is_damaged_after_a_search_is_not_the_client_s_fault(
+    start: Any, gallery: Path, files: Files, damage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a folder, ü"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    gallery = gallery.rename(folder / "g.lance")
+    data = [path for path in (gallery / "data").iterdir() if path.is_file()]
+    whole = [path.read_bytes() for path in data]
+    with start(Path("g.lance")) as client:  # the store says the whole path
+        assert ok(client.post("/search", files=files("rgb")))["hits"]
+        for path in data:
+            path.write_bytes(b"garbage") if damage == "garbage" else path.unlink()
+        for asked in (
+            client.post("/search", files=files("rgb")),
+            client.post("/search?camera=1&after=2026-03-05", files=files("rgb")),
+            client.post("/search?fpir=0.5", files=files("rgb")),
+            client.post("/search", json={"key": "RGB/000002_cam1_0_00.jpg"}),
+        ):
+            assert asked.status_code == 503, asked.text
+            for said in (tmp_path.name, folder.name, "folder", "%20"):
+                assert said not in asked.json()["error"]
+        for path, content in zip(data, whole, strict=True):
+            path.write_bytes(content)
+        assert ok(client.post("/search?camera=1&after=2026-03-05", files=files("rgb")))["hits"]
+
+
+def test_what_the_calibration_does_not_carry_is_the_client_s_fault(shared: TestClient, files: Files) -> None:
+    answer = shared.post("/search?fpir=1e-9", files=files())
+    assert (answer.status_code, "cannot carry FPIR 1e-07 %" in answer.json()["error"]) == (422, True), answer.text
+
+
+def test_a_gallery_that_a_write_finds_missing_is_looked_for_by_the_next_search(start: Any, gallery: Path) -> None:
+    key = "RGB/000002_cam1_0_00.jpg"
+    with start(gallery) as client:  # within the second for which nobody looks
+        assert client.get("/ready").status_code == 200
+        aside = gallery.rename(gallery.with_name("aside"))
+        assert client.post("/gallery/label", json={"labels": {key: "x"}}).status_code == 503
+        assert client.post("/search", json={"key": key}).status_code == 503
+        aside.rename(gallery)
+        assert ok(client.post("/search", json={"key": key}))["hits"]
+
+
 def test_a_body_in_pieces_is_one(shared: TestClient, files: Files) -> None:
     body = (
         b'--x\r\nContent-Disposition: form-data; name="rgb"; filename="a"\r\n\r\n'

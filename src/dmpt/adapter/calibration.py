@@ -39,6 +39,10 @@ Common = int | Iterable[str]
 """A set of common modalities: their names, or a number of which bit m stands for modality m; none = the shared parts"""
 
 
+class Uncarried(UserError):
+    """A rate that a calibration has no threshold for."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What the scores of an adapter mean.
@@ -87,7 +91,7 @@ class Calibration:
         """The score above which two items are the same, at an FMR in (0, 1): of one comparison.
 
         Raises:
-            UserError: the set is not calibrated, or so few identities cannot carry the rate.
+            Uncarried: the set is not calibrated, or so few identities cannot carry the rate.
         """
         return self._threshold(common, fmr, f"FMR {100 * fmr:.3g} %")
 
@@ -100,7 +104,7 @@ class Calibration:
         """The score that one or more of ``n`` strangers exceed with at most the probability ``fpir``, in (0, 1).
 
         Raises:
-            UserError: the set is not calibrated, or so few identities cannot carry the rate.
+            Uncarried: the set is not calibrated, or so few identities cannot carry the rate.
         """
         fmr = -math.expm1(math.log1p(-fpir) / max(1, n))
         return self._threshold(
@@ -138,15 +142,15 @@ class Calibration:
         names = _names(common)
         table, what = self.rates(names), " and ".join(names) or "shared parts"
         if table is None and not names:
-            raise UserError(
+            raise Uncarried(
                 "scores of items with nothing in common are not calibrated; that takes a model with a shared part, and "
                 "samples with several modalities"
             )
         if table is None:
-            raise UserError(f"scores over {what} are not calibrated; calibrate on samples that have them")
+            raise Uncarried(f"scores over {what} are not calibrated; calibrate on samples that have them")
         score = table.threshold(fmr)
         if score is None:
-            raise UserError(
+            raise Uncarried(
                 f"{table.identities} calibration identities cannot carry {asked}; the least over {what} is FMR "
                 f"{100 * table.least:.3g} %; ask for more, or calibrate on more identities"
             )

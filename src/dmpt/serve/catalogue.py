@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dmpt.adapter.calibration import Calibration
-from dmpt.base.errors import UserError
+from dmpt.adapter.calibration import Calibration, Uncarried
 from dmpt.base.terminal import plain
 from dmpt.gallery.changes import Change
 from dmpt.gallery.filters import conditions
@@ -22,7 +21,7 @@ from dmpt.serve.examples import keys_of_examples, summary
 from dmpt.serve.models import meant
 from dmpt.serve.photos import Photos
 from dmpt.serve.refused import Refused
-from dmpt.serve.table import Table, among
+from dmpt.serve.table import Table, among, moment_of
 from dmpt.settings.modalities import MODALITIES, names_of
 
 _MORE = 3
@@ -85,33 +84,36 @@ class Catalogue:
         }
 
     def _conditions(self, gallery: Gallery, asked: Searching, leave: Sequence[str]) -> list[str]:
-        if asked.after is not None or asked.before is not None:
-            self.table.time_column(gallery)
-        try:
-            found = conditions(
+        for name, given in (("after", asked.after), ("before", asked.before)):
+            if given is not None:
+                self.table.time_column(gallery)
+                moment_of(given, name)
+        found = self.table.asked(
+            lambda: conditions(
                 gallery, camera=asked.camera, not_camera=asked.not_camera, after=asked.after, before=asked.before
             )
-        except UserError as error:
-            raise Refused(422, str(error).removeprefix("--")) from None
+        )
         return [*found, f"NOT ({among(leave)})"] if leave else found
 
     def _ranked(
         self, search: Search, query: Embeddings, where: Sequence[str], asked: Searching
     ) -> list[dict[str, Any]]:
-        try:
-            (found,) = search(
-                [query],
-                asked.k,
-                conditions=where,
-                group=None if asked.group == "none" else asked.group,
-                shots=asked.shots,
-                calibration=self._calibration,
-                fpir=asked.fpir,
-                spectra=True,
-            )
-        except UserError as error:
-            self.table.current(anew=True)  # which says so where the store is at fault
-            raise Refused(422, str(error)) from None
+        def ranked() -> list[list[Hit]]:
+            try:
+                return search(
+                    [query],
+                    asked.k,
+                    conditions=where,
+                    group=None if asked.group == "none" else asked.group,
+                    shots=asked.shots,
+                    calibration=self._calibration,
+                    fpir=asked.fpir,
+                    spectra=True,
+                )
+            except Uncarried as error:
+                raise Refused(422, str(error)) from None
+
+        (found,) = self.table.asked(ranked)
         return [self._hit(hit, rank, len(query)) for rank, hit in enumerate(found, start=1)]
 
     def _hit(self, hit: Hit, rank: int, shots: int) -> dict[str, Any]:

@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -55,7 +57,7 @@ class Table:
     """
 
     def __init__(self, path: Path, model: Model):
-        self.name, self.model, self._path = path.name, model, path
+        self.name, self.model, self._path, self._places = path.name, model, path, _places(path)
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._gallery: Gallery | None = None
         self._search: Search | None = None
@@ -76,13 +78,13 @@ class Table:
             Refused: it cannot be read, as where it was deleted.
         """
         with self._lock:
-            if anew or time.monotonic() - self._looked > _LOOK:
+            if anew or self._gallery is None or time.monotonic() - self._looked > _LOOK:
                 try:
                     self._look()
                 except UserError as error:
                     self._gallery = self._search = None
                     raise self.refused(error) from None
-            assert self._gallery is not None
+            assert self._gallery is not None  # it was looked at
             return self._gallery, self._search
 
     def _look(self) -> None:
@@ -107,8 +109,8 @@ class Table:
     def refused(self, error: UserError) -> Refused:
         """What a client is told of an error of the store's, without paths of this machine."""
         said = str(error)
-        for path in (str(self._path), str(self._path).lstrip("/")):  # Lance leaves the slash out
-            said = said.replace(path, self.name)
+        for place in self._places:
+            said = said.replace(place, self.name)
         return Refused(507 if isinstance(error, Full) else 503, said)
 
     def asked(self, call: Callable[[], _T]) -> _T:
@@ -168,10 +170,7 @@ class Table:
         own: dict[str, Any] = {}
         if any(each is not None for each in times):
             self.time_column(self.current()[0])
-            try:
-                own[TIME] = [None if each is None else moment(each, TIME) for each in times]
-            except UserError as error:
-                raise Refused(422, str(error)) from None
+            own[TIME] = [None if each is None else moment_of(each, TIME) for each in times]
         contents = [content] * len(keys)
 
         def write(gallery: Gallery) -> Change:
@@ -283,8 +282,27 @@ class Table:
         self._looked = float("-inf")
 
 
+def _places(path: Path) -> list[str]:
+    """What an error may call a folder, longest first: Lance leaves the slash out, and writes signs as URLs do."""
+    absolute = [str(own) for own in (path, path.absolute(), path.resolve())]
+    found = {*absolute, *(own.lstrip("/") for own in absolute)}
+    return sorted({*found, *map(quote, found)}, key=len, reverse=True)
+
+
 _VECTORS = ("rgb", "nir", "tir", "lengths", "shared", "adapter", "content")
 """Columns that are not told."""
+
+
+def moment_of(given: str, name: str) -> datetime:
+    """A moment, in UTC.
+
+    Raises:
+        Refused: it is none.
+    """
+    try:
+        return moment(given, name)
+    except UserError as error:
+        raise Refused(422, str(error)) from None
 
 
 def among(keys: Sequence[str]) -> str:
