@@ -1,24 +1,18 @@
 """A service of ``package:tiny`` and of a gallery of drawn people, in this process."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
+from inside import gallery_of
 from starlette.testclient import TestClient
 
 import dmpt
 from dmpt.embed.embedder import Embedder
-from dmpt.gallery.changes import add
-from dmpt.gallery.queries import of_source
-from dmpt.gallery.schema import Model
-from dmpt.gallery.store import create_gallery
-from dmpt.gallery.times import MOMENT
-from dmpt.retrieval.embeddings import join
 from dmpt.serve.app import application
 from dmpt.serve.limits import Limits
 from dmpt.serve.serving import hosts_of, opened
@@ -38,13 +32,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, model: Embedder) -> Path:
     """``data/test`` with 24 samples of 4 people, and ``g.lance`` of them; those of camera 2 are unlabelled."""
     folder = tmp_path_factory.mktemp("serve")
     write_toy_set(folder / "data", train_ids=1, test_ids=4, images=6, size=(64, 32))
-    queries = of_source(model, folder / "data" / "test")
-    own, keys = Model.of(model), [query.name for query in queries]
-    gallery = create_gallery(folder / "g.lance", own, [pa.field("time", MOMENT)], str(folder / "data" / "test"))
-    cameras = [key.partition("_cam")[2][0] for key in keys]
-    pids = [key[4:10].lstrip("0") if camera == "1" else None for key, camera in zip(keys, cameras, strict=True)]
-    times = [f"2026-03-{1 + row:02}T12:00:00Z" for row in range(len(keys))]
-    add(gallery, own, join(*(q.embeddings for q in queries)), keys, pid=pids, camera=cameras, extra={"time": times})
+    pictures = folder / "data" / "test"
+    gallery_of(model, pictures, folder / "g.lance", lambda _, name: str(int(name[:6])) if "_cam1_" in name else None)
     return folder
 
 
@@ -57,9 +46,13 @@ def start(model: Embedder) -> Start:
 
     @contextmanager
     def started(
-        gallery: Path | None = None, limits: Limits | None = None, token: str | None = None, **options: Any
+        gallery: Path | None = None,
+        limits: Limits | None = None,
+        token: str | None = None,
+        others: Mapping[str, Embedder] | None = None,
+        **options: Any,
     ) -> Iterator[TestClient]:
-        service = opened({"tiny": model}, gallery, lambda name, precision: model, limits or Limits())
+        service = opened({"tiny": model, **(others or {})}, gallery, lambda name, precision: model, limits or Limits())
         app = application(service, hosts_of("127.0.0.1", (), token), token)
         with TestClient(app, HERE, raise_server_exceptions=False, **options) as client:
             yield client

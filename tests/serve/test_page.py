@@ -1,31 +1,19 @@
 """The page of the service, in a browser."""
 
 import json
+import os
 import re
-import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
-import uvicorn
 from browser import DESKTOP, PHONE, chromium, quiet
+from inside import gallery_of, serving
 from playwright.sync_api import Browser, Page, Route, expect
 
 from dmpt.embed.embedder import Embedder
-from dmpt.gallery.changes import add
-from dmpt.gallery.queries import of_source
-from dmpt.gallery.schema import Model
-from dmpt.gallery.store import create_gallery
-from dmpt.gallery.times import MOMENT
-from dmpt.retrieval.embeddings import join
-from dmpt.serve.app import application
-from dmpt.serve.limits import Limits
-from dmpt.serve.serving import hosts_of, listening
-from dmpt.serve.serving import opened as opened_service
 from dmpt.synthetic.write import write_world
 
 pytestmark = pytest.mark.long
@@ -48,32 +36,11 @@ def world(tmp_path_factory: pytest.TempPathFactory, model: Embedder) -> Path:
     pictures = root / "drawn" / "test"
     names = sorted(path.name for path in (pictures / "RGB").iterdir())
     (pictures / "TI" / names[2]).unlink()
-    queries, own = of_source(model, pictures), Model.of(model)
-    keys = [query.name for query in queries]
-    assert [Path(key).name for key in keys] == names
-    pids = [None, SCRIPT, *(str(int(name[:6])) for name in names[2:])]
-    cameras = [name.partition("_cam")[2][0] for name in names]
-    times = [f"2026-03-{1 + number % 20:02}T12:00:00Z" for number in range(len(names))]
-    gallery = create_gallery(root / "g.lance", own, [pa.field("time", MOMENT)], str(pictures))
-    add(gallery, own, join(*(q.embeddings for q in queries)), keys, pid=pids, camera=cameras, extra={"time": times})
+    first = (None, SCRIPT)
+    gallery_of(
+        model, pictures, root / "g.lance", lambda row, name: first[row] if row < len(first) else str(int(name[:6]))
+    )
     return root
-
-
-@contextmanager
-def serving(model: Embedder, gallery: Path, token: str | None = None) -> Iterator[str]:
-    """A service on a port of its own; its address."""
-    limits = Limits()
-    service = opened_service({"tiny": model}, gallery, lambda name, precision: model, limits)
-    listener = listening("127.0.0.1", 0)
-    app = application(service, hosts_of("127.0.0.1", (), token), token)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", ws="none"))
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(30)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +59,7 @@ def opened(browser: Browser, service: str) -> Iterator[Opened]:
 
     def opened(
         path: str = "/", size: dict[str, int] = DESKTOP, routes: dict[str, Callable[[Route], None]] | None = None,
-        allowed: tuple[str, ...] = (), base: str = service, **options: Any,
+        allowed: tuple[str, ...] = (), base: str = service, wait_until: Any = "load", **options: Any,
     ) -> Page:  # fmt: skip
         context = browser.new_context(viewport=size, reduced_motion="reduce", **options)  # type: ignore[arg-type]
         context.set_default_timeout(20_000)
@@ -101,7 +68,7 @@ def opened(browser: Browser, service: str) -> Iterator[Opened]:
         wrong.append(quiet(page, base, allowed))
         for pattern, route in (routes or {}).items():
             page.route(pattern, route)
-        page.goto(base + path)
+        page.goto(base + path, wait_until=wait_until)
         return page
 
     yield opened
@@ -208,6 +175,25 @@ def test_pictures_are_dropped_where_they_belong(opened: Opened, world: Path) -> 
     assert page.locator("#files select").evaluate_all("all => all.map(one => one.value)") == ["rgb", "tir"]
     drop(page, "body", [rgb, nir, tir, tir])
     expect(page.locator("#meaning")).to_have_text("4 pictures are too many: one for each spectrum.")
+
+
+def test_a_picture_that_is_dropped_too_early_waits(opened: Opened, world: Path) -> None:
+    """A real drop, which a browser answers by showing the file in the page's place."""
+    held: list[Route] = []
+    page = opened(routes={"**/static/page.js": held.append}, wait_until="commit")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Who is this?")
+    name = sorted(path.name for path in (world / "drawn/test/RGB").iterdir())[9]
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": files(world, name), "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 400, "y": 400, "data": data})
+    assert page.evaluate("window.dropped.length") == 3
+    assert page.url.startswith("http")
+    assert held
+    for route in held:
+        route.continue_()
+    expect(page.locator("#slots img")).to_have_count(3)
+    expect(page.locator("#found .score").first).to_have_text("1.0000")
 
 
 def test_filters(opened: Opened) -> None:
@@ -462,3 +448,37 @@ def test_every_control_has_a_name(opened: Opened, world: Path, size: dict[str, i
         assert page.evaluate(wide) == 0
     languages = page.evaluate("[document.documentElement.lang, document.querySelectorAll('h1').length]")
     assert languages == ["en", 1]
+
+
+SEEN = (Path(__file__).parent / "contrast.js").read_text("utf-8")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_every_text_can_be_read(opened: Opened, world: Path, size: dict[str, int], scheme: str) -> None:
+    """In all states of the page; ``DMPT_SHOTS`` is a folder for pictures of them."""
+    page = opened(size=size, color_scheme=scheme)
+    expect(tiles(page).first).to_be_visible()
+    name = sorted(path.name for path in (world / "drawn/test/RGB").iterdir())[7]
+    states: dict[str, Callable[[], object]] = {
+        "welcome": lambda: None,
+        "answer": lambda: changed(page, lambda: page.set_input_files("#picker", files(world, name))),
+        "filters": lambda: page.locator("summary").click(),
+        "hit": lambda: tiles(page).first.click(),
+        "done": lambda: (
+            page.get_by_label("Label", exact=True).fill("somebody"),
+            changed(page, lambda: page.get_by_role("button", name="Save").click()),
+        ),
+    }
+    for state, act in states.items():
+        act()
+        if folder := os.environ.get("DMPT_SHOTS"):
+            page.wait_for_load_state("networkidle")
+            page.screenshot(path=Path(folder, f"{scheme}-{size['width']}-{state}.png"))
+        seen = page.evaluate(SEEN)
+        assert (seen["paper"] < 0.02) == (scheme == "dark"), seen["paper"]
+        assert (seen["paper"] > 0.9) == (scheme == "light"), seen["paper"]
+        assert len(seen["found"]) > 5
+        assert [text for text in seen["found"] if not text["enough"]] == [], state
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator("#done p")).to_have_text("Undone.")

@@ -50,7 +50,7 @@ async function start() {
   strictness = new Strictness(draw);
   byId("look").addEventListener("click", look);
   addEventListener("hashchange", fromAddress);
-  await fromAddress();
+  await (window.dropped ? query.add(window.dropped) : fromAddress());
 }
 
 /** A sample that the address names is searched for; so the browser's back button works. */

@@ -185,6 +185,7 @@ export class Query {
     document.addEventListener("dragleave", (event) => over(event.relatedTarget !== null));
     document.addEventListener("drop", (event) => {
       event.preventDefault();
+      event.stopPropagation(); // it does not wait any more
       over(false);
       if (!event.dataTransfer.files.length) return;
       const slot = event.target.closest?.(".slot");

@@ -2,7 +2,7 @@
 
 import { byId, el } from "./dom.js";
 import { first, setOf, stops } from "./verdict.js";
-import { expected, oneIn, percent, whole } from "./words.js";
+import { few, oneIn, percent, whole } from "./words.js";
 
 /** `fmr` is the rate at which it stands; null = it has no rates to stand at. `changed()` is called when it was moved. */
 export class Strictness {
@@ -41,7 +41,7 @@ export class Strictness {
   #stand() {
     const { fmr, fnmr } = this.#points[Number(this.slider.value)];
     this.fmr = fmr;
-    const here = `${expected(fmr * this.#items)} of these ${whole(this.#items)}`;
+    const here = `${few(fmr * this.#items)} of these ${whole(this.#items)}`;
     byId("passing").replaceChildren(el("b", {}, oneIn(fmr)), " strangers", el("span", {}, here));
     byId("missing").replaceChildren(el("b", {}, percent(fnmr)), " of true pairs");
     const said = `${oneIn(fmr)} strangers pass, ${percent(fnmr)} of true pairs are missed`;

@@ -14,14 +14,17 @@ export function oneIn(share) {
   return `1 in ${among < 9.95 ? trimmed(among, 1) : whole(Number(among.toPrecision(2)))}`;
 }
 
-/** How many are expected: "0.3", "12", "0.01". */
+/** How many are expected, at most: "0.3", "12", "0.01". */
 export function expected(number) {
-  if (number < 0.01) return "0.01"; // at most
+  if (number < 0.01) return "0.01";
   return number < 9.95 ? trimmed(number, number < 0.095 ? 2 : 1) : whole(number);
 }
 
+/** The same where nothing says "at most": "0.3", "< 0.01". */
+export const few = (number) => (number < 0.01 ? "< 0.01" : expected(number));
+
 /** "0.3 strangers". */
-export const strangers = (number) => `${expected(number)} ${expected(number) === "1" ? "stranger" : "strangers"}`;
+export const strangers = (number) => `${few(number)} ${few(number) === "1" ? "stranger" : "strangers"}`;
 
 /** "24 %", "0.4 %". */
 export function percent(share) {
