@@ -65,7 +65,7 @@ def main() -> None:
         shares[name], late[name] = measured(name, precision, repeats, each)
     own = own_milliseconds(precision, 100 if args.quick else 2000, repeats)
     for name, share in shares.items():
-        for clients in CLIENTS[1:] if name != "tiny" else ():
+        for clients in CLIENTS if name != "tiny" else ():
             goal(f"serve_share_of_models_throughput_{name}_{clients}_clients", share[clients], LEAST, at_most=False)
         goal(f"serve_p99_of_8_by_median_of_1_{name}", late[name], LATE)
     goal("serve_own_processor_ms_per_request", own, OWN_MS)
@@ -87,7 +87,7 @@ def serve(name: str, precision: str) -> None:
     service = opened({"model": model}, None, lambda called, wanted: model, Limits())
     listener = listening("127.0.0.1", 0)
     print(listener.getsockname()[1], flush=True)
-    run(application(service), listener, Limits())
+    run(application(service), listener)
 
 
 def several(row: Embeddings, count: int) -> Embeddings:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ def fields(home: Path, *spectra: str, name: str = NAME, prefix: str = "") -> lis
 class Running:
     """A service, and how to reach it."""
 
-    def __init__(self, *arguments: Any, **environment: str):
-        command = [sys.executable, "-m", "dmpt", "serve", "package:tiny", "--port", "0", *map(str, arguments)]
+    def __init__(self, *arguments: Any, model: str | Path = "package:tiny", **environment: str):
+        command = [sys.executable, "-m", "dmpt", "serve", str(model), "--port", "0", *map(str, arguments)]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment
         )
@@ -65,6 +65,15 @@ class Running:
         return self.process.returncode, err
 
     @property
+    def sockets(self) -> int:
+        """That it has open."""
+        found = 0
+        for file in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with suppress(OSError):  # it is closed meanwhile
+                found += str(file.readlink()).startswith("socket:")
+        return found
+
+    @property
     def memory(self) -> int:
         """Resident, in bytes."""
         text = Path(f"/proc/{self.process.pid}/statm").read_text()
@@ -72,8 +81,8 @@ class Running:
 
 
 @contextmanager
-def running(*arguments: Any, **environment: str) -> Iterator[Running]:
-    one = Running(*arguments, **environment)
+def running(*arguments: Any, model: str | Path = "package:tiny", **environment: str) -> Iterator[Running]:
+    one = Running(*arguments, model=model, **environment)
     try:
         yield one
     finally:

@@ -1,5 +1,6 @@
 """What the service answers: vectors, verdicts and hits are those of the library."""
 
+import copy
 import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,79 @@ def test_vectors_in_all_forms_search_alike(shared: TestClient, files: Files) -> 
     one, two = (ok(way) for way in ways)
     assert one == two
     assert one["hits"][0]["key"] == f"RGB/{NAME}"
+
+
+OF_ANOTHER = {"adapter": ("b" * 64, "adapter is bbbbbbbbbbbb, and"), "precision": ("int8", "precision is int8, and")}
+
+
+def test_what_embed_answers_is_a_body(shared: TestClient, files: Files) -> None:
+    found = ok(shared.post("/embed", files=files()))
+    assert ok(shared.post("/embed", json=found)) == found
+    assert ok(shared.post("/search", json=found)) == ok(shared.post("/search", json={"samples": found["samples"]}))
+    two = found | {f"other_{name}": own for name, own in found.items()}
+    assert ok(shared.post("/compare", json=two))["score"] == 1.0
+
+
+@pytest.mark.parametrize("what", OF_ANOTHER)
+def test_vectors_of_another_model_are_refused(start: Any, gallery: Path, files: Files, what: str) -> None:
+    given, said = OF_ANOTHER[what]
+    with start(gallery) as client:
+        found = ok(client.post("/embed", files=files()))
+        raw = np.array(found["samples"][0]["vector"], "<f4").tobytes()
+        kind, before = {"Content-Type": "application/octet-stream"}, ok(client.get("/service"))["gallery"]
+        row = found["samples"][0] | {"key": "new"}
+        for answer in (
+            client.post("/search", json=found | {what: given}),
+            client.post("/embed", json=found | {what: given}),
+            client.post("/gallery/add", json=found | {what: given, "samples": [row]}),
+            client.post("/gallery/add", params={what: given}, json={"samples": [row]}),
+            client.post("/gallery/add", params={"key": "new", what: given}, content=raw, headers=kind),
+            client.post("/search", params={what: given}, content=raw, headers=kind),
+            client.post("/compare", params={what: given}, content=2 * raw, headers=kind),
+        ):
+            assert (answer.status_code, answer.json()["error"][: len(said)]) == (422, said), answer.text
+        both = {"samples": found["samples"], "other_samples": found["samples"], f"other_{what}": given}
+        other = client.post("/compare", json=both)
+        assert (other.status_code, other.json()["error"][: len(said) + 6]) == (422, f"other_{said}")
+        own = {name: found[name] for name in OF_ANOTHER}
+        assert ok(client.get("/service"))["gallery"] == before
+        assert ok(client.post("/gallery/add", params={"key": "a", **own}, content=raw, headers=kind))["added"] == 1
+        assert ok(client.post("/gallery/add", json=found | {"samples": [row]}))["added"] == 1
+
+
+def test_vectors_of_a_modality_that_the_model_does_not_read_are_refused(
+    start: Any, model: Embedder, files: Files
+) -> None:
+    grey = copy.copy(model)
+    grey.__dict__.pop("blank", None)
+    grey.modalities = ("nir", "tir")
+    with start(others={"grey": grey}) as client:
+        found = ok(client.post("/embed", files=files("rgb", "tir")))["samples"]
+        raw = np.array(found[0]["vector"], "<f4").tobytes()
+        said = "has numbers of rgb, but the model reads nir, tir; leave zeros there"
+        for answer, where in (
+            (client.post("/embed?model=grey", json={"samples": found}), "samples[0]"),
+            (client.post("/compare?model=grey", json={"samples": found, "other_samples": found}), "samples[0]"),
+            (
+                client.post("/embed?model=grey", content=raw, headers={"Content-Type": "application/octet-stream"}),
+                "row[0]",
+            ),
+        ):
+            assert (answer.status_code, answer.json()["error"]) == (422, f"{where} {said}")
+        fits = ok(client.post("/embed", files=files("nir", "tir")))["samples"]
+        assert ok(client.post("/embed?model=grey", json={"samples": fits}))["samples"] == fits
+
+
+def test_files_of_the_page_are_fetched_once(shared: TestClient) -> None:
+    for path in ("/", "/static/page.js", "/static/inter.woff2"):
+        first = shared.get(path)
+        assert (first.status_code, first.headers["cache-control"]) == (200, "no-cache")
+        again = shared.get(path, headers={"If-None-Match": first.headers["etag"]})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
+        changed = shared.get(path, headers={"If-None-Match": '"another"'})
+        assert (changed.status_code, changed.content) == (200, first.content)
+    tags = {shared.get(f"/static/{name}").headers["etag"] for name in ("page.js", "page.css", "words.js")}
+    assert len(tags) == 3
 
 
 def test_search_is_the_library_s(shared: TestClient, model: Embedder, home: Path, files: Files) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from readers import unread
 
 from dmpt.gallery.store import open_gallery
 from served import Running, ok, running
@@ -142,6 +143,29 @@ def test_clients_who_leave_in_the_middle(server: Running, files: Files) -> None:
     while "dmpt_requests_active 1.0" not in server.client.get("/metrics").text:  # it counts itself
         assert time.monotonic() < end
         time.sleep(0.2)
+
+
+def test_who_never_reads_is_let_go(server: Running) -> None:
+    before = server.sockets
+    with unread(server.port, 100):
+        time.sleep(1)
+        assert server.sockets >= before + 100
+        end = time.monotonic() + 20
+        while server.sockets > before:
+            assert time.monotonic() < end, f"{server.sockets - before} are held"
+            time.sleep(0.2)
+        assert server.client.get("/health").status_code == 200
+
+
+def test_sigterm_does_not_wait_for_those_who_never_read(home: Path) -> None:
+    """At most 30 s, as docs/service.md says; it takes the 10 s that nobody reads for."""
+    with running("--gallery", home / "g.lance") as one, unread(one.port, 20):
+        time.sleep(1)
+        assert one.sockets > 20
+        start = time.monotonic()
+        code, err = one.ended(signal.SIGTERM)
+        assert time.monotonic() - start < 30
+    assert (code, err) == (0, "note: stopped; what was acknowledged is kept\n")
 
 
 def test_two_hundred_clients_at_once(server: Running, files: Files) -> None:

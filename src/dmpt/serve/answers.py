@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from dmpt.serve.asked import JSON, KEY, LABEL, MULTIPART, OTHER, RAW
-from dmpt.serve.limits import Limits
+from dmpt.serve.limits import HITS, ROWS, SHOTS
+from dmpt.serve.vectors import ABOUT
 
-_LIMITS = Limits()
 Modality = Literal["rgb", "nir", "tir"]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=LABEL)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=KEY)]
@@ -20,7 +20,14 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Which(_Strict):
+class Whose(_Strict):
+    """The model that vectors in the body are of, where that is said; those of another are refused."""
+
+    adapter: str | None = Field(None, max_length=100, description="of the vectors in the body, as /embed answered it")
+    precision: str | None = Field(None, max_length=100, description="likewise")
+
+
+class Which(Whose):
     """Of what counts."""
 
     model: str | None = Field(None, description="default: the gallery's, else the first")
@@ -33,10 +40,10 @@ class Comparing(Which):
     fmr: Rate = Field(0.01, description="share of strangers that may pass for the same")
 
 
-class Searching(_Strict):
+class Searching(Whose):
     """Of /search."""
 
-    k: int = Field(10, ge=1, le=_LIMITS.k, description="hits")
+    k: int = Field(10, ge=1, le=HITS, description="hits")
     use: list[Modality] = Field([], description="modalities of the query that count; default: all")
     camera: list[Label] = Field([], max_length=100, description="of these cameras")
     not_camera: list[Label] = Field([], max_length=100, description="of none of these cameras")
@@ -48,7 +55,7 @@ class Searching(_Strict):
     exclude_self: bool = Field(True, description="leave out the rows that are asked for by key")
 
 
-class Adding(_Strict):
+class Adding(Whose):
     """Of /gallery/add, for one row."""
 
     key: Key | None = None
@@ -74,13 +81,13 @@ class Pictured(_Strict):
 class Labels(_Strict):
     """Who is on rows; null = unlabelled."""
 
-    labels: dict[Key, Label | None] = Field(min_length=1, max_length=_LIMITS.rows)
+    labels: dict[Key, Label | None] = Field(min_length=1, max_length=ROWS)
 
 
 class Keys(_Strict):
     """Of rows."""
 
-    keys: list[Key] = Field(min_length=1, max_length=_LIMITS.rows)
+    keys: list[Key] = Field(min_length=1, max_length=ROWS)
 
 
 class Undoing(_Strict):
@@ -236,7 +243,7 @@ def body(two: bool = False, more: bool = False) -> dict[str, Any]:
         {"type": "string", "contentMediaType": "application/octet-stream"},
         {"type": "string", "maxLength": KEY},
     )
-    most = {"maxItems": _LIMITS.shots}
+    most = {"maxItems": SHOTS}
     sample = {
         "type": "object",
         "properties": {
@@ -249,8 +256,9 @@ def body(two: bool = False, more: bool = False) -> dict[str, Any]:
         plain[f"{prefix}samples"] = {
             "type": "array",
             "items": sample,
-            "maxItems": _LIMITS.rows if more else _LIMITS.shots,
+            "maxItems": ROWS if more else SHOTS,
         }
+        plain |= {prefix + name: {"type": "integer" if name in ("width", "shared") else "string"} for name in ABOUT}
         if not more:
             fields[f"{prefix}key"] = {"type": "array", "items": text, **most}
             plain[f"{prefix}key"], plain[f"{prefix}keys"] = text, fields[f"{prefix}key"]

@@ -1,9 +1,9 @@
 """The service over HTTP."""
 
+import hashlib
 import re
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +12,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
 
 from dmpt import __version__
 from dmpt.serve import answers
-from dmpt.serve.adding import rows_of
 from dmpt.serve.answers import PROBLEMS, body
 from dmpt.serve.asked import JSON, RAW, media_type
 from dmpt.serve.figures import TYPE
@@ -38,8 +36,8 @@ _TYPES = {
 _JPEG = {"content": {"image/jpeg": {}}, "description": "the picture"}
 
 
-def application(service: Service, hosts: Collection[str] | None = None, token: str | None = None) -> ASGIApp:
-    """What answers requests.
+def application(service: Service, hosts: Collection[str] | None = None, token: str | None = None) -> Guard:
+    """What answers requests, of ASGI.
 
     Args:
         service: that does the work.
@@ -73,12 +71,12 @@ def _open(service: Service) -> APIRouter:
     router = APIRouter(responses=PROBLEMS)
 
     @router.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return _file("index.html")
+    async def page(request: Request) -> Response:
+        return _file(request, "index.html")
 
     @router.get("/static/{name}", include_in_schema=False)
-    async def static(name: str) -> Response:
-        return _file(name)
+    async def static(request: Request, name: str) -> Response:
+        return _file(request, name)
 
     @router.get("/health", response_model=answers.Alive)
     async def health() -> Response:
@@ -118,7 +116,7 @@ def _models(service: Service) -> APIRouter:
     async def embed(request: Request, which: Annotated[answers.Which, Query()]) -> Response:
         """Vectors of shots; with Accept: application/octet-stream as rows of float32."""
         served = service.model(which.model)
-        (found,) = await service.embedded(await service.asked(request, served), served, which.use)
+        (found,) = await service.embedded(await service.asked(request, served, which), served, which.use)
         if RAW in request.headers.get("accept", ""):
             return Response(to_bytes(found), media_type=RAW)
         about = {"model": served.name, "adapter": served.embedder.adapter, "precision": served.embedder.precision}
@@ -129,14 +127,14 @@ def _models(service: Service) -> APIRouter:
     async def compare(request: Request, which: Annotated[answers.Comparing, Query()]) -> Response:
         """Whether two are the same."""
         served = service.model(which.model)
-        sides = await service.asked(request, served, two=True)
+        sides = await service.asked(request, served, which, two=True)
         return JSONResponse(await service.compared(sides, served, which.use, which.fmr))
 
     @router.post("/attention", response_model=answers.Looked, openapi_extra=body())
     async def attention(request: Request, which: Annotated[answers.Which, Query()]) -> Response:
         """Where the model looks in a shot."""
         served = service.model(which.model)
-        (side,) = await service.asked(request, served)
+        (side,) = await service.asked(request, served, which)
         return JSONResponse(await service.looked(side, served, which.use))
 
     return router
@@ -150,7 +148,7 @@ def _gallery(service: Service) -> APIRouter:
     async def search(request: Request, asked: Annotated[answers.Searching, Query()]) -> Response:
         """The most similar rows, and what their scores mean."""
         _ = service.catalogue
-        (side,) = await service.asked(request, service.own)
+        (side,) = await service.asked(request, service.own, asked)
         return JSONResponse(await service.found(side, asked))
 
     @router.get("/gallery/examples", response_model=answers.Items)
@@ -161,15 +159,14 @@ def _gallery(service: Service) -> APIRouter:
     @router.get("/gallery/picture", response_class=Response, responses={200: _JPEG})
     async def picture(asked: Annotated[answers.Pictured, Query()]) -> Response:
         """A picture of a row, encoded anew."""
-        data = await service.in_gallery(service.catalogue.picture, asked.key, asked.modality, asked.size)
-        return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=300"})
+        return Response(
+            await service.pictured(asked), media_type="image/jpeg", headers={"Cache-Control": "private, max-age=300"}
+        )
 
     @router.post("/gallery/add", response_model=answers.Written, openapi_extra=body(more=True))
     async def add(request: Request, row: Annotated[answers.Adding, Query()]) -> Response:
         """Write rows; those whose keys are there are replaced."""
-        _ = service.catalogue
-        parse = partial(rows_of, given=row, shape=service.own.shape, limits=service.limits)
-        return JSONResponse(await service.added(await service.parsed(request, parse)))
+        return JSONResponse(await service.added(request, row))
 
     @router.post("/gallery/label", response_model=answers.Written, dependencies=[Depends(_json)])
     async def label(given: answers.Labels) -> Response:
@@ -195,12 +192,17 @@ def _json(request: Request) -> None:
         raise Refused(415, f"Content-Type is {kind[:80] or 'not given'}; give {JSON}")
 
 
-def _file(name: str) -> Response:
-    """Of the page."""
+def _file(request: Request, name: str) -> Response:
+    """Of the page; 304 where the browser has it as it is."""
     path = _STATIC / name
     if _NAME.fullmatch(name) is None or not path.is_file():
         raise Refused(404, "there is no such file of the page")
-    return Response(path.read_bytes(), media_type=_TYPES[path.suffix[1:]], headers={"Cache-Control": "no-cache"})
+    content = path.read_bytes()
+    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    headers = {"Cache-Control": "no-cache", "ETag": tag}  # kept, and asked about each time
+    if tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=_TYPES[path.suffix[1:]], headers=headers)
 
 
 async def _told(request: Request, error: Exception) -> Response:

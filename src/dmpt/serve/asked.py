@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dmpt.retrieval.embeddings import Embeddings
-from dmpt.serve.limits import Limits
+from dmpt.serve.limits import SHOTS
 from dmpt.serve.refused import Refused
-from dmpt.serve.vectors import Shape
+from dmpt.serve.vectors import ABOUT, Shape
 from dmpt.settings.modalities import MODALITIES
 
 MULTIPART, JSON, RAW = "multipart/form-data", "application/json", "application/octet-stream"
@@ -52,14 +52,13 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def read(body: bytes, content_type: str, shape: Shape, limits: Limits, two: bool = False) -> list[Side]:
+def read(body: bytes, content_type: str, shape: Shape, two: bool = False) -> list[Side]:
     """One side, or both.
 
     Args:
         body: of the request.
         content_type: that it declares.
         shape: of the model's vectors.
-        limits: of shots.
         two: whether there is another side, whose fields begin with ``OTHER``.
 
     Raises:
@@ -68,7 +67,7 @@ def read(body: bytes, content_type: str, shape: Shape, limits: Limits, two: bool
     kind = media_type(content_type)
     prefixes = ("", OTHER) if two else ("",)
     if kind == MULTIPART:
-        sides = _of_parts(parts(body, content_type, 4 * limits.shots * len(prefixes)), prefixes)
+        sides = _of_parts(parts(body, content_type, 4 * SHOTS * len(prefixes)), prefixes)
     elif kind == JSON:
         sides = _of_object(object_of(body), shape, prefixes)
     elif kind == RAW:
@@ -79,7 +78,7 @@ def read(body: bytes, content_type: str, shape: Shape, limits: Limits, two: bool
         sides = [Side(vectors=found[n * each : (n + 1) * each], name=name) for n, name in enumerate(prefixes)]
     else:
         raise Refused(415, f"Content-Type is {kind[:80] or 'not given'}; give {MULTIPART}, {JSON} or {RAW}")
-    return [_checked(side, limits) for side in sides]
+    return [_checked(side) for side in sides]
 
 
 def parts(body: bytes, content_type: str, most: int) -> list[tuple[str, bytes]]:
@@ -156,7 +155,7 @@ def _of_parts(found: Sequence[tuple[str, bytes]], prefixes: Sequence[str]) -> li
 
 
 def _of_object(found: dict[str, Any], shape: Shape, prefixes: Sequence[str]) -> list[Side]:
-    names = [prefix + name for prefix in prefixes for name in ("key", "keys", "samples")]
+    names = [prefix + name for prefix in prefixes for name in ("key", "keys", "samples", *ABOUT)]
     for name in found:
         if name not in names:
             raise Refused(422, f"there is no {name[:80]!r}; there are {', '.join(names)}")
@@ -166,19 +165,20 @@ def _of_object(found: dict[str, Any], shape: Shape, prefixes: Sequence[str]) -> 
         for name, own in (("keys", keys), ("samples", samples)):
             if not isinstance(own, list):
                 raise Refused(422, f"{prefix}{name} is no list")
+        shape.refuse(found.get(f"{prefix}adapter"), found.get(f"{prefix}precision"), prefix)
         one = [found[f"{prefix}key"]] if f"{prefix}key" in found else []
         said = [text(key, f"{prefix}key") for key in [*one, *keys]]
         sides.append(Side({}, said, shape.from_samples(samples, f"{prefix}samples") if samples else None, prefix))
     return sides
 
 
-def _checked(side: Side, limits: Limits) -> Side:
+def _checked(side: Side) -> Side:
     """Said in one way, and not too much of it."""
     whose = f" of the other ({side.name}...)" if side.name else ""
     if sum((bool(side.pictures), bool(side.keys), side.vectors is not None)) != 1:
         raise Refused(422, f"the body says nothing{whose}, or says it in two ways; {_WAYS}")
-    if side.count > limits.shots:
-        raise Refused(413, f"{side.count} shots{whose}; at most {limits.shots} are compared")
+    if side.count > SHOTS:
+        raise Refused(413, f"{side.count} shots{whose}; at most {SHOTS} are compared")
     counts = {name: len(own) for name, own in side.pictures.items()}
     if len(set(counts.values())) > 1:
         said = ", ".join(f"{side.name}{name} {count}" for name, count in counts.items())

@@ -51,12 +51,15 @@ class Guard:
         hosts: names that it may be called by, without ports; None = any, where a token is needed for all that matters.
         token: that must be given; None = none.
         figures: of the service.
+
+    Attributes:
+        limits: as given; those of its connections too.
     """
 
     def __init__(
         self, app: ASGIApp, limits: Limits, hosts: Collection[str] | None, token: str | None, figures: Figures
     ):
-        self._app, self._limits, self._hosts, self._figures = app, limits, hosts, figures
+        self._app, self.limits, self._hosts, self._figures = app, limits, hosts, figures
         self._token = None if token is None else token.encode()
         self._active = self._held = 0
 
@@ -73,6 +76,11 @@ class Guard:
             await self._answered(scope, receive, answer)
         except _Gone:
             return
+        except asyncio.CancelledError:  # the server stops, and has waited for as long as it may
+            if not answer.status:
+                await Refused(503, "the service was stopped; ask again when it is there").response(
+                    scope, receive, answer
+                )
         except Exception:  # the application has said so, where it still could
             log.exception("%r %r", scope["method"], scope["path"])  # of the client, who may have put lines into them
             if not answer.status:
@@ -83,7 +91,7 @@ class Guard:
         self._figures.seconds.labels(path).observe(time.perf_counter() - start)
 
     async def _answered(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
-        headers, body = Headers(scope=scope), _Body(self._limits)
+        headers, body = Headers(scope=scope), _Body(self.limits)
         try:
             self._admit(scope, headers)
             with self._place(scope):
@@ -93,8 +101,8 @@ class Guard:
                 finally:
                     self._hold(-body.held)
         except Refused as refused:
-            if answer.status:
-                raise
+            if answer.status:  # it comes too late: the connection ends there
+                return
             if not body.whole:
                 refused.headers["Connection"] = "close"
                 await body.drain(headers, receive)
@@ -102,7 +110,7 @@ class Guard:
 
     async def _within(self, answering: Awaitable[None], receive: Receive, answer: "_Answer") -> None:
         """Answer in time, and nobody who has left."""
-        seconds = self._limits.answer_seconds
+        seconds = self.limits.answer_seconds
         work, gone = asyncio.ensure_future(answering), asyncio.ensure_future(_left(receive))
         try:
             await asyncio.wait((work, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -142,7 +150,7 @@ class Guard:
     @contextmanager
     def _place(self, scope: Scope) -> Iterator[None]:
         """Inside, one of the requests that there may be at a time."""
-        if self._active >= self._limits.requests and scope["path"] not in OPEN:
+        if self._active >= self.limits.requests and scope["path"] not in OPEN:
             raise _busy()
         self._active += 1
         self._figures.active.inc()
@@ -154,7 +162,7 @@ class Guard:
 
     def _hold(self, count: int) -> None:
         """Bytes of a body that are kept until it is answered."""
-        if count > 0 and self._held + count > self._limits.held_bytes:
+        if count > 0 and self._held + count > self.limits.held_bytes:
             raise _busy()
         self._held += count
 
@@ -250,7 +258,7 @@ class _Answer:
     """What is sent to a client, with the headers that every answer has.
 
     Attributes:
-        status: 0 until it is sent.
+        status: 0 until it is sent, for which those before it must have been read.
         whole: all of it was sent.
     """
 
@@ -258,11 +266,13 @@ class _Answer:
         self._send, self.status, self.whole = send, 0, False
 
     async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
+        starts = message["type"] == "http.response.start"
+        if starts:
             headers = MutableHeaders(scope=message)
             for name, value in _SAID.items():
                 headers[name] = value
             headers.setdefault("Cache-Control", "no-store")
         self.whole = message["type"] == "http.response.body" and not message.get("more_body", False)
         await self._send(message)
+        if starts:
+            self.status = message["status"]

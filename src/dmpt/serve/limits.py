@@ -6,10 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+SHOTS = 16
+"""Of one person or vehicle."""
+HITS = 1000
+"""Of one search."""
+ROWS = 1000
+"""That one request writes. These three are part of the interface: the OpenAPI says them."""
+
 
 @dataclass(frozen=True)
 class Limits:
-    """What is beyond is refused.
+    """What a service spends; what is beyond is refused.
 
     Attributes:
         body_bytes: of one request.
@@ -17,15 +24,14 @@ class Limits:
         held_bytes: of the bodies of all requests that are being answered.
         pixels: of one picture.
         side: of one picture, in pixels: a long thin one takes a resize very long.
-        held_pixels: of all pictures that are decoded at a time, at 3 bytes each; also of one request's.
-        shots: of one person or vehicle.
-        k: hits.
-        rows: that one request writes.
+        held_pixels: of all pictures that are decoded at a time, at 3 bytes each, of 16 bits at 13; also of one
+            request's.
         requests: at a time.
         connections: at a time, also idle ones.
-        idle_seconds: between two pieces of a body, and for the head of a request.
+        idle_seconds: for the head of a request, between two pieces of a body, and until a client reads some of what
+            waits for it.
         body_seconds: for a whole body.
-        answer_seconds: for all the rest.
+        answer_seconds: for all the rest, and until a client has read what waits for it.
         drain_seconds: that a server which was told to stop waits for requests in progress.
     """
 
@@ -35,9 +41,6 @@ class Limits:
     pixels: int = 1 << 24
     side: int = 1 << 14
     held_pixels: int = 1 << 26
-    shots: int = 16
-    k: int = 1000
-    rows: int = 1000
     requests: int = 256
     connections: int = 512
     idle_seconds: float = 10.0

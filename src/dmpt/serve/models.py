@@ -41,7 +41,7 @@ class Served:
 
     def __init__(self, name: str, embedder: Embedder, thread: Executor, figures: Figures):
         self.name, self.embedder, self._thread, self._figures = name, embedder, thread, figures
-        self.shape = Shape.of(embedder.blank)  # a pass, which also readies what is made at the first
+        self.shape = Shape.of(embedder)  # a pass, which also readies what is made at the first
         self.batcher: Batcher[Shot, Embeddings] = Batcher(self._pass, thread)
 
     async def embed(self, shots: Sequence[Shot]) -> Embeddings:

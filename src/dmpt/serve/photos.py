@@ -1,7 +1,6 @@
 """Pictures of the gallery's rows: those under its source alone, as small JPEGs."""
 
 import io
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from urllib.parse import urlencode
@@ -16,8 +15,6 @@ from dmpt.gallery.store import Gallery
 from dmpt.serve.refused import Refused
 
 _QUALITY = 85
-_AT_ONCE = 2
-"""Pictures that are read at a time: each may have many pixels."""
 
 
 class Photos:
@@ -38,7 +35,6 @@ class Photos:
         root = None if gallery.source is None else expanded(gallery.source)
         self.there = root is not None and root.is_dir()
         self._pictures, self._range = Pictures(root), value_range
-        self._turn = threading.Semaphore(_AT_ONCE)
 
     def urls(self, key: str, has: Sequence[str]) -> dict[str, str]:
         """Where a row's pictures are fetched, by modality; of those that are there."""
@@ -76,13 +72,12 @@ class Photos:
         path = None if record is None else record.paths.get(modality)
         if record is None or path is None:
             raise Refused(404, f"this row has no {modality} picture here")
-        with self._turn:
-            try:
-                pixels = read_record(replace(record, paths={modality: path}), self._range)[modality]
-            except UserError:
-                raise Refused(404, f"the {modality} picture of this row cannot be read") from None
-            image = Image.fromarray(pixels.transpose(1, 2, 0))
-            image.thumbnail((size, size), Image.Resampling.BICUBIC, reducing_gap=None)
-            buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=_QUALITY)
+        try:
+            pixels = read_record(replace(record, paths={modality: path}), self._range)[modality]
+        except UserError:
+            raise Refused(404, f"the {modality} picture of this row cannot be read") from None
+        image = Image.fromarray(pixels.transpose(1, 2, 0))
+        image.thumbnail((size, size), Image.Resampling.BICUBIC, reducing_gap=None)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=_QUALITY)
         return buffer.getvalue()

@@ -15,12 +15,12 @@ from dmpt import __version__
 from dmpt.embed.embedder import Embedder
 from dmpt.retrieval.embeddings import Embeddings, restricted
 from dmpt.retrieval.scores import apart
-from dmpt.serve.adding import Rows
-from dmpt.serve.answers import Searching
+from dmpt.serve.adding import rows_of
+from dmpt.serve.answers import Adding, Pictured, Searching, Whose
 from dmpt.serve.asked import Side, read, used
 from dmpt.serve.decoding import Decoder
 from dmpt.serve.figures import Figures
-from dmpt.serve.limits import Limits
+from dmpt.serve.limits import HITS, ROWS, SHOTS, Limits
 from dmpt.serve.models import Served, meant
 from dmpt.serve.refused import Refused
 from dmpt.settings.modalities import number_of
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _READERS = 4
 """Threads that look into the gallery."""
+_PICTURES = 2
+"""Of its pictures that are read at a time: each may have many pixels."""
 _LARGE = 1 << 16
 """Bytes of a body beyond which other requests must not wait while it is read."""
 
@@ -62,7 +64,8 @@ class Service:
         # One thread computes, for all models; the others decode, and look into the gallery.
         self._model, self._decode = ThreadPoolExecutor(1, "model"), ThreadPoolExecutor(os.cpu_count() or 1, "decode")
         self._store = ThreadPoolExecutor(_READERS, "gallery")
-        self._writer = ThreadPoolExecutor(1, "writer")  # of its own: one that waits for a lock keeps no reader back
+        # Of their own: a write that waits for a lock, and large pictures, keep no search back.
+        self._writer, self._photos = ThreadPoolExecutor(1, "writer"), ThreadPoolExecutor(_PICTURES, "pictures")
         self.models = {name: Served(name, model, self._model, self.figures) for name, model in models.items()}
         self.own = self.models[own]
         self._decoder = Decoder(self._decode, self.limits)
@@ -74,7 +77,7 @@ class Service:
 
     def close(self) -> None:
         """No more requests come."""
-        for pool in (self._model, self._decode, self._store, self._writer):
+        for pool in (self._model, self._decode, self._store, self._writer, self._photos):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def model(self, name: str | None) -> Served:
@@ -113,21 +116,33 @@ class Service:
         """What writes to the store, one after the other."""
         return await self._in(self._writer, partial(call, *given))
 
+    async def pictured(self, asked: Pictured) -> bytes:
+        """A picture of a row, as JPEG."""
+        work = partial(self.catalogue.picture, asked.key, asked.modality, asked.size)
+        return await self._in(self._photos, work)
+
     async def _in(self, pool: Executor, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
 
-    async def asked(self, request: Request, served: Served, two: bool = False) -> list[Side]:
-        """Who the body of a request asks for: one, or two."""
-        return await self.parsed(request, partial(read, shape=served.shape, limits=self.limits, two=two))
+    async def asked(self, request: Request, served: Served, whose: Whose, two: bool = False) -> list[Side]:
+        """Who the body of a request asks for: one, or two.
 
-    async def parsed(self, request: Request, parse: Callable[[bytes, str], _T]) -> _T:
+        Raises:
+            Refused: it cannot be read, does not say who, or its vectors are of another model.
+        """
+        served.shape.refuse(whose.adapter, whose.precision)
+        return await self._parsed(request, partial(read, shape=served.shape, two=two))
+
+    async def _parsed(self, request: Request, parse: Callable[[bytes, str], _T]) -> _T:
         """What a body says; a large one is read in a thread."""
         work = partial(parse, await request.body(), request.headers.get("content-type", ""))
         return await self._in(self._decode, work) if len(work.args[0]) > _LARGE else work()
 
-    async def added(self, rows: Rows) -> dict[str, Any]:
+    async def added(self, request: Request, given: Adding) -> dict[str, Any]:
         """Rows that are written to the gallery."""
         catalogue = self.catalogue
+        self.own.shape.refuse(given.adapter, given.precision)
+        rows = await self._parsed(request, partial(rows_of, given=given, shape=self.own.shape))
         (vectors,) = await self.embedded([rows.side], self.own)
         return await self.written(catalogue.add, vectors, rows)
 
@@ -201,7 +216,13 @@ class Service:
             "version": __version__,
             "models": [served.about for served in self.models.values()],
             "gallery": self._catalogue and {**self._catalogue.about(), "model": self.own.name},
-            "limits": {name: getattr(limits, name) for name in ("body_bytes", "pixels", "shots", "k", "rows")},
+            "limits": {
+                "body_bytes": limits.body_bytes,
+                "pixels": limits.pixels,
+                "shots": SHOTS,
+                "k": HITS,
+                "rows": ROWS,
+            },
         }
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from dmpt.base.errors import UserError
 from dmpt.embed.embedder import Embedder
+from dmpt.serve.guard import Guard
 from dmpt.serve.limits import Limits
-from dmpt.serve.protocol import Protocol
+from dmpt.serve.protocol import protocol_of
 from dmpt.serve.service import Service
 
 TOKEN = "DMPT_TOKEN"
@@ -151,21 +151,26 @@ def opened(
     return Service({**models, name: own}, name, catalogue, limits)
 
 
-def run(application: ASGIApp, listener: socket.socket, limits: Limits) -> None:
+def run(application: Guard, listener: socket.socket) -> None:
     """Answer requests until a signal comes; those in progress are answered first.
 
     Raises:
         KeyboardInterrupt: at the end, as the signal asked.
     """
+    server_of(application).run([listener])
+
+
+def server_of(application: Guard) -> uvicorn.Server:
+    """What answers requests over sockets, within the application's limits."""
     config = uvicorn.Config(
         application,
-        http=Protocol,
+        http=protocol_of(application.limits),
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=int(limits.drain_seconds),
+        timeout_graceful_shutdown=int(application.limits.drain_seconds),
     )
-    uvicorn.Server(config).run([listener])
+    return uvicorn.Server(config)

@@ -6,7 +6,7 @@ the model has one.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,11 @@ from dmpt.retrieval.embeddings import Embeddings, Features
 from dmpt.serve.refused import Refused
 from dmpt.settings.modalities import MODALITIES, names_of
 
+if TYPE_CHECKING:
+    from dmpt.embed.embedder import Embedder
+
+ABOUT = ("model", "adapter", "precision", "width", "shared")
+"""What ``/embed`` answers beside samples, and so may stand beside them: the second and the third are the model's."""
 _OFF = 1e-3
 """How far the square of a length may be from 1."""
 
@@ -26,21 +31,46 @@ class Shape:
         width: of a modality's feature.
         shared: of the shared part; 0 = there is none.
         standardisation: as of ``Embeddings``.
+        modalities: that the model reads.
+        adapter: of the model.
+        precision: of the model.
     """
 
     width: int
     shared: int
     standardisation: Features | None
+    modalities: Sequence[str]
+    adapter: str
+    precision: str
 
     @classmethod
-    def of(cls, found: Embeddings) -> "Shape":
-        """Of a model that gave these."""
-        return cls(found.features.shape[2], 0 if found.shared is None else found.shared.shape[1], found.standardisation)
+    def of(cls, model: "Embedder") -> "Shape":
+        """Of a model."""
+        seen = model.blank
+        shared = 0 if seen.shared is None else seen.shared.shape[1]
+        own = model.modalities, model.adapter, model.precision
+        return cls(seen.features.shape[2], shared, seen.standardisation, *own)
 
     @property
     def flat(self) -> int:
         """Numbers of all modalities' features."""
         return len(MODALITIES) * self.width
+
+    def refuse(self, adapter: Any, precision: Any, name: str = "") -> None:
+        """Let vectors of this model pass.
+
+        Args:
+            adapter: that they are said to be of; None = nothing is said.
+            precision: likewise.
+            name: what the fields begin with, for messages.
+
+        Raises:
+            Refused: they are of another model; scores between the two mean nothing.
+        """
+        for what, given, own in (("adapter", adapter, self.adapter), ("precision", precision, self.precision)):
+            if given is not None and given != own:
+                said = f"{name}{what} is {str(given)[:12] or 'empty'}, and the model's is {own[:12]}"
+                raise Refused(422, f"{said}; embed the pictures with this model")
 
     def from_rows(self, rows: Features, name: str) -> Embeddings:
         """Items of rows ``(N, flat + shared)``.
@@ -60,7 +90,12 @@ class Shape:
                 raise Refused(422, f"{name}[{row}] is not of length 1; give vectors as POST /embed answers them")
         features = np.ascontiguousarray(parts[0]).reshape(len(rows), len(MODALITIES), self.width)
         shared = np.ascontiguousarray(parts[1]) if self.shared else None
-        return Embeddings(features, np.any(features != 0, axis=2), shared, self.standardisation)
+        present = np.any(features != 0, axis=2)
+        for own, there in zip(MODALITIES, present.T, strict=True):
+            if own not in self.modalities and there.any():
+                where, reads = f"{name}[{int(np.argmax(there))}]", ", ".join(self.modalities)
+                raise Refused(422, f"{where} has numbers of {own}, but the model reads {reads}; leave zeros there")
+        return Embeddings(features, present, shared, self.standardisation)
 
     def from_bytes(self, body: bytes) -> Embeddings:
         """Items of float32, little-endian, row by row.

@@ -56,12 +56,11 @@ def run(
             raise UserError(f"{gallery} holds vectors of {precision}, not of {loaded.precision}; leave --precision out")
         return replace(loaded, precision=precision).load(places[called])
 
-    limits = Limits()
-    service = opened(models, None if gallery is None else expanded(gallery), again, limits)
+    service = opened(models, None if gallery is None else expanded(gallery), again, Limits())
     listener = listening(host, port)
     print(_said(service, host, listener.getsockname()[1]), flush=True)
     try:
-        run(application(service, hosts, known), listener, limits)
+        run(application(service, hosts, known), listener)
     except Interrupted:
         warn("stopped; what was acknowledged is kept")
 
