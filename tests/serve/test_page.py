@@ -180,7 +180,7 @@ def test_pictures_are_dropped_where_they_belong(opened: Opened, world: Path) -> 
 def test_a_picture_that_is_dropped_too_early_waits(opened: Opened, world: Path) -> None:
     """A real drop, which a browser answers by showing the file in the page's place."""
     held: list[Route] = []
-    page = opened(routes={"**/static/page.js": held.append}, wait_until="commit")
+    page = opened(routes={"**/static/page.js": lambda route: held.append(route)}, wait_until="commit")
     expect(page.get_by_role("heading", level=1)).to_have_text("Who is this?")
     name = sorted(path.name for path in (world / "drawn/test/RGB").iterdir())[9]
     session = page.context.new_cdp_session(page)
