@@ -17,6 +17,7 @@ from dmpt.cli import main
 from dmpt.retrieval.calibration import Pairs
 from dmpt.retrieval.embeddings import Embeddings
 from dmpt.retrieval.rates import rates_of
+from dmpt.runtime import exported
 from dmpt.runtime.exported import Input, read, write
 from graphs import SIZE, facts, graph_of, mean_colour, toy_file
 
@@ -115,12 +116,16 @@ def older(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"dmpt-onnx/1", b"dmpt-onnx/0"))
 
 
-def without_size(path: Path) -> None:
-    """Sealed, as nobody but a liar would."""
-    found = facts()
-    said = {name: text for name, text in found.to_metadata().items() if name != "dmpt.size"}
-    object.__setattr__(found, "to_metadata", lambda: said)
-    write(graph_of(found), found, path)
+def lying(**said: str | None) -> Callable[[Path], object]:
+    """Sealed, as nobody but a liar would: texts by their keys, None = left out."""
+
+    def lie(path: Path) -> None:
+        found = facts()
+        texts = found.to_metadata() | {f"dmpt.{name}": text for name, text in said.items()}
+        object.__setattr__(found, "to_metadata", lambda: {key: text for key, text in texts.items() if text is not None})
+        write(graph_of(found), found, path)
+
+    return lie
 
 
 @pytest.mark.parametrize(
@@ -132,7 +137,7 @@ def without_size(path: Path) -> None:
         (edited(stripped), "x.onnx does not say how it takes pictures: dmpt export did not write it"),
         (edited(lambda model: model.graph.node.pop()), "x.onnx is not as dmpt export wrote it: it was changed since"),
         (older, "x.onnx has format 'dmpt-onnx/0'; this version of dmpt"),
-        (without_size, "x.onnx says what dmpt export does not write (it lacks dmpt.size); export it again"),
+        (lying(size=None), "x.onnx says what dmpt export does not write (it lacks dmpt.size); export it again"),
     ],
 )
 def test_a_foreign_or_tampered_file_is_one_line_and_exit_code_2(
@@ -152,6 +157,62 @@ def test_a_foreign_or_tampered_file_is_one_line_and_exit_code_2(
     assert out == ""
     assert err.startswith(f"dmpt compare: error: {said}")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "said"),
+    [
+        ("size", "[" * 100_000, "maximum recursion depth exceeded"),
+        ("size", "[1000000, 16]", "a size of 1000000x16"),
+        ("size", "[0, 16]", "metadata.data.size is [0, 16]; it must be"),
+        ("inputs", "[]", "inputs are [], of ['rgb', 'nir', 'tir']"),
+        ("inputs", '["rgb", "rgb", "nir"]', "inputs are ['rgb', 'rgb', 'nir'], of"),
+        ("inputs", '["nir", "rgb"]', "inputs are ['nir', 'rgb'], of"),
+        ("modalities", '["rgb", "tir"]', "inputs are ['rgb', 'nir', 'tir'], of ['rgb', 'tir']"),
+        ("modalities", '["tir", "nir", "rgb"]', "data.modalities is ['tir', 'nir', 'rgb']; name at least one of"),
+        ("value_range", "[5, 5]", "data.value_range is [5.0, 5.0]; give two numbers"),
+        ("value_range", "[0, NaN]", "metadata.data.value_range is [0, NaN]; it must be"),
+        ("value_range", '"auto"', "its preprocessing is not whole"),
+        ("std", "[0, 1, 1]", "metadata.data.std is [0, 1, 1]; it must be"),
+        ("mean", "null", "its preprocessing is not whole"),
+        ("parity", "NaN", "metadata.parity is NaN; it must be a number from 0 to 1"),
+        ("parity", "-1", "metadata.parity is -1; it must be a number from 0 to 1"),
+        ("standardisation", "[1, 2]", "cannot reshape array of size 2"),
+        ("standardisation", f"[1{'0' * 400}]", "int too large to convert to float"),
+        ("standardisation", f"[{'NaN, ' * 15}NaN]", "a standardisation that is no number"),
+        ("cost", "[1]", "metadata.cost is [1]; it must be"),
+        ("precision", "int4", 'metadata.precision is "int4"; it must be fp32 or int8'),
+    ],
+)
+def test_sealed_nonsense_is_one_line(key: str, text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    lying(**{key: text})(path)
+    with pytest.raises(UserError) as error:
+        dmpt.load(path)
+    assert str(error.value).startswith(f"{path} says what dmpt export does not write ({said}")
+    assert str(error.value).endswith("); export it again")
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize(
+    ("key", "text", "said"),
+    [
+        ("size", "[16, 32]", "(3, 16, 32), (3, 16, 32), (3, 16, 32), (3,)"),
+        ("inputs", '["rgb"]', "(3, 32, 16)"),
+        ("input", "uint8", "(32, 16, 3), (32, 16, 3), (32, 16, 3), (3,)"),
+    ],
+)
+def test_a_graph_that_takes_something_else_is_refused(
+    runtime: Any, key: str, text: str, said: str, tmp_path: Path
+) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(runtime, runtime))
+    path = tmp_path / "x.onnx"
+    lying(**{key: text})(path)
+    takes = "(3, 32, 16), (3, 32, 16), (3, 32, 16), (3,)"
+    with pytest.raises(UserError) as error:
+        dmpt.load(path, runtime=runtime)
+    assert str(error.value) == f"{path} says that it takes [{said}], but its graph takes [{takes}]; export it again"
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -174,6 +235,27 @@ def test_it_embeds_whatever_it_is_fed(runtime: Any, fed: Input, tmp_path: Path) 
     with ThreadPoolExecutor(4) as threads:
         several = list(threads.map(lambda _: model.embed(rgb=rgb).flat, range(16)))
     assert all((one == several[0]).all() for one in several)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize(("precision", "sizes"), [("fp32", [3]), ("int8", [1, 1, 1])])
+def test_int8_is_run_one_by_one_so_that_no_vector_depends_on_the_others(
+    runtime: Any, precision: str, sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(runtime, runtime))
+    path, expected = toy_file(tmp_path / "x.onnx", precision=precision), toy_file(tmp_path / "y.onnx")
+    module = {"onnx": exported.onnx, "openvino": exported.openvino}[runtime]
+    made, seen = module.session, []
+
+    def session(*arguments: Any) -> Any:
+        run = made(*arguments)
+        return lambda given: (seen.append(len(given[0])), run(given))[1]
+
+    monkeypatch.setattr(module, "session", session)
+    given: Any = {"rgb": pictures(3), "tir": [None, *pictures(2, 1)]}
+    found = dmpt.load(path, runtime=runtime).embed(**given)
+    assert seen == sizes
+    np.testing.assert_allclose(found.flat, dmpt.load(expected).embed(**given).flat, atol=1e-6)
 
 
 @pytest.mark.parametrize("fed", INPUTS)

@@ -1,41 +1,35 @@
-"""A file that ``dmpt export`` wrote: what it says of itself, whether it is as it was written, and how it runs.
-
-What it says are ONNX metadata (``metadata_props``), which any runtime shows; here they are read without one. The last
-of them is the sha256 of all bytes before it: it tells a file that was cut or changed, but is no signature.
-"""
+"""A file that ``dmpt export`` wrote: what it says of itself in its metadata, and how it runs."""
 
 import base64
-import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmpt import __version__
 from dmpt.adapter.calibration import Calibration, parse
-from dmpt.base.errors import UserError
+from dmpt.base.errors import UserError, one_line
 from dmpt.base.files import write_atomically
 from dmpt.data.images import Pixels, resize
 from dmpt.retrieval.embeddings import Embeddings, Features
 from dmpt.runtime import onnx, openvino
+from dmpt.runtime.metadata import sealed, unsealed
 from dmpt.runtime.runtime import Images, Present, Run, Runtime, calibrated_at
-from dmpt.settings.config import DataConfig
+from dmpt.settings.config import Config, DataConfig
 from dmpt.settings.modalities import MODALITIES
+from dmpt.settings.numbers import Share
+from dmpt.settings.rules import check
 from dmpt.settings.values import checked
 
 Input = Literal["normalised", "uint8", "pixels"]
 """What a graph is fed: normalised float32 NCHW; or pixels, which it normalises: uint8 NHWC, or float32 NCHW, 0..255."""
 FORMAT = "dmpt-onnx/1"
-_MOST_SAID = 100 << 20
-_PROPERTIES = 14
-"""The field of ONNX's ModelProto that holds metadata."""
-_SEAL = b"\x72\x4f\x0a\x0bdmpt.sha256\x12\x40"
-"""How the last of them begins; 64 hexadecimal digits follow."""
+_MOST_PIXELS = 4096
+"""Of a side: no transformer takes more, and a file that says so would have memory taken for them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +59,17 @@ class Exported:
     precision: Literal["fp32", "int8"]
     object: str
     licence: str
-    parity: float
+    parity: Share
     standardisation: Features | None = None
     calibration: Calibration | None = None
     cost: Mapping[str, Any] | None = None
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of the graph's inputs, without the batch."""
+        (height, width), count = self.data.size, len(self.inputs)
+        images = [(height, width, 3) if self.input == "uint8" else (3, height, width)] * count
+        return [*images, (count,)] if count > 1 else [*images]
 
     def to_metadata(self) -> dict[str, str]:
         """As ONNX holds it: texts, of which those of more than a word are JSON."""
@@ -109,31 +110,13 @@ def write(graph: bytes, found: Exported, path: Path) -> None:
     Raises:
         UserError: the file cannot be written; what was there is untouched.
     """
-    parts = [graph, *map(_property, *zip(*found.to_metadata().items(), strict=True))]
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    parts.append(_SEAL + digest.hexdigest().encode())
+    parts = sealed(graph, found.to_metadata())
 
     def fill(temporary: Path) -> None:
         with temporary.open("wb") as file:
             file.writelines(parts)
 
     write_atomically(path, fill)
-
-
-def _property(name: str, text: str) -> bytes:
-    """One of the metadata: what ends a message of protobuf belongs to it, as if it stood further up."""
-    entry = b"".join(_field(number, value.encode()) for number, value in ((1, name), (2, text)))
-    return _field(_PROPERTIES, entry)
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """A field of bytes: its number, its length, and itself."""
-    length, size = b"", len(content)
-    while size > 127:
-        length, size = length + bytes([size & 127 | 128]), size >> 7
-    return bytes([8 * number + 2]) + length + bytes([size]) + content
 
 
 def read(path: Path) -> Exported:
@@ -143,9 +126,7 @@ def read(path: Path) -> Exported:
         UserError: it cannot be read, another program wrote it, or it was changed.
     """
     try:
-        with path.open("rb") as file:
-            said = dict(_properties(file, os.fstat(file.fileno()).st_size))
-            whole = _is_sealed(file)
+        said, whole = unsealed(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give a file that dmpt export wrote") from error
     except ValueError as error:
@@ -160,98 +141,52 @@ def read(path: Path) -> Exported:
         raise UserError(f"{path} is not as dmpt export wrote it: it was changed since; export it again")
     try:
         return _exported(own, path)
-    except (KeyError, ValueError, TypeError, UserError) as error:
-        what = f"it lacks dmpt.{error.args[0]}" if isinstance(error, KeyError) else error
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError, UserError) as error:
+        what = f"it lacks dmpt.{error.args[0]}" if isinstance(error, KeyError) else one_line(str(error))[:300]
         raise UserError(f"{path} says what dmpt export does not write ({what}); export it again") from error
 
 
 def _exported(own: Mapping[str, str], path: Path) -> Exported:
     names = ("size", "mean", "std", "value_range", "modalities")
-    table = np.array(json.loads(own.get("standardisation", "null")), np.float32)
     cohort = base64.b64decode(own["cohort"], validate=True) if "cohort" in own else None
     said = {
         "adapter": own["adapter_sha256"],
         "backbone": own["backbone_sha256"] or None,
-        "data": {name: json.loads(own[name]) for name in names},
+        "data": {"pad": 0, **{name: json.loads(own[name]) for name in names}},
         "inputs": json.loads(own["inputs"]),
         "parity": json.loads(own["parity"]),
+        "cost": json.loads(own.get("cost", "null")),
         **{name: own[name] for name in ("input", "precision", "object", "licence")},
     }
     found = checked(Exported, said, "metadata")
     data = found.data
-    if None in (data.mean, data.std) or data.value_range == "auto" or not {*found.inputs} <= {*data.modalities}:
+    check(Config(data=data))
+    if None in (data.mean, data.std) or data.value_range == "auto":
         raise ValueError("its preprocessing is not whole")
-    return replace(
-        found,
-        standardisation=table.reshape(8, 2) if table.size > 1 else None,
-        calibration=parse(own["calibration"], str(path), cohort) if "calibration" in own else None,
-        cost=json.loads(own["cost"]) if "cost" in own else None,
-    )
+    if not found.inputs or list(found.inputs) != [name for name in data.modalities if name in found.inputs]:
+        raise ValueError(f"inputs are {[*found.inputs]}, of {[*data.modalities]}")
+    if max(data.size) > _MOST_PIXELS:
+        raise ValueError(f"a size of {data.size[0]}x{data.size[1]}")
+    table = None
+    if "standardisation" in own:
+        table = np.array(json.loads(own["standardisation"]), np.float32).reshape(8, 2)
+        if not np.isfinite(table).all():
+            raise ValueError("a standardisation that is no number")
+    calibration = parse(own["calibration"], str(path), cohort) if "calibration" in own else None
+    return replace(found, standardisation=table, calibration=calibration)
 
 
-def _properties(file: BinaryIO, size: int) -> Iterator[tuple[str, str]]:
-    """Metadata of an ONNX file, whose other fields are passed over.
+class GraphEncoder:
+    """Images to embeddings, by a graph.
 
-    Raises:
-        ValueError: it is none, or is cut short.
+    Args:
+        found: what it takes.
+        run: what runs it.
+        batches: run all samples of a call at once; else one by one.
     """
-    while file.tell() < size:
-        field, kind = divmod(_varint(file), 8)
-        if kind == 0:
-            _varint(file)
-            continue
-        length = {1: 8, 5: 4}.get(kind) if kind != 2 else _varint(file)
-        if not field or length is None or length > size - file.tell():
-            raise ValueError(f"byte {file.tell()} makes no sense")
-        if field != _PROPERTIES:
-            file.seek(length, os.SEEK_CUR)
-        elif length > _MOST_SAID:
-            raise ValueError(f"{length} bytes of metadata")
-        else:
-            yield _entry(file, file.tell() + length)
 
-
-def _entry(file: BinaryIO, end: int) -> tuple[str, str]:
-    """Key and value, fields 1 and 2."""
-    found = {1: "", 2: ""}
-    while file.tell() < end:
-        field, kind = divmod(_varint(file), 8)
-        length = _varint(file)
-        if kind != 2 or length > end - file.tell():
-            raise ValueError(f"byte {file.tell()} makes no sense")
-        found[field] = file.read(length).decode()
-    return found[1], found[2]
-
-
-def _varint(file: BinaryIO) -> int:
-    """Seven bits a byte, the lowest first."""
-    number = 0
-    for place in range(10):
-        byte = file.read(1)
-        if not byte:
-            raise ValueError("it ends too early")
-        number |= (byte[0] & 127) << 7 * place
-        if byte[0] < 128:
-            return number
-    raise ValueError(f"byte {file.tell()} makes no sense")
-
-
-def _is_sealed(file: BinaryIO) -> bool:
-    """Whether it ends with the sha256 of all that is before."""
-    left = os.fstat(file.fileno()).st_size - len(_SEAL) - 64
-    digest = hashlib.sha256()
-    file.seek(0)
-    while left > 0 and (piece := file.read(min(left, 1 << 20))):
-        digest.update(piece)
-        left -= len(piece)
-    return file.read() == _SEAL + digest.hexdigest().encode()
-
-
-class _Encode:
-    """Images to embeddings, by a graph."""
-
-    def __init__(self, found: Exported, run: Run) -> None:
-        self._found, self._run = found, run
+    def __init__(self, found: Exported, run: Run, batches: bool = True) -> None:
+        self._found, self._run, self._batches = found, run, batches
         self._places = [MODALITIES.index(name) for name in found.inputs]
 
     def __call__(self, images: Images, present: Present) -> Embeddings:
@@ -262,7 +197,9 @@ class _Encode:
             given = [np.ascontiguousarray(own.transpose(0, 2, 3, 1).astype(np.uint8)) for own in given]
         if len(given) > 1:
             given.append(np.ascontiguousarray(present[self._places].T))
-        flat, *shared = self._run(given)
+        size = len(images[0]) if self._batches else 1
+        parts = [self._run([own[row : row + size] for own in given]) for row in range(0, len(images[0]), size)]
+        flat, *shared = (np.concatenate(own) for own in zip(*parts, strict=True))
         features = np.zeros((len(flat), len(MODALITIES), flat.shape[1] // len(self._places)), np.float32)
         features[:, self._places] = flat.reshape(len(flat), len(self._places), -1)
         return Embeddings(features, present.T.copy(), shared[0] if shared else None, self._found.standardisation)
@@ -295,6 +232,7 @@ def load(path: Path, precision: str | None, runtime: Literal["onnx", "openvino"]
     if precision is None and found.calibration is not None and found.calibration.precision in known:
         chosen = found.calibration.precision
     session = openvino.session if runtime == "openvino" else onnx.session
-    encode = _Encode(found, session(path, chosen))
+    # Dynamic quantisation scales by all that a run holds: in a batch a vector would depend on the other samples.
+    encode = GraphEncoder(found, session(path, chosen, found.shapes), batches=found.precision != "int8")
     calibration = calibrated_at(found.calibration, chosen, path)
     return Runtime(runtime, found.data, found.inputs, chosen, found.adapter, calibration, _Transform(found), encode)

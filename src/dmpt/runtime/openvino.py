@@ -1,6 +1,7 @@
 """OpenVINO, on the processor: it reads the same file, and computes in bf16 where it is asked to."""
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,19 @@ from numpy.typing import NDArray
 
 from dmpt.base.errors import UserError, one_line
 from dmpt.runtime.onnx import threads
-from dmpt.runtime.runtime import Run, need
+from dmpt.runtime.runtime import Run, check_shapes, need
 
 
-def session(path: Path, precision: str) -> Run:
+def session(path: Path, precision: str, shapes: Sequence[tuple[int, ...]]) -> Run:
     """What runs a graph.
 
+    Args:
+        path: of the file.
+        precision: of the computation: bf16, else the file's own.
+        shapes: of its inputs, without the batch.
+
     Raises:
-        UserError: OpenVINO is not installed, or cannot run it.
+        UserError: OpenVINO is not installed or cannot run it, or its inputs are others.
     """
     try:
         import openvino
@@ -28,6 +34,8 @@ def session(path: Path, precision: str) -> Run:
         compiled = openvino.Core().compile_model(str(path), "CPU", settings)
     except Exception as error:  # its errors have no common class
         raise UserError(f"OpenVINO {openvino.__version__} cannot run {path}: {one_line(str(error))[:300]}") from error
+    found = [tuple(side.get_max_length() for side in [*one.partial_shape][1:]) for one in compiled.inputs]
+    check_shapes(path, found, shapes)
     own = threading.local()  # a request is one call's at a time
 
     def run(given: list[NDArray[Any]]) -> list[NDArray[Any]]:

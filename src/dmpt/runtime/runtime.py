@@ -1,7 +1,8 @@
 """The small interface behind ``dmpt.Embedder``: what is known of a model that runs, and the two things that it does."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -76,6 +77,21 @@ def calibrated_at(calibration: Calibration | None, precision: str, where: object
         return calibration
     warn(f"{where} is calibrated at precision {calibration.precision}; at {precision} its scores are not calibrated")
     return None
+
+
+def check_shapes(path: Path, found: Sequence[tuple[Any, ...]], said: Sequence[tuple[int, ...]]) -> None:
+    """Refuse a graph whose inputs are not those that its file speaks of.
+
+    Args:
+        path: of the file.
+        found: shapes of the graph's inputs, without the batch.
+        said: those that it shall have.
+
+    Raises:
+        UserError: they differ.
+    """
+    if [*found] != [*said]:
+        raise UserError(f"{path} says that it takes {[*said]}, but its graph takes {[*found]}; export it again")
 
 
 def need(package: str, extra: str) -> UserError:
