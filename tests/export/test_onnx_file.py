@@ -2,6 +2,8 @@
 
 import json
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from PIL import Image
 import dmpt
 from dmpt.cli import main
 from dmpt.export import parity
-from dmpt.runtime.exported import read
+from dmpt.runtime.exported import Exported, read, write
 from dmpt.synthetic.world import World
 from dmpt.synthetic.write import write_world
 from without_torch import run_without_torch
@@ -124,16 +126,14 @@ def test_one_modality_for_trackers_and_what_they_ask_for(
     main(["export", "package:tiny", "--out", "rgb.onnx", "--modality", "rgb", "--input", "pixels"])
     assert "takes rgb (pixels)" in capsys.readouterr().out
     files = sorted(str(path.relative_to("rgb.recipes")) for path in Path("rgb.recipes").rglob("*") if path.is_file())
-    assert files == ["boxmot.py", "deepstream_tracker.yml", "preprocess.json", "triton/rgb/config.pbtxt"]
+    assert files == ["boxmot_embeddings.py", "deepstream_tracker.yml", "preprocess.json", "triton/rgb/config.pbtxt"]
     config = Path("rgb.recipes/triton/rgb/config.pbtxt").read_text()
     assert '{ name: "images", data_type: TYPE_FP32, dims: [ 3, 128, 64 ] }' in config
     assert '{ name: "features", data_type: TYPE_FP32, dims: [ 192 ] }' in config
     deepstream = Path("rgb.recipes/deepstream_tracker.yml").read_text()
     assert "inferDims: [3, 128, 64]" in deepstream
     assert "netScaleFactor: 1.0" in deepstream
-    assert deepstream.startswith("ReID:")
-    recipe: dict[str, Any] = {}
-    exec(Path("rgb.recipes/boxmot.py").read_text(), recipe)
+    recipe = runpy.run_path("rgb.recipes/boxmot_embeddings.py")
     frame = people(1)["rgb"][0]
     whole = np.array([[0, 0, frame.shape[1], frame.shape[0]]])
     found = recipe["embeddings"](frame[..., ::-1], whole)
@@ -147,7 +147,7 @@ def test_one_modality_for_trackers_and_what_they_ask_for(
     assert isinstance(images.shape[0], str)
     config = (tiny.with_suffix(".recipes") / "triton/model/config.pbtxt").read_text()
     assert re.findall(r'name: "(\w+)"', config) == ["model", *NAMES, "present", "features"]
-    assert not (tiny.with_suffix(".recipes") / "boxmot.py").exists()
+    assert not (tiny.with_suffix(".recipes") / "boxmot_embeddings.py").exists()
 
 
 @pytest.mark.long
@@ -167,11 +167,19 @@ def test_int8_says_what_it_costs_and_what_its_own_scores_mean(
     assert found.cost["mAP"] == pytest.approx(json.loads(capsys.readouterr().out)["mAP"], abs=0.2)
     assert abs(found.cost["mAP_int8"] - found.cost["mAP"]) < 3
     assert 0.99 < found.cost["cosine"] < 1
+    assert re.search(r"int8 moves a vector by at most \d+(\.\d+)? % of what two samples lie apart", out), out
+    assert 0 < found.cost["moved"] < 0.5
+    assert 1e-4 < found.cost["batch"] < 0.05
+    assert f"changes numbers of a vector by up to {found.cost['batch']:.1g}; dmpt does not" in out
     assert found.cost["rates"][0]["fmr"] == pytest.approx(0.1, abs=0.01)
     model = dmpt.load("model.onnx")
     assert model.precision == "int8"
     assert model.calibration is not None
     assert (model.calibration.split, model.calibration.items) == ("test", 48)
+    given = people(5)
+    whole = model.embed(**given).flat
+    alone = [model.embed(**{name: own[row] for name, own in given.items()}).flat[0] for row in range(5)]
+    np.testing.assert_array_equal(whole, alone)
     assert capsys.readouterr().err == ""
 
 
@@ -189,6 +197,35 @@ def test_a_file_that_differs_is_not_written(
     assert "what was exported differs from torch by" in line
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     assert Path("model.onnx").read_bytes() == b"what was there"
+
+
+@pytest.mark.long
+def test_a_recipe_that_cannot_be_written_leaves_no_file(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dmpt.export import export
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(export, "write_onnx", lambda graph, size, path: shutil.copy(tiny, path))
+    Path("model.recipes").write_text("a file of the user's")
+    with pytest.raises(SystemExit) as end:
+        main(["export", "package:tiny", "--out", "model.onnx"])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot write model.recipes/preprocess.json" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["model.recipes"]
+    assert Path("model.recipes").read_text() == "a file of the user's"
+    Path("model.recipes").unlink()
+
+    def full(graph: bytes, found: Exported, path: Path) -> None:
+        if path.name == "model.onnx":
+            raise dmpt.UserError("no space left")
+        write(graph, found, path)
+
+    monkeypatch.setattr(export, "write", full)
+    with pytest.raises(SystemExit):
+        main(["export", "package:tiny", "--out", "model.onnx"])
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_package_that_is_lacking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -58,17 +58,32 @@ def open_adapter(run: Path, conditions: Conditions = USUAL) -> Opened:
         if conditions.precision:
             raise UserError("precision fp16 needs a GPU; use --precision bf16 or fp32")
         precision = "fp32"
+    now, dataset, incomplete = listed(folder, card, conditions)
+    apart = why_apart(card, dataset, _are_others(now, card.config.data))
+    network, step = adapter.network_of(folder, card, conditions.weights, PRECISIONS[precision])
+    network.to("cuda" if gpu else "cpu")
+    card = replace(card, config=replace(card.config, data=now))
+    return Opened(folder, network, card, step, precision, dataset, incomplete, apart)
+
+
+def listed(folder: Path, card: adapter.Card, conditions: Conditions) -> tuple[DataConfig, Dataset, list[str]]:
+    """The data set that an adapter is judged on: its settings, its samples, and what was left out in listing it.
+
+    Args:
+        folder: of the adapter.
+        card: its.
+        conditions: where the data are, and which of them.
+
+    Raises:
+        UserError: nobody knows where they are, or they cannot be listed.
+    """
     now = _data_of_now(folder, card, conditions.data)
     assert now.root is not None
     incomplete: list[str] = []
     dataset = load_dataset(now.layout, now.root, now, incomplete if conditions.skip_broken else None)
     for line in passed_over(dataset):
         warn(line)
-    apart = why_apart(card, dataset, _are_others(now, card.config.data))
-    network, step = adapter.network_of(folder, card, conditions.weights, PRECISIONS[precision])
-    network.to("cuda" if gpu else "cpu")
-    card = replace(card, config=replace(card.config, data=now))
-    return Opened(folder, network, card, step, precision, dataset, incomplete, apart)
+    return now, dataset, incomplete
 
 
 def _are_others(now: DataConfig, then: DataConfig) -> bool:

@@ -1,11 +1,12 @@
 """``dmpt export``: a trained model as one file, whose numbers are torch's, or no file."""
 
+import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -16,18 +17,19 @@ from dmpt.base.errors import UserError
 from dmpt.base.files import expanded, sha256
 from dmpt.base.terminal import warn
 from dmpt.data.images import Pixels, read_record
-from dmpt.data.records import Record
+from dmpt.data.records import Dataset, Record
 from dmpt.embed.embedder import Embedder
 from dmpt.evaluation.conditions import USUAL, Conditions
-from dmpt.evaluation.opened import Opened, open_adapter, test_records
+from dmpt.evaluation.opened import listed, test_records
 from dmpt.export.cost import measure, quantise
 from dmpt.export.graph import Graph, write_onnx
-from dmpt.export.parity import SAMPLES, difference, drawn
-from dmpt.export.recipes import write_recipes
-from dmpt.extensions.lora import fold_lora
+from dmpt.export.parity import SAMPLES, difference, drawn, moved
+from dmpt.export.recipes import recipes_beside
+from dmpt.extensions.lora import fold_lora, merge_lora
 from dmpt.extensions.shared import shared_part
-from dmpt.runtime.exported import Exported, Input, load, write
-from dmpt.runtime.runtime import Encode, need
+from dmpt.runtime import onnx
+from dmpt.runtime.exported import Exported, GraphEncoder, Input, load, write
+from dmpt.runtime.runtime import Encode, Runtime, need
 from dmpt.runtime.torch import Encoder
 from dmpt.settings.modalities import MODALITIES
 
@@ -104,15 +106,17 @@ def export(
         raise UserError(f"--modality is {modality}, but the model reads {', '.join(data.modalities)}")
     if int8 and conditions.root is None:
         raise UserError("--int8 is measured on data, not guessed; give --data.root")
-    opened = None
-    if conditions.root is not None:
-        opened = open_adapter(place, replace(conditions, precision="fp32"))
-    network, _ = network_of(folder, card, conditions.weights, merge=False)
-    fold_lora(network.backbone)
     inputs = (modality,) if modality else tuple(data.modalities)
-    graph = Graph(network, data, inputs, input)
-    encoder = Encoder(network_of(folder, card, conditions.weights)[0])
-    part = shared_part(network)
+    tested = None
+    if conditions.root is not None:
+        now, dataset, _ = listed(folder, card, conditions)
+        (query, gallery), _ = test_records(dataset, replace(now, modalities=inputs), conditions.skip_broken)
+        tested = _Tested(query, gallery, dataset)
+    network, _ = network_of(folder, card, conditions.weights, merge=False)
+    folded = copy.deepcopy(network)
+    fold_lora(folded.backbone)
+    merge_lora(network.backbone)
+    graph, encoder, part = Graph(folded, data, inputs, input), Encoder(network), shared_part(network)
     calibration = load_calibration(folder)
     found = Exported(
         adapter=sha256(folder / TENSORS) if calibration is None else calibration.adapter,
@@ -127,47 +131,53 @@ def export(
         standardisation=None if part is None else part.standardisation().numpy(),
         calibration=calibration,
     )
-    samples, pictures = _pictures(opened, found, conditions.skip_broken)
+    samples, pictures = _pictures(tested, found)
     with tempfile.TemporaryDirectory(prefix="dmpt-export-") as scratch:
         bare, exact = Path(scratch) / "graph.onnx", Path(scratch) / "exact.onnx"
         write_onnx(graph, data.size, bare)
         write(bare.read_bytes(), replace(found, calibration=None), exact)
         runtime = load(exact, "fp32", "onnx")
         found = replace(found, parity=difference(found, runtime.encode, encoder, samples))
-        if int8:
-            assert opened is not None
-            bare, found = _in_int8(bare, found, Embedder(runtime), opened, conditions.skip_broken)
-        write(bare.read_bytes(), found, out)
-    recipes = write_recipes(out, found, *_widths(found, runtime.encode))
+        if tested is not None and int8:
+            bare, found = _in_int8(bare, found, runtime, tested, samples)
+        with recipes_beside(out, found, *_widths(found, runtime.encode)) as recipes:
+            write(bare.read_bytes(), found, out)
     return Written(out, recipes, out.stat().st_size, found, pictures)
 
 
-def _pictures(opened: Opened | None, found: Exported, skip_broken: bool) -> tuple[list[Mapping[str, Pixels]], str]:
+class _Tested(NamedTuple):
+    """Samples of the test split whose pictures can be read, and what they are of."""
+
+    query: Sequence[Record]
+    gallery: Sequence[Record]
+    dataset: Dataset
+
+
+def _pictures(tested: _Tested | None, found: Exported) -> tuple[Sequence[Mapping[str, Pixels]], str]:
     """What to compare on, and what that is called: test samples that have all that the graph takes, else drawn ones."""
-    if opened is not None:
-        records = _tested(opened, found, skip_broken)[1]
-        whole = [record for record in records if {*found.inputs} <= record.paths.keys()]
-        if whole:
+    if tested is not None:
+        whole = [record for record in tested.gallery if {*found.inputs} <= record.paths.keys()]
+        if len(whole) > 1:
             chosen = whole[:: max(1, len(whole) // SAMPLES)][:SAMPLES]
-            return [read_record(one, opened.data.black_and_white) for one in chosen], f"{len(chosen)} test samples"
-        warn(f"no test sample has all of {', '.join(found.inputs)}; compared with torch on drawn pictures")
-    return [*drawn(found)], f"{SAMPLES} drawn samples"
+            return [read_record(one, found.data.black_and_white) for one in chosen], f"{len(chosen)} test samples"
+        warn(f"no two test samples have all of {', '.join(found.inputs)}; compared with torch on drawn pictures")
+    return drawn(found), f"{SAMPLES} drawn samples"
 
 
-def _tested(opened: Opened, found: Exported, skip_broken: bool) -> tuple[Sequence[Record], Sequence[Record]]:
-    """Query and gallery, with the modalities that the graph takes."""
-    return test_records(opened.dataset, replace(opened.data, modalities=found.inputs), skip_broken)[0]
-
-
-def _in_int8(bare: Path, found: Exported, before: Embedder, opened: Opened, skip_broken: bool) -> tuple[Path, Exported]:
+def _in_int8(
+    bare: Path, found: Exported, exact: Runtime, tested: _Tested, samples: Sequence[Mapping[str, Pixels]]
+) -> tuple[Path, Exported]:
     """The graph in int8 beside it, and what that costs."""
     coarse, trial = bare.with_name("int8.onnx"), bare.with_name("trial.onnx")
     quantise(bare, coarse)
-    write(coarse.read_bytes(), replace(found, precision="int8", calibration=None), trial)
-    after = Embedder(load(trial, "int8", "onnx"))
-    query, gallery = _tested(opened, found, skip_broken)
-    measured = measure(before, after, query, gallery, opened.dataset)
-    return coarse, replace(found, precision="int8", calibration=measured.calibration, cost=asdict(measured.cost))
+    found = replace(found, precision="int8", calibration=None)
+    write(coarse.read_bytes(), found, trial)
+    alone = load(trial, "int8", "onnx")
+    together = replace(alone, encode=GraphEncoder(found, onnx.session(trial, "int8", found.shapes)))
+    furthest = max(moved(found, own.encode, exact.encode, samples) for own in (alone, together))
+    measured = measure(Embedder(exact), Embedder(alone), Embedder(together), *tested)
+    cost = replace(measured.cost, moved=furthest)
+    return coarse, replace(found, calibration=measured.calibration, cost=asdict(cost))
 
 
 def _widths(found: Exported, encode: Encode) -> tuple[int, int]:

@@ -77,6 +77,8 @@ def _show(found: "Written") -> None:
             for name, what in (("fmr", "FMR"), ("tar", "TAR")):
                 values = [f"{100 * rate[name + end]:.3g}" for end in ("", "_int8")]
                 rows.append([f"{what} % above {rate['threshold']:.6f}", *values])
+        print(f"int8 moves a vector by at most {100 * cost['moved']:.2g} % of what two samples lie apart")
+        print(f"whoever runs it in batches changes numbers of a vector by up to {cost['batch']:.1g}; dmpt does not")
         print_table(f"what int8 costs on {cost['queries']} queries of {cost['data']}", ["", "fp32", "int8"], rows)
     if own.calibration is None:
         print("not calibrated: scores order items, and no more can be said (dmpt calibrate, then export again)")
