@@ -4,16 +4,19 @@ python benchmarks/export.py [--quick] [--repeats N] [--models tiny ViT-B/16]
 
 Models: package:tiny, and ViT-B/16 at 256x128 with the paper's prompts and random weights, which cost what trained ones
 do. Batches of 1 and 16 complete samples of noise. All that runs one model takes turns, in one process, on as many
-threads as torch has. int8 is ONNX Runtime's dynamic form, of which OpenVINO reads the same file. Then low-rank updates
-of modalities, as small products beside one tower and as three towers: size and time. Run it alone on the machine.
+threads as torch has. int8 is ONNX Runtime's dynamic form, of which OpenVINO reads the same file; a batch of it is run
+sample by sample, as dmpt does, and beside it at once. Then low-rank updates of modalities, as small products beside one
+tower and as three towers: size and time. Run it alone on the machine. Where OpenVINO is not installed its goals are
+missed.
 """
 
 import argparse
 import copy
+import math
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +32,8 @@ from dmpt.export.cost import quantise
 from dmpt.export.graph import Graph, write_onnx
 from dmpt.extensions.lora import add_lora, fold_lora, merge_lora
 from dmpt.method.network import DMPT
-from dmpt.runtime.exported import Exported, load, write
+from dmpt.runtime import onnx
+from dmpt.runtime.exported import Exported, GraphEncoder, load, write
 from dmpt.runtime.runtime import Encode
 from dmpt.runtime.torch import PRECISIONS, Encoder
 from dmpt.settings.config import Config, DataConfig, LoraConfig
@@ -60,26 +64,27 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # the others go by it
     repeats, batches = (1, (1, 2)) if args.quick else (args.repeats, (1, 16))
     print(f"{machine()}, {torch.get_num_threads()} threads; medians of {repeats}")
-    found: dict[str, float] = {}
+    found: dict[tuple[str, str, float], list[float]] = {}
+    shares: list[tuple[str, float, float]] = []
     for name in ["ViT-B/16"] if args.quick else args.models:
         model = tiny() if name == "tiny" else random_model(args.quick)
         with tempfile.TemporaryDirectory() as folder:
             ways = runtimes(model, Path(folder))
             for batch in batches:
                 times = timed(model, ways, batch, repeats, 512 if args.quick else 4096)
-                for (fast, slow), _ in GOALS.items():
+                for (fast, slow), least in GOALS.items():
+                    ratios = [0.0]  # where it is not installed
                     if fast in times:
                         ratios = sorted(a / b for a, b in zip(times[slow], times[fast], strict=True))
                         print(f"{fast} / {slow}: {ratios[0]:.2f} to {ratios[-1]:.2f}")
-                        found[f"{fast} {model.name} {batch}"] = statistics.median(ratios)
-    time, size = updates(args.quick, repeats)
-    for (fast, slow), least in GOALS.items():
-        for name, ratio in found.items():
-            if name.startswith(fast):
-                what = f"export_{name}_times_as_fast_as_{slow}".replace(" ", "_")
-                goal(what, ratio, least, at_most=False)
-    goal("export_small_products_time_of_three_towers", time, 1.1)
-    goal("export_small_products_size_of_three_towers", size, 0.6)
+                    found[f"{fast} {name} {batch}", slow, least] = ratios
+        shares.append((name, *updates(tiny() if name == "tiny" else with_updates(args.quick), batches, repeats)))
+    for (fast, slow, least), ratios in found.items():
+        what = f"export_{fast}_times_as_fast_as_{slow}".replace(" ", "_")
+        goal(what, statistics.median(ratios), least, at_most=False)
+    for name, time, size in shares:
+        goal(f"export_{name}_small_products_time_of_three_towers", time, 1.1)
+        goal(f"export_{name}_small_products_size_of_three_towers", size, 0.6)
 
 
 def tiny() -> Model:
@@ -120,6 +125,8 @@ def runtimes(model: Model, folder: Path) -> dict[str, Encode]:
         print(f"{model.name}, {path.stem}: {path.stat().st_size / 1e6:.1f} MB")
     ways["ONNX Runtime fp32"] = load(exact, None, "onnx").encode
     ways["ONNX Runtime int8"] = load(coarse, None, "onnx").encode
+    own = replace(facts(model), precision="int8")
+    ways["ONNX Runtime int8, batch"] = GraphEncoder(own, onnx.session(coarse, "int8", own.shapes))
     for name, path, precision in (("bf16", exact, "bf16"), ("fp32", exact, "fp32"), ("int8", coarse, None)):
         try:
             ways[f"OpenVINO {name}"] = load(path, precision, "openvino").encode
@@ -163,7 +170,7 @@ def timed(model: Model, ways: Mapping[str, Encode], batch: int, repeats: int, wi
     print(f"\n{model.name}, {'x'.join(map(str, model.data.size))}, batches of {batch}")
     for name in ways:
         each = [calls * batch / taken for taken in times[name]]
-        said = f"{name:24}{statistics.median(each):10.2f} samples/s ({min(each):.2f} to {max(each):.2f})"
+        said = f"{name:28}{statistics.median(each):10.2f} samples/s ({min(each):.2f} to {max(each):.2f})"
         if (peak := f"one product {name[-4:]}") in times:
             own = [rate * flops / (2 * width**3 / taken) for rate, taken in zip(each, times[peak], strict=True)]
             said += f"{100 * statistics.median(own):8.1f} % of the product's FLOP/s"
@@ -178,28 +185,40 @@ def products(encode: Encode, images: np.ndarray, present: np.ndarray) -> float: 
     return float(counter.get_total_flops())
 
 
-def updates(quick: bool, repeats: int) -> tuple[float, float]:
-    """Time and size of small products, as shares of those of three towers; the updates are those that we advise."""
+def with_updates(quick: bool) -> Model:
+    """ViT-B/16 with the updates that we advise."""
     config = config_of(quick)
     made = network(config)
     add_lora(made.backbone, LoraConfig("all", rank=16, rank_per_modality=8), made.backbone.depth // 3)
-    model = Model("ViT-B/16", made.eval(), config.data)
-    ratios, sizes = [], []
+    return Model("ViT-B/16", made.eval(), config.data)
+
+
+def updates(model: Model, batches: Sequence[int], repeats: int) -> tuple[float, float]:
+    """Time and size of small products, as shares of those of three towers; the worst time counts."""
+    ratios = []
     with tempfile.TemporaryDirectory() as folder:
         small, large = (
             exported(model, Path(folder) / name, fold) for name, fold in (("a.onnx", fold_lora), ("b.onnx", merge_lora))
         )
         sizes = [path.stat().st_size for path in (small, large)]
-        print(f"\nupdates of modalities: small products {sizes[0] / 1e6:.1f} MB, three towers {sizes[1] / 1e6:.1f} MB")
+        said = f"small products {sizes[0] / 1e6:.1f} MB, three towers {sizes[1] / 1e6:.1f} MB"
+        print(f"\n{model.name}, updates of modalities: {said}")
         for runtime, precision in (("onnx", "fp32"), ("openvino", "bf16")):
-            ways = [load(path, precision, runtime).encode for path in (small, large)]  # type: ignore[arg-type]
-            for batch in (1, 2) if quick else (1, 16):
+            try:
+                ways = [load(path, precision, runtime).encode for path in (small, large)]  # type: ignore[arg-type]
+            except UserError as error:
+                print(f"{runtime}: {error}")
+                ratios.append(math.inf)
+                continue
+            for batch in batches:
                 images, present = noise(model, batch)
                 calls = {name: partial(one, images, present) for name, one in zip("ab", ways, strict=True)}
                 times = rounds(calls, repeats)
                 own = sorted(a / b for a, b in zip(times["a"], times["b"], strict=True))
                 middle = statistics.median(own)
-                print(f"{runtime} {precision}, batches of {batch}: {middle:.3f} ({own[0]:.3f} to {own[-1]:.3f})")
+                each = " and ".join(f"{1000 * statistics.median(times[name]):.1f}" for name in "ab")
+                said = f"{each} ms, {middle:.3f} ({own[0]:.3f} to {own[-1]:.3f})"
+                print(f"{runtime} {precision}, batches of {batch}: {said}")
                 ratios.append(middle)
     return max(ratios), sizes[0] / sizes[1]
 
