@@ -1,11 +1,14 @@
 """Persons: what stays the same about one, drawn once, and in words."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from dmpt.synthetic.canvas import Colour
 from dmpt.synthetic.palette import COLOURS, TONES, level, one_of, shade
+from dmpt.synthetic.setup import SHAPE
 
 # How often each of the colours is worn: mostly dark and grey, so that colour alone leaves many look-alikes.
 _COMMON = (0.2, 0.15, 0.13, 0.09, 0.09, 0.09, 0.06, 0.04, 0.06, 0.05, 0.02, 0.02)
@@ -28,6 +31,13 @@ _WARMTH = ("plain", "plain", "centre", "hoops", "patch", "block", "yoke")
 class Cloth:
     """A garment's material."""
 
+    SHOWN: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "rgb": ("colour", "shade", "pattern", "second", "second_shade"),
+        "nir": ("nir", "panel", "panel_nir"),
+        "tir": ("insulation", "quilt", "quilt_insulation"),
+        SHAPE: (),
+    }
+
     colour: str
     shade: Colour  # its visible reflectance
     pattern: str  # printed in visible colours
@@ -45,6 +55,13 @@ class Cloth:
 class Person:
     """What stays the same about a person from picture to picture."""
 
+    SHOWN: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "rgb": ("skin", "hair", "shoe", "bag_colour", "hat_colour"),
+        "nir": ("shoe_nir", "bag_nir", "hat_nir"),
+        "tir": ("shoe_warmth", "warmth"),
+        SHAPE: ("height", "girth", "long_hair", "upper", "lower", "bag", "hat"),
+    }
+
     height: float
     girth: float
     skin: Colour
@@ -60,7 +77,8 @@ class Person:
     bag: str
     bag_colour: str
     bag_nir: float
-    hat: str | None
+    hat: bool
+    hat_colour: str
     hat_nir: float
     warmth: float
 
@@ -83,7 +101,7 @@ class Person:
         carried = "" if self.bag == "no bag" else f", with a {bag} {self.bag}"
         if modality != "rgb":
             return f"{top} and {bottom}{carried}"
-        hat = "" if self.hat is None else f", a {self.hat} hat"
+        hat = f", a {self.hat_colour} hat" if self.hat else ""
         hair = f", {'long' if self.long_hair else 'short'} {self.hair} hair"
         return f"{top}, {bottom} and {self.shoe} shoes{hat}{hair}{carried}"
 
@@ -108,7 +126,8 @@ def make_person(draw: np.random.Generator) -> Person:
         bag=one_of(draw, _BAGS),
         bag_colour=_colour(draw),
         bag_nir=float(draw.uniform(0.08, 0.9)),
-        hat=_colour(draw) if draw.random() < 0.25 else None,
+        hat=(hat := bool(draw.random() < 0.25)),
+        hat_colour=_colour(draw) if hat else "black",
         hat_nir=float(draw.uniform(0.1, 0.9)),
         warmth=float(draw.uniform(-1.5, 1.5)),
     )

@@ -26,6 +26,8 @@ class Camera:
     thermal_span: float  # degrees from black to white
     lamp: float  # strength of the active near-infrared lamp
     place: int  # seed of the background
+    exposure: float = 1.0  # of the visible sensor: far below 1 the place is dark at any hour
+    drifts: bool = False  # whether gain and offset of the thermal sensor wander
 
 
 def make_camera(draw: np.random.Generator, number: int, living: bool) -> Camera:
@@ -63,9 +65,10 @@ class Weather:
     flare: float  # strength of a lamp that shines into the lens; 0 = none
 
 
-def make_weather(draw: np.random.Generator) -> Weather:
-    """Draw the conditions: days, dusks and nights about as 9 : 4 : 7."""
+def make_weather(draw: np.random.Generator, only: str = "any") -> Weather:
+    """Draw the conditions: days, dusks and nights about as 9 : 4 : 7, or ``only`` one of them."""
     hour = _HOURS[int(np.searchsorted([0.45, 0.65], draw.random()))]
+    hour = hour if only == "any" else only
     season = draw.uniform(-1, 1)
     if hour == "day":
         light, sun, air = draw.uniform(0.7, 1.15), draw.uniform(0.3, 0.9), 16 + 11 * season

@@ -1,5 +1,7 @@
 """From materials to pictures: the same canvas under visible light, near-infrared light, and by its own warmth."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
@@ -12,18 +14,19 @@ _Plane = NDArray[np.floating]
 
 def see_rgb(canvas: Canvas, camera: Camera, weather: Weather, draw: np.random.Generator) -> Bytes:
     """Visible: reflectance times light; poor by night, ruined by lamps that shine into the lens; ``(H, W, 3)``."""
-    shape = canvas.size
-    light = _shading(shape, weather, draw, 0.35) * np.float32(weather.light * camera.gain)
+    shape, lit = canvas.size, weather.light * camera.exposure
+    light = _shading(shape, weather, draw, 0.35) * np.float32(lit * camera.gain)
     # The sensor's automatic gain makes up for some of the dark, and amplifies its noise.
-    gain = min(1 / max(weather.light, 0.05), 4.0) ** 0.75
+    gain = min(1 / max(lit, 0.05), 4.0) ** 0.75
     colour = np.array(weather.tint, dtype=np.float32) * np.array(camera.cast, dtype=np.float32)
     seen = canvas.render("rgb") * (light[..., None] * colour * np.float32(gain))
     if weather.flare:
         seen += _flare(shape, draw)[..., None] * np.float32(weather.flare) * np.array(weather.tint, dtype=np.float32)
     noise = 0.012 + 0.05 * max(gain - 1, 0) / 2
-    if weather.hour == "night":  # a sensor starved of light loses colour
+    if weather.hour == "night" or camera.exposure < 1:  # a sensor starved of light loses colour
         grey = seen.mean(axis=2, keepdims=True)
-        seen = grey + (seen - grey) * np.float32(draw.uniform(0.15, 0.6))
+        kept = draw.uniform(0.15, 0.6) if weather.hour == "night" else 0.15
+        seen = grey + (seen - grey) * np.float32(kept)
     return _sensor(seen, camera.blur, noise, shape, draw)
 
 
@@ -43,7 +46,11 @@ def see_nir(canvas: Canvas, camera: Camera, weather: Weather, draw: np.random.Ge
 def see_tir(canvas: Canvas, camera: Camera, weather: Weather, draw: np.random.Generator) -> Bytes:
     """Thermal: temperature on the camera's own scale, whose black level follows the air; blurred; ``(H, W)``."""
     low = camera.thermal_follow * weather.air + camera.thermal_offset + draw.uniform(-1.5, 1.5)
-    seen = (canvas.render("tir") - np.float32(low)) / np.float32(camera.thermal_span)
+    span = camera.thermal_span
+    if camera.drifts:  # by day and night its sensor warms and cools; a frame is of any moment
+        moment = draw.uniform(0, 2 * math.pi)
+        low, span = low + 9 * math.sin(moment), span * (1 + 0.5 * math.cos(moment))
+    seen = (canvas.render("tir") - np.float32(low)) / np.float32(span)
     return _sensor(seen, camera.thermal_blur, 0.013, canvas.size, draw)
 
 

@@ -1,13 +1,16 @@
 """Vehicles: what makes one (drawn once), and how one is painted from a camera's side."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from dmpt.synthetic.canvas import Canvas, Colour, Point
 from dmpt.synthetic.palette import COLOURS, TONES, level, one_of, shade
 from dmpt.synthetic.scene import Camera, Weather
+from dmpt.synthetic.setup import SHAPE
 
 # Profile of each body type: length, height, bonnet's and boot's share of the length, slope of the windows.
 _BODIES: dict[str, tuple[float, float, float, float, float]] = {
@@ -27,6 +30,13 @@ _WARMTH = ("plain", "centre", "block", "sides", "patch", "yoke")
 @dataclass(frozen=True)
 class Vehicle:
     """What stays the same about a vehicle from picture to picture; warmth is in degrees above the air."""
+
+    SHOWN: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "rgb": ("paint", "shade", "decal", "decal_colour"),
+        "nir": ("nir", "repair", "repair_nir", "glass_nir", "rim_nir"),
+        "tir": ("load", "load_warmth", "engine", "tyre", "exhaust", "cabin"),
+        SHAPE: ("body", "length", "rack", "lamp", "lamp_width", "skirt"),
+    }
 
     body: str
     length: float  # relative to its type

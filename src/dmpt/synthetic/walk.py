@@ -112,7 +112,7 @@ def _paint_head(
         canvas.ellipse(x, y - 0.006 * tall, rx, ry * (1.3 if person.long_hair else 0.9), label.hair)
     else:
         canvas.ellipse(x - side * 0.022 * tall, y - 0.024 * tall, rx * (1 - 0.1 * abs(side)), ry * 0.66, label.hair)
-    if person.hat is not None:
+    if person.hat:
         canvas.ellipse(x, y - 0.03 * tall, rx * 1.08, ry * 0.62, label.hat)
         canvas.box(
             x - rx * (1.1 - side * 0.3), y - 0.032 * tall, x + rx * (1.1 + side * 0.3), y - 0.014 * tall, label.hat
@@ -151,4 +151,4 @@ class _Labels:
         self.lower = cloth(person.lower_cloth)
         self.shoe = canvas.add(COLOURS[person.shoe], person.shoe_nir, air + (body - air) * person.shoe_warmth * 0.6)
         self.bag = canvas.add(COLOURS[person.bag_colour], person.bag_nir, air + 1.5)
-        self.hat = canvas.add(COLOURS[person.hat or "black"], person.hat_nir, covered(0.7))
+        self.hat = canvas.add(COLOURS[person.hat_colour], person.hat_nir, covered(0.7))

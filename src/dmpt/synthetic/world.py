@@ -1,12 +1,15 @@
 """A world: its cameras, its subjects, and a shot of one of them. Everything follows from the seed."""
 
+from copy import deepcopy
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from dmpt.synthetic.canvas import Bytes, Canvas
+from dmpt.synthetic.canvas import SPECTRA, Bytes, Canvas
 from dmpt.synthetic.person import Person, make_person
 from dmpt.synthetic.scene import Weather, make_camera, make_weather, paint_background, paint_occluder
+from dmpt.synthetic.setup import PLAIN, Setup, as_seen
 from dmpt.synthetic.spectra import see_nir, see_rgb, see_tir
 from dmpt.synthetic.vehicle import Vehicle, make_vehicle, paint_vehicle
 from dmpt.synthetic.walk import paint_person
@@ -31,6 +34,7 @@ class World:
         seed: of everything; two worlds of different seeds share neither subjects nor cameras nor places.
         cameras: how many, numbered from 1.
         size: height and width of the pictures; None = 128x64 for persons, 64x128 for vehicles.
+        setup: what each spectrum knows, and what cameras spoil.
     """
 
     def __init__(
@@ -39,12 +43,16 @@ class World:
         seed: int = 0,
         cameras: int = 4,
         size: tuple[int, int] | None = None,
+        setup: Setup = PLAIN,
     ) -> None:
-        self.object, self.seed = object, seed
+        self.object, self.seed, self.setup = object, seed, setup
         self.size = size or ((128, 64) if object == "person" else (64, 128))
         self._kind = ("person", "vehicle").index(object)
+        of_cameras = seed if setup.camera_seed is None else setup.camera_seed
+        for_cameras = [np.random.default_rng([of_cameras, self._kind, _CAMERA, number]) for number in range(cameras)]
         self.cameras = [
-            make_camera(self._draw(_CAMERA, number), number, object == "person") for number in range(cameras)
+            replace(make_camera(draw, number, object == "person"), **setup.spoils(number, cameras))
+            for number, draw in enumerate(for_cameras)
         ]
         self._subjects: dict[int, Person | Vehicle] = {}
 
@@ -58,9 +66,16 @@ class World:
             self._subjects[pid] = make_person(draw) if self.object == "person" else make_vehicle(draw)
         return self._subjects[pid]
 
+    def seen(self, pid: int, spectrum: str) -> Person | Vehicle:
+        """The subject as a spectrum (``rgb``, ``nir``, ``tir``) shows it: what it does not know is as with everyone."""
+        if not self.setup.hides:
+            return self.subject(pid)
+        look, shape = self.subject(self.setup.twin(pid, spectrum)), self.subject(self.setup.shaped(pid, spectrum))
+        return as_seen(spectrum, look, shape, self.subject(0))
+
     def caption(self, pid: int, modality: str) -> str:
         """What a spectrum (``rgb``, ``nir``, ``tir``) shows of a subject, in words."""
-        return self.subject(pid).caption(modality)
+        return self.seen(pid, modality).caption(modality)
 
     def shoot(self, pid: int, camera: int, number: int, scene: int | None = None) -> Shot:
         """Take one sample: the same for the same arguments, whatever was asked before.
@@ -72,18 +87,31 @@ class World:
             scene: hour and weather that pictures share; None = of this picture alone.
         """
         draw = self._draw(_SHOT, pid, camera, number)
-        weather = make_weather(draw if scene is None else self._draw(_SCENE, scene))
-        canvas = self.paint(pid, camera, weather, draw)
+        weather = make_weather(draw if scene is None else self._draw(_SCENE, scene), self.setup.hour)
+        canvases, draw = self._paint_each(pid, camera, weather, draw)
         view = self.cameras[camera - 1]
         of_rgb, of_nir, of_tir = (int(quality) for quality in draw.integers(55, 93, 3))
-        rgb, nir, tir = (see(canvas, view, weather, draw) for see in (see_rgb, see_nir, see_tir))
+        sights = zip((see_rgb, see_nir, see_tir), canvases, strict=True)
+        rgb, nir, tir = (see(canvas, view, weather, draw) for see, canvas in sights)
         return Shot(rgb, nir, tir, (of_rgb, of_nir, of_tir))
 
-    def paint(self, pid: int, camera: int, weather: Weather, draw: np.random.Generator) -> Canvas:
-        """The map of surfaces of one shot."""
+    def _paint_each(
+        self, pid: int, camera: int, weather: Weather, draw: np.random.Generator
+    ) -> tuple[list[Canvas], np.random.Generator]:
+        """The map of one moment for each spectrum, and what goes on drawing; one map where all show the same."""
+        if not self.setup.hides:
+            return [self.paint(pid, camera, weather, draw)] * len(SPECTRA), draw
+        draws = [deepcopy(draw) for _ in SPECTRA]  # a subject's traits change nothing about what is drawn
+        maps = [self.paint(pid, camera, weather, own, s) for s, own in zip(SPECTRA, draws, strict=True)]
+        return maps, draws[0]
+
+    def paint(
+        self, pid: int, camera: int, weather: Weather, draw: np.random.Generator, spectrum: str = "rgb"
+    ) -> Canvas:
+        """The map of surfaces of one shot, as a spectrum knows it."""
         view, canvas = self.cameras[camera - 1], Canvas(self.size)
         paint_background(canvas, view, weather, draw)
-        subject = self.subject(pid)
+        subject = self.seen(pid, spectrum)
         if isinstance(subject, Person):
             if draw.random() < 0.15:  # someone else, behind
                 side = draw.choice([0.05, 0.95]) * canvas.aspect

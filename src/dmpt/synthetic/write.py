@@ -19,6 +19,7 @@ from dmpt.base.processes import spread
 from dmpt.base.terminal import track
 from dmpt.data.layouts.datasets import PERSON, VEHICLE
 from dmpt.synthetic.canvas import SPECTRA, Bytes
+from dmpt.synthetic.setup import PLAIN, Setup
 from dmpt.synthetic.world import World
 
 Kind = Literal["person", "vehicle"]
@@ -48,6 +49,7 @@ def write_world(
     cameras: int = 4,
     seed: int = 0,
     size: tuple[int, int] | None = None,
+    setup: Setup = PLAIN,
     workers: int | None = None,
 ) -> None:
     """Write a world; the same arguments write the same bytes, whatever the number of workers.
@@ -61,6 +63,7 @@ def write_world(
         cameras: number of cameras; at most 8 for vehicles, whose file names have one digit for it.
         seed: of everything.
         size: height and width; None = 128x64 for persons, 64x128 for vehicles.
+        setup: what each spectrum knows, and what cameras spoil.
         workers: processes; None = all cores.
 
     Raises:
@@ -72,12 +75,15 @@ def write_world(
     for name, (value, most) in limits.items():
         if not 1 <= value <= most:
             raise UserError(f"{name} is {value}; it must lie between 1 and {most}")
+    for name in ("dark_cameras", "drifting_cameras"):
+        if getattr(setup, name) > cameras:
+            raise UserError(f"{name} is {getattr(setup, name)}; there are {cameras} cameras")
     if size is not None and not all(_LEAST <= side <= _MOST for side in size):
         raise UserError(f"size is {list(size)}; height and width must lie between {_LEAST} and {_MOST} pixels")
     if object == "vehicle" and train_ids + test_ids > 9999:
         raise UserError("the vehicles' layout has four digits for an identity; at most 9999 fit in all")
     takes = list(plan(object, train_ids, test_ids, images, cameras, seed))
-    world = World(object, seed, cameras, size)
+    world = World(object, seed, cameras, size, setup)
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         if root.is_dir():
@@ -127,7 +133,7 @@ def plan(object: Kind, train_ids: int, test_ids: int, images: int, cameras: int,
 def _write_chunk(root: Path, world: World, takes: list[_Take]) -> list[_Take]:
     for take in takes:
         shot = world.shoot(take.pid, take.camera, take.number, take.scene)
-        draw = np.random.default_rng([world.seed, take.pid, take.camera, take.number])
+        draw = np.random.default_rng([world.seed, take.pid, take.camera, take.number, *world.setup.salt])
         contents = [jpeg(pixels, quality, draw) for pixels, quality in zip(shot[:3], shot.quality, strict=True)]
         for files in take.files:
             for content, file in zip(contents, files.values(), strict=True):

@@ -6,11 +6,13 @@ from dmpt.base.errors import UserError
 from dmpt.base.terminal import stderr
 from dmpt.settings.config import Object
 from dmpt.settings.numbers import Positive, Seed
+from dmpt.synthetic.setup import Setup
 
 
 def run(
     out: Path,
     /,
+    setup: Setup,
     ids: Positive = 250,
     test_ids: Positive = 100,
     images: Positive = 8,
@@ -24,6 +26,7 @@ def run(
 
     Args:
         out: Folder to write; must be empty or not exist.
+        setup: what each spectrum knows, and what cameras spoil
         ids: Identities in all.
         test_ids: How many of them are for testing.
         images: Samples per identity.
@@ -46,6 +49,7 @@ def run(
         cameras=cameras,
         seed=seed,
         size=size,
+        setup=setup,
         workers=workers,
     )
     stderr.write(f"done: {out}; look at {out / 'contact_sheet.png'}\n")
