@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from dmpt.data.layouts import load_dataset
+from dmpt.data.missing import restrict
 from dmpt.data.records import Record
-from dmpt.embed.extract import extract, look
+from dmpt.embed.extract import extract, extract_views, look
 from dmpt.evaluation.opened import open_adapter
 from dmpt.extensions.shared import shared_part
 from dmpt.settings.config import DataConfig
+from dmpt.settings.modalities import MODALITIES
 from runs import fit, settings, toy, with_
 
 
@@ -35,7 +37,7 @@ def test_features_have_length_1_and_the_standardisation_of_their_network(tmp_pat
 class Elsewhere(torch.nn.Module):
     """A network on a device without content, which looks at what it is given."""
 
-    backbone, also = SimpleNamespace(wrapped=False), ()
+    backbone, also, dense = SimpleNamespace(wrapped=False), (), False
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,9 +47,12 @@ class Elsewhere(torch.nn.Module):
     def bake(self) -> str:
         return "baked"
 
-    def forward(self, *asked: Any) -> Any:
+    def tokens(self, *asked: Any) -> Any:
         self.asked.append(asked)
-        return SimpleNamespace(features=asked[0].shape[1])
+        return asked[0]
+
+    def read(self, tokens: Any, present: Any) -> Any:
+        return SimpleNamespace(features=tokens.shape[1])
 
     def test_feature(self, count: int) -> torch.Tensor:
         return torch.zeros(count, 12)
@@ -71,8 +76,51 @@ def test_images_and_what_is_present_go_where_the_network_is(tmp_path: Path, monk
 
 def test_both_sides_are_looked_at_in_one_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = list[tuple[Any, Any]]()
-    monkeypatch.setattr("dmpt.embed.extract.extract", lambda _, records, data, **how: seen.append((records, how)))
+
+    def spy(_: Any, records: Any, data: Any, **how: Any) -> Any:
+        seen.append((records, how))
+        return {MODALITIES: records}
+
+    monkeypatch.setattr("dmpt.embed.extract.extract_views", spy)
     query, gallery = ([Record({"rgb": Path(name)}, 1, 1)] for name in ("q", "g"))
-    look(None, DataConfig(), (query, gallery), "bf16", 7)  # type: ignore[arg-type]
-    how = {"precision": torch.bfloat16, "batch_size": 7}
+    found = look(None, DataConfig(), (query, gallery), "bf16", 7)  # type: ignore[arg-type]
+    assert found[:2] == (query, gallery)
+    how = {"views": [MODALITIES], "precision": torch.bfloat16, "batch_size": 7}
     assert sorted(seen, key=str) == sorted([(query, how), (gallery, how)], key=str)
+    seen.clear()
+    assert look(None, DataConfig(), (query, query), "bf16", 7)[0] is query  # type: ignore[arg-type]
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("design", "passes"),
+    [
+        ({}, 3),  # of incomplete samples each modality passes the tower by itself
+        ({"bind": {"external": False, "share": True}}, 3),
+        ({"bind": {"layers": (0,)}}, 7),  # modalities meet in the tower
+        ({"missing": {"dropout": 0.3}}, 3),
+        ({"missing": {"dropout": 0.3, "absent": "learned"}}, 3),
+    ],
+)
+def test_a_view_is_what_samples_cut_down_to_it_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, design: dict[str, Any], passes: int
+) -> None:
+    """For samples that lack modalities too, in one pass of the tower where that is possible."""
+    root = toy(tmp_path / "data")
+    fit(with_(settings(root, epochs=1), **design), tmp_path / "run")
+    opened = open_adapter(tmp_path / "run")
+    records = list(opened.dataset.gallery)[:7]
+    records[2] = replace(records[2], paths={"nir": records[2].paths["nir"]})
+    records[5] = replace(records[5], paths={m: records[5].paths[m] for m in ("rgb", "tir")})
+    views = [tuple(m for i, m in enumerate(MODALITIES) if code >> i & 1) for code in range(1, 8)]
+    ran, run = [], type(opened.network.backbone).forward
+    monkeypatch.setattr(type(opened.network.backbone), "forward", lambda *a, **b: ran.append(1) or run(*a, **b))
+    found = extract_views(opened.network, records, opened.data, views, batch_size=7)
+    assert len(ran) == passes
+    for kept, own in found.items():
+        expected = extract(opened.network, restrict(records, kept), opened.data)
+        assert np.array_equal(own.present, expected.present)
+        np.testing.assert_allclose(own.features, expected.features, atol=2e-5)
+        assert (own.shared is None) == (expected.shared is None)
+        if own.shared is not None:
+            np.testing.assert_allclose(own.shared, expected.shared, atol=2e-5)

@@ -16,11 +16,11 @@ from dmpt.data.records import Dataset, Record
 from dmpt.embed.extract import Seen
 from dmpt.evaluation.conditions import Conditions
 from dmpt.evaluation.evaluate import evaluate
-from dmpt.evaluation.missing import _MIXED_SEED, _any_to_any, measure
+from dmpt.evaluation.missing import _MIXED_SEED, _any_to_any, square, views
 from dmpt.retrieval.embeddings import join
 from dmpt.retrieval.metrics import evaluate as score
 from dmpt.settings.modalities import MODALITIES
-from items import items, some_labels
+from items import items, oracle, some_labels
 from runs import fit, own_data, settings, toy, with_
 
 SUBSETS = [tuple(m for i, m in enumerate(MODALITIES) if code >> i & 1) for code in (7, 6, 5, 3, 4, 2, 1)]
@@ -42,7 +42,15 @@ def refused(*arguments: str) -> None:
 def test_all_cases_are_printed_and_written(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["evaluate", str(run), "--missing", "all", "--rerank"])
     said = capsys.readouterr().out
-    for words in ("M(NIR+TIR)", "mean of the cases", "mismatched", "k-reciprocal re-ranking", "same_camera"):
+    for words in (
+        "M(NIR+TIR)",
+        "mean of the cases",
+        "mismatched",
+        "the gallery in a column",
+        "RGB+NIR+TIR",
+        "k-reciprocal re-ranking",
+        "same_camera",
+    ):
         assert words in said
     found = json.loads((run / "metrics.json").read_text())
     cases = found["missing"]["cases"]
@@ -133,10 +141,10 @@ def test_any_to_any_is_every_pair_and_a_draw_of_views() -> None:
     for pair in found["pairs"]:
         one, other = seen[tuple(pair["query"])], seen[tuple(pair["gallery"])]
         assert pair["mAP"] == score(one.query, other.gallery, *labels, "none").mAP
-    chance, views = np.random.default_rng(_MIXED_SEED), list(seen.values())
+    chance, sights = np.random.default_rng(_MIXED_SEED), list(seen.values())
     choice = chance.integers(0, 7, 9), chance.integers(0, 7, 15)
-    query = join(*(views[c].query[np.array([i])] for i, c in enumerate(choice[0])))
-    gallery = join(*(views[c].gallery[np.array([i])] for i, c in enumerate(choice[1])))
+    query = join(*(sights[c].query[np.array([i])] for i, c in enumerate(choice[0])))
+    gallery = join(*(sights[c].gallery[np.array([i])] for i, c in enumerate(choice[1])))
     assert found["mixed"]["mAP"] == score(query, gallery, *labels, "none").mAP
     raw = score(query, replace(gallery, standardisation=None), *labels, "none").mAP
     assert found["mixed_unstandardised"]["mAP"] == raw != found["mixed"]["mAP"]
@@ -146,11 +154,24 @@ def test_each_side_is_cut_to_what_is_left() -> None:
     query, gallery = (
         [Record({m: Path(f"{s}{i}_{m}") for m in MODALITIES}, i, 1) for i in range(n)] for s, n in (("q", 9), ("g", 15))
     )
-    pairs = list[Any]()
+    found = views((query, gallery), MODALITIES, [("rgb",), ("rgb", "nir")])
+    assert found == {MODALITIES: (), ("nir", "tir"): ("rgb",), ("tir",): ("rgb", "nir")}
+    with pytest.raises(UserError, match=r"--missing rgb: the test set has no image of nir or tir"):
+        views((query, restrict(gallery, ("rgb",))), MODALITIES, [("rgb",)])
 
-    def cut(pair: Any) -> Seen:
-        pairs.append(pair)
-        return seen_in(("nir", "tir"))
 
-    measure((query, gallery), seen_in(MODALITIES), MODALITIES, [("rgb",)], "none", cut)
-    assert pairs == [(restrict(query, ("nir", "tir")), restrict(gallery, ("nir", "tir")))]
+def test_any_to_any_as_a_square_is_each_pair_by_itself() -> None:
+    """Against a slow transcription: every pair of subsets is ranked by hand."""
+    seen = {kept: seen_in(kept) for kept in SUBSETS}
+    names, values = square(_any_to_any(seen, "none"))
+    assert names == ["RGB", "NIR", "TIR", "RGB+NIR", "RGB+TIR", "NIR+TIR", "RGB+NIR+TIR"]
+    for one, row in zip(names, values, strict=True):
+        for other, value in zip(names, row, strict=True):
+            asked, searched = (seen[tuple(name.lower().split("+"))] for name in (one, other))
+            scores = oracle(asked.query, searched.gallery)
+            precisions = []
+            for line, pid in zip(scores, asked.query_labels.pids, strict=True):
+                hits = searched.gallery_labels.pids[np.argsort(-line, kind="stable")] == pid
+                ranks = np.flatnonzero(hits) + 1
+                precisions += [np.mean(np.arange(1, len(ranks) + 1) / ranks)] if len(ranks) else []
+            assert value == pytest.approx(100 * np.mean(precisions), abs=1e-6), (one, other)

@@ -15,12 +15,12 @@ from dmpt.base.environment import environment
 from dmpt.base.files import expanded, write_text
 from dmpt.base.terminal import warn
 from dmpt.data.records import Record, fingerprint, labels_of, short
-from dmpt.embed.extract import Pair, Seen, look
+from dmpt.embed.extract import Pair, Seen, look_in_views
 from dmpt.evaluation import missing
 from dmpt.evaluation.conditions import USUAL, Conditions
 from dmpt.evaluation.opened import Opened, open_adapter, test_records
 from dmpt.retrieval.calibration import Verification, verification
-from dmpt.retrieval.embeddings import join
+from dmpt.retrieval.embeddings import Embeddings, join
 from dmpt.retrieval.metrics import Metrics, measure
 from dmpt.retrieval.metrics import evaluate as score
 from dmpt.retrieval.openset import OpenSet, open_set
@@ -155,26 +155,29 @@ def evaluate(
     protocol = opened.dataset.protocol
     cases = [] if without is None else missing.parse(without, opened.data.modalities)  # refused before an image is read
     records, unreadable = test_records(opened.dataset, opened.data, conditions.skip_broken)
-
-    def look_at(pair: Pair) -> Seen:
-        return look(opened.network, opened.data, pair, opened.precision, conditions.batch_size)
-
-    seen = look_at(records)
+    whole = opened.data.modalities
+    views = missing.views(records, whole, cases)
+    found = look_in_views(opened.network, opened.data, records, [*views], opened.precision, conditions.batch_size)
+    seen = found[whole]
     metrics = score(*seen, protocol)
-    lacking = missing.measure(records, seen, opened.data.modalities, cases, protocol, look_at) if cases else None
+    lacking = missing.measure(found, views, protocol) if cases else None
     again = None
     if reranked:
         method = KReciprocal()
-        found = measure(rerank(*seen[:2], method), *seen[2:], protocol)
-        again = {"method": method.name, **found.to_dict()}
+        again = {"method": method.name, **measure(rerank(*seen[:2], method), *seen[2:], protocol).to_dict()}
     searched = None
     if openset:
-        query, gallery = records
-        everyone = gallery if query is gallery else [*query, *gallery]
-        items = seen.gallery if query is gallery else join(seen.query, seen.gallery)
-        searched = open_set(items, labels_of(everyone))
+        searched = open_set(*everyone(records, seen))
     skipped, name = [*opened.incomplete, *unreadable], run.resolve().name
     return Evaluation(name, run, opened, *records, seen, metrics, skipped, lacking, again, searched)
+
+
+def everyone(records: Pair, seen: Seen) -> tuple[Embeddings, Labels]:
+    """All items of query and gallery, once where the two are one list."""
+    query, gallery = records
+    if query is gallery:
+        return seen.gallery, labels_of(gallery)
+    return join(seen.query, seen.gallery), labels_of([*query, *gallery])
 
 
 def by_query(metrics: Metrics, queries: Labels) -> dict[str, list[Any]]:

@@ -6,10 +6,10 @@ query is seen in one subset of modalities, the gallery in another; *matched* is 
 are MDReID's words; that its means run over the same pairs is not certain. *Mixed* is a measurement of ours: each query
 and each gallery item is seen in a subset of its own, drawn at random.
 
-The interaction mixes modalities, so features are computed anew for each subset.
+An image passes the tower once. What mixes modalities behind it is computed anew for each subset.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -21,6 +21,7 @@ from dmpt.data.missing import Subset, restrict
 from dmpt.embed.extract import Pair, Seen
 from dmpt.retrieval.embeddings import Embeddings, join
 from dmpt.retrieval.metrics import MEASURES, evaluate
+from dmpt.settings.modalities import MODALITIES
 
 _MIXED_SEED = 0
 
@@ -47,23 +48,28 @@ def parse(text: str, modalities: Subset) -> list[Subset]:
     raise UserError(f"--missing {text}: of this model can be missing: {choices}; or give all")
 
 
-def measure(
-    records: Pair,
-    complete: Seen,
-    modalities: Subset,
-    cases: Sequence[Subset],
-    protocol: str,
-    look: Callable[[Pair], Seen],
-) -> dict[str, Any]:
+def views(records: Pair, modalities: Subset, cases: Sequence[Subset]) -> dict[Subset, Subset]:
+    """What is left in each case (``parse``), after all ``modalities``; by it, what is missing.
+
+    Raises:
+        UserError: of query or gallery nothing would be left.
+    """
+    found: dict[Subset, Subset] = {modalities: ()}
+    for missing in cases:
+        kept = tuple(m for m in modalities if m not in missing)
+        if not all(restrict(side, kept) for side in records):
+            raise UserError(f"--missing {'+'.join(missing)}: the test set has no image of {' or '.join(kept)}")
+        found[kept] = missing
+    return found
+
+
+def measure(seen: Mapping[Subset, Seen], cases: Mapping[Subset, Subset], protocol: str) -> dict[str, Any]:
     """The cases asked for; of several also their mean, and any-to-any.
 
     Args:
-        records: query and gallery; one list for both where they are one.
-        complete: features with all modalities.
-        modalities: those in use.
-        cases: what is missing in each (``parse``).
+        seen: features and labels of query and gallery, by what is left.
+        cases: by what is left, what is missing (``views``).
         protocol: a key of ``PROTOCOLS``.
-        look: features and labels of query and gallery, which may be one list.
 
     Returns:
         ``protocol``, ``modalities``, ``shared_part`` (whether one was trained), ``cases`` by name; of several cases
@@ -72,30 +78,40 @@ def measure(
     Raises:
         UserError: no query has a valid match.
     """
-    seen, by_case = {modalities: complete}, {}
-    for missing in cases:
-        kept = tuple(m for m in modalities if m not in missing)
-        query = restrict(records[0], kept)
-        gallery = query if records[0] is records[1] else restrict(records[1], kept)
-        if not query or not gallery:
-            raise UserError(f"--missing {'+'.join(missing)}: the test set has no image of {' or '.join(kept)}")
-        seen[kept] = look((query, gallery))
-        try:
-            by_case[f"M({'+'.join(missing).upper()})"] = _score(seen[kept], seen[kept], protocol)
-        except UserError as error:
-            raise UserError(f"--missing {'+'.join(missing)}: {error}") from error
+    by_case = {}
+    for kept, missing in cases.items():
+        if missing:
+            try:
+                by_case[f"M({'+'.join(missing).upper()})"] = _score(seen[kept], seen[kept], protocol)
+            except UserError as error:
+                raise UserError(f"--missing {'+'.join(missing)}: {error}") from error
+    whole = next(iter(cases))
     result: dict[str, Any] = {
         "protocol": protocol,
-        "modalities": list(modalities),
-        "shared_part": complete.gallery.shared is not None,
+        "modalities": list(whole),
+        "shared_part": seen[whole].gallery.shared is not None,
         "cases": by_case,
     }
-    if len(cases) > 1:
+    if len(by_case) > 1:
         result |= {"mean": _mean(list(by_case.values())), "any_to_any": _any_to_any(seen, protocol)}
     return result
 
 
-def _any_to_any(seen: dict[Subset, Seen], protocol: str) -> dict[str, Any]:
+def square(any_to_any: Mapping[str, Any], measure: str = "mAP") -> tuple[list[str], list[list[float]]]:
+    """Any-to-any as a table: the subsets by name, single spectra first; rows are of queries, columns of galleries.
+
+    Args:
+        any_to_any: as ``measure`` returns it.
+        measure: a key of ``MEASURES``.
+    """
+    found: dict[Subset, dict[Subset, float]] = {tuple(pair["query"]): {} for pair in any_to_any["pairs"]}
+    for pair in any_to_any["pairs"]:
+        found[tuple(pair["query"])][tuple(pair["gallery"])] = pair[measure]
+    order = sorted(found, key=lambda kept: (len(kept), [MODALITIES.index(m) for m in kept]))
+    return ["+".join(kept).upper() for kept in order], [[found[one][other] for other in order] for one in order]
+
+
+def _any_to_any(seen: Mapping[Subset, Seen], protocol: str) -> dict[str, Any]:
     """Every subset of the query against every subset of the gallery.
 
     Returns:

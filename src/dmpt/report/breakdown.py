@@ -9,12 +9,20 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from dmpt.evaluation.evaluate import Evaluation
+from dmpt.evaluation.missing import square
 from dmpt.pages.frame import Section, render
 from dmpt.pages.pictures import SPECTRA
 from dmpt.retrieval.embeddings import Embeddings
 from dmpt.retrieval.metrics import Metrics, evaluate, has_match
 from dmpt.retrieval.protocols import Labels
 from dmpt.settings.modalities import MODALITIES
+
+_MEANS = {
+    "matched": "query and gallery in one set of spectra",
+    "mismatched": "in different ones",
+    "disjoint": "of these, without a spectrum in common",
+    "mixed": "each sample in a set of its own, drawn at random",
+}
 
 
 def camera_section(run: Evaluation) -> Section:
@@ -31,6 +39,18 @@ def spectra_section(run: Evaluation) -> Section:
     bind = run.opened.card.config.bind
     body = _spectra_table(_by_spectra(run), bound=bind.depth > 0 and bind.external)
     return Section("spectra", "What each spectrum contributes", body)
+
+
+def any_to_any_section(run: Evaluation) -> Section | None:
+    """Each set of spectra against each, a heat map whose cells say their number; None where it was not asked for."""
+    if run.missing is None or "any_to_any" not in run.missing:
+        return None
+    found = run.missing["any_to_any"]
+    names, values = square(found)
+    said = [(name, found[key]["mAP"]) for key, name in _MEANS.items() if key in found]
+    shown = {"names": names, "rows": list(zip(names, values, strict=True)), "means": said}
+    body = render("report/any_to_any.html", shared=run.missing["shared_part"], **shown)
+    return Section("any-to-any", "Any to any", body)
 
 
 def _spectra_table(found: dict[tuple[int, ...], Metrics | None], bound: bool) -> Markup:

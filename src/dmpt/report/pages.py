@@ -48,6 +48,7 @@ def report(
             calibration.section(last),
             breakdown.camera_section(last),
             breakdown.spectra_section(last),
+            *filter(None, [breakdown.any_to_any_section(last)]),
             ranked.section(last),
             embedding.section(runs),
             attention.section(last),

@@ -13,8 +13,8 @@ from dmpt.evaluation.conditions import USUAL, Conditions
 from dmpt.evaluation.evaluate import Evaluation, evaluate
 
 
-def evaluate_all(runs: Sequence[Path], conditions: Conditions = USUAL) -> list[Evaluation]:
-    """Each run or adapter on the same test data.
+def evaluate_all(runs: Sequence[Path], conditions: Conditions = USUAL, missing: bool = False) -> list[Evaluation]:
+    """Each run or adapter on the same test data, also with modalities ``missing``.
 
     Raises:
         UserError: they were tested on different data; something is missing or does not fit.
@@ -24,7 +24,7 @@ def evaluate_all(runs: Sequence[Path], conditions: Conditions = USUAL) -> list[E
     found = []
     for run, name in zip(runs, _names(runs), strict=True):
         console.print(f"{one_line(name)}: features of the test samples")
-        found.append(replace(evaluate(run, conditions), name=name))
+        found.append(replace(evaluate(run, conditions, without="all" if missing else None), name=name))
     _check_same_data(found)
     return found
 

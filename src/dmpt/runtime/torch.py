@@ -1,6 +1,6 @@
 """A trained model in torch: from its run folder or adapter folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +46,30 @@ class Encoder:
 
         Both are tensors or arrays.
         """
-        images, present = torch.as_tensor(images), torch.as_tensor(present)
-        device = next(self.network.parameters()).device
+        return self.views(images, present, [present])[0]
+
+    def views(self, images: Any, present: Any, masks: Sequence[Any]) -> list[Embeddings]:
+        """The same samples, seen with some of their modalities: B embeddings for each of ``masks``, bool ``(3, B)``.
+
+        An image passes the tower once, unless modalities meet in it: only what mixes them is computed again.
+        """
+        images, present, network = torch.as_tensor(images), torch.as_tensor(present), self.network
+        device = next(network.parameters()).device
+
+        def where(mask: Tensor) -> Tensor | None:
+            return None if mask.all() else mask.to(device)
+
+        found = []
         with torch.inference_mode(), torch.autocast(device.type, self._precision, self._precision != torch.float32):
-            here = None if present.all() else present.to(device)
-            output = self.network(images.to(device, non_blocking=True), here, self._baked)
-            features = self.network.test_feature(output.features).view(images.shape[1], len(images), -1).cpu().numpy()
-            shared = None if self._part is None else F.normalize(output.also["shared"], dim=-1).cpu().numpy()
-        return Embeddings(features, present.T.numpy(), shared, self._standardisation)
+            images = images.to(device, non_blocking=True)
+            tokens = None if network.dense else network.tokens(images, where(present), self._baked)
+            for mask in map(torch.as_tensor, masks):
+                here = where(mask)
+                output = network(images, here, self._baked) if tokens is None else network.read(tokens, here)
+                features = network.test_feature(output.features).view(images.shape[1], len(images), -1).cpu().numpy()
+                shared = None if self._part is None else F.normalize(output.also["shared"], dim=-1).cpu().numpy()
+                found.append(Embeddings(features, mask.T.numpy(), shared, self._standardisation))
+        return found
 
 
 def runtime_of(

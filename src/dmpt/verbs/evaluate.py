@@ -70,6 +70,8 @@ def _show(result: dict[str, Any]) -> None:
 
 
 def _show_missing(data: str, result: dict[str, Any]) -> None:
+    from dmpt.evaluation.missing import square
+
     found = result["missing"]
     rows = {"complete": result, **found["cases"]}
     if "mean" in found:
@@ -86,6 +88,12 @@ def _show_missing(data: str, result: dict[str, Any]) -> None:
     }
     title = f"{data}, protocol {found['protocol']}: any-to-any, means over pairs of subsets"
     _table(title, {name: row for name, row in rows.items() if row is not None})
+    names, values = square(pairs)
+    print_table(
+        f"{data}, protocol {found['protocol']}: any-to-any, mAP; the query is seen in a row, the gallery in a column",
+        ["", *names],
+        [[name, *(f"{value:.1f}" for value in row)] for name, row in zip(names, values, strict=True)],
+    )
     if not found["shared_part"]:
         print("no shared part was trained (missing.dropout): without a common modality mean features were compared")
 
