@@ -24,6 +24,7 @@ from small import (
     redraw,
     seeded,
     small_config,
+    small_images,
     small_model,
     small_network,
 )
@@ -161,6 +162,46 @@ def test_running_statistics_are_those_of_different_identities() -> None:
     part.observe(Features(features * 0 + 1), shared, labels)  # all the same: cosine 1
     assert float(part.mean[_SETS - 1]) == pytest.approx(0.9 * float(first[_SETS - 1]) + 0.1, abs=1e-5)
     assert torch.equal(part.mean[1 : _SETS - 1], first[1 : _SETS - 1])
+
+
+@torch.no_grad()
+def test_whole_samples_cut_down_stand_for_every_set() -> None:
+    """Against pairs that are cut down one by one; nothing of a sample that lacks the modalities is taken."""
+    part = SharedPart(WIDTH)
+    present = torch.ones(3, 20, dtype=torch.bool)
+    present[0, :4] = False
+    labels = torch.arange(20) % 5
+    features = (torch.randn(3, 20, WIDTH, generator=seeded(2)) + 1).masked_fill(~present[..., None], 0)
+    part.observe_cut(Features(features, present), torch.zeros(20, WIDTH), labels)
+    found: dict[int, list[float]] = {}
+    subsets = [[m for m in range(3) if code >> m & 1] for code in range(1, 8)]
+    for i in range(20):
+        for j in range(i + 1, 20):
+            for one, other in ((a, b) for a in subsets for b in subsets):
+                there = present[one, i].all() and present[other, j].all() and labels[i] != labels[j]
+                if there and one == other:
+                    both = (features[one, x].flatten() for x in (i, j))
+                    found.setdefault(sum(2**m for m in one), []).append(float(F.cosine_similarity(*both, dim=0)))
+                elif there and not {*one} & {*other}:
+                    spaces = [
+                        torch.stack([part.project[m](features[m, x]) for m in own]).mean(dim=0)
+                        for own, x in ((one, i), (other, j))
+                    ]
+                    found.setdefault(0, []).append(float(F.cosine_similarity(*spaces, dim=0)))
+    assert len(found) == 8
+    for which, values in found.items():
+        assert float(part.mean[which]) == pytest.approx(sum(values) / len(values), abs=1e-5)
+        assert float(part.variance[which]) == pytest.approx(float(torch.tensor(values).var()), rel=1e-3)
+
+
+def test_the_setting_says_which_statistics_are_taken() -> None:
+    for standardise, seen in (("seen", 1), ("cut", 8)):
+        network, heads, config = small_model(missing={"shared": True, "standardise": standardise})
+        output = network(small_images(network.backbone, batch=6))
+        Small(network, heads, config).objective()(output, LABELS)
+        part = shared_part(network)
+        assert part is not None
+        assert int((part.variance >= 0).sum()) == seen
 
 
 @pytest.mark.parametrize(("modalities", "complete"), [(("rgb", "nir", "tir"), 7), (("rgb", "nir"), 3), (("tir",), 4)])

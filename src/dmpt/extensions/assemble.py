@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dmpt.base.errors import UserError
+from dmpt.extensions.alignment import align
 from dmpt.extensions.exchanges import Exchange
 from dmpt.extensions.identity_text import IdentityText, text_identity
 from dmpt.extensions.linear_probe import LinearProbe
@@ -33,7 +34,7 @@ from dmpt.method.backbone import Backbone
 from dmpt.method.bind import ExternalInteraction, InteractionLayer, InternalInteraction, Linear, PromptIBind
 from dmpt.method.heads import HEADS, BNNeck, Heads, Seen
 from dmpt.method.losses import Batch, Objective, Term, centre, cross_entropy, over_heads, text_modality
-from dmpt.method.modalities import MODALITY_COUNT, PerModality
+from dmpt.method.modalities import MODALITY_COUNT, Features, PerModality
 from dmpt.method.network import DMPT
 from dmpt.method.prompts import ModalityPrompts, Prompts, SemanticPrompts
 from dmpt.settings.config import Config, FirstLayer
@@ -172,8 +173,10 @@ def build_objective(config: Config, network: DMPT, heads: Heads, text: TextTarge
         Term("metric", loss.metric_weight, over_heads(of_features, loss.head_reduction)),
         Term("centre", loss.centre, of_centres),
     ]
-    if part := shared_part(network):
-        neck, observe = heads.necks["shared"], part.observe
+    part = shared_part(network)
+    if part is not None:
+        neck = heads.necks["shared"]
+        observe = part.observe_cut if config.missing.standardise == "cut" else part.observe
 
         def of_shared(batch: Batch) -> Tensor:
             shared = batch.output.also["shared"]
@@ -182,6 +185,13 @@ def build_objective(config: Config, network: DMPT, heads: Heads, text: TextTarge
             return loss.ce * of_logits(seen) + loss.metric_weight * of_features(seen)
 
         terms.append(Term("shared", loss.shared, of_shared))
+
+    def of_modalities(batch: Batch) -> Tensor:
+        features = batch.output.features  # or, where there is one, in the space in which modalities meet
+        parts = features if part is None else Features(part.project(features.x), features.present)
+        return align(parts, batch.labels, loss.metric_scale)
+
+    terms.append(Term("align", loss.align, of_modalities))
     if text is not None:
         terms.append(Term("text", loss.text, _text_term(config, network, text)))
     return Objective(heads, [term for term in terms if term.weight])

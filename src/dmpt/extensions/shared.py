@@ -54,11 +54,47 @@ class SharedPart(nn.Module):
         cosine, common = similarity(features, shared)
         strangers = torch.ones_like(common, dtype=torch.bool).triu(1) & (labels[:, None] != labels[None, :])
         for which in range(_SETS):
-            seen = cosine[strangers & (common == which)]
-            if len(seen) > 1:
-                first = self.variance[which] < 0
-                for running, new in ((self.mean, seen.mean()), (self.variance, seen.var())):
-                    running[which] = torch.where(first, new, running[which].lerp(new.to(running), _MOMENTUM))
+            self._take(which, cosine[strangers & (common == which)])
+
+    @torch.no_grad()
+    def observe_cut(self, features: Features, shared: Tensor, labels: Tensor) -> None:
+        """As ``observe``, with both samples of a pair cut down to each two subsets of what they have.
+
+        Where modalities exchange something, what is left of a sample has met the rest: then it is an approximation.
+        """
+        present = (
+            torch.ones_like(features.x[..., 0], dtype=torch.bool) if features.present is None else features.present
+        )
+        strangers = torch.ones(len(labels), len(labels), dtype=torch.bool, device=labels.device).triu(1)
+        strangers &= labels[:, None] != labels[None, :]
+        has = {
+            code: present[[m for m in range(MODALITY_COUNT) if code >> m & 1]].all(dim=0) for code in range(1, _SETS)
+        }
+        cut = {code: self._cut(features.x, code) for code in has}
+        for which, here in has.items():
+            vectors = F.normalize(cut[which].transpose(0, 1).flatten(1), dim=-1)
+            self._take(which, (vectors @ vectors.T)[strangers & here[:, None] & here[None, :]])
+        met = [(one, other) for one in has for other in has if not one & other]  # in both orders
+        spaces = {code: F.normalize(self(Features(x, self._mask(x, code))), dim=-1) for code, x in cut.items()}
+        apart = [(spaces[a] @ spaces[b].T)[strangers & has[a][:, None] & has[b][None, :]] for a, b in met]
+        self._take(0, torch.cat(apart))
+
+    @staticmethod
+    def _mask(x: Tensor, code: int) -> Tensor:
+        """A set of modalities, for every sample of ``(3, B, D)``: bool ``(3, B)``."""
+        members = torch.tensor([bool(code >> m & 1) for m in range(MODALITY_COUNT)], device=x.device)
+        return members[:, None].expand(x.shape[:2])
+
+    def _cut(self, x: Tensor, code: int) -> Tensor:
+        """Features ``(3, B, D)`` of a set of modalities alone."""
+        return x * self._mask(x, code)[..., None]
+
+    def _take(self, which: int, seen: Tensor) -> None:
+        """Cosines of a set into its running statistics; of fewer than two nothing follows."""
+        if len(seen) > 1:
+            first = self.variance[which] < 0
+            for running, new in ((self.mean, seen.mean()), (self.variance, seen.var())):
+                running[which] = torch.where(first, new, running[which].lerp(new.to(running), _MOMENTUM))
 
     def standardisation(self) -> Tensor:
         """Scale and shift that move the cosine of each set to the scale of complete samples, ``(8, 2)`` on the CPU.

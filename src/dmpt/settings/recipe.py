@@ -27,6 +27,8 @@ class LossConfig:
         text: weight of the contrastive loss.
         shared: weight of cross-entropy and metric loss of the shared part, where there is one.
         distil: weight of distillation from the whole sample, where training sees it (``missing.view: both``).
+        align: weight of a contrastive loss between the modalities of an identity: on its shared parts where there are
+            some, else on its features.
     """
 
     ce: Weight = 1.0
@@ -41,6 +43,7 @@ class LossConfig:
     text: Weight = 1.0
     shared: Weight = 1.0
     distil: Weight = 1.0
+    align: Weight = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,15 @@ class MissingConfig:
             too, from one pass of the tower and two of the interaction, and the subset is taught by the whole.
         absent: what stands in the bind for a modality that a sample lacks: ``nothing``, the bind is the mean over the
             others; or ``learned`` tokens.
+        standardise: which sets of common modalities the shared part brings to one scale: those that training has
+            ``seen``; or all, for which whole samples are ``cut`` down in thought, and dropout is not needed.
     """
 
     dropout: Share = 0.0
     shared: bool | None = None
     view: Literal["subset", "both"] = "subset"
     absent: Literal["nothing", "learned"] = "nothing"
+    standardise: Literal["seen", "cut"] = "seen"
 
     @property
     def with_shared(self) -> bool:

@@ -107,3 +107,11 @@ def _rules(config: Config) -> Iterator[tuple[object, str]]:
         "missing.view both compares a sample with what modality dropout leaves of it, after one pass of the tower; "
         "set missing.dropout above 0 and bind.layers [], or missing.view subset",
     )
+    yield (
+        config.missing.standardise == "seen" or config.missing.with_shared,
+        "missing.standardise cut is for a shared part, and there is none; set missing.shared true, or standardise seen",
+    )
+    yield (
+        not loss.align or len(data.modalities) > 1,
+        f"loss.align compares modalities, but data.modalities is {list(data.modalities)}; name two, or set it to 0",
+    )
