@@ -54,6 +54,16 @@ def hold_out(
     return [r for r in records if r.pid not in held], [r for r in records if r.pid in held]
 
 
+def fewer(records: Sequence[Record], share: float, seed: int) -> Sequence[Record]:
+    """The records of a share of the identities, at least two: the first in an order that the seed draws."""
+    if share == 1:
+        return records
+    pids = {record.pid for record in records}
+    order = sorted(pids, key=lambda pid: seed_for("fewer", seed, pid))
+    kept = {*order[: max(2, round(share * len(pids)))]}
+    return [record for record in records if record.pid in kept]
+
+
 def split_by_identity(records: Records, share: float, seed: int) -> tuple[Records, Records]:
     """Training and test records of data that nobody has split; ``share`` of the identities, in (0, 1), are tested.
 

@@ -4,6 +4,7 @@ from dmpt.adapter.folder import Card
 from dmpt.data.layouts import DATASETS
 from dmpt.data.missing import Subset, restrict
 from dmpt.data.records import Dataset, fingerprint, same_data
+from dmpt.data.split import fewer
 
 
 def fingerprint_of_test(dataset: Dataset, modalities: Subset) -> str | None:
@@ -22,7 +23,7 @@ def trained_beside(card: Card, dataset: Dataset) -> bool | None:
     then, now = card.data.get("test_fingerprint"), fingerprint_of_test(dataset, modalities)
     if then and now:
         return same_data(then, now)
-    train = restrict(dataset.train, modalities)
+    train = fewer(restrict(dataset.train, modalities), card.config.data.train_share, card.config.data.split_seed)
     if not train or card.config.train.select == "val" or card.data.get("skipped"):
         return None
     return same_data(card.data.get("fingerprint", ""), fingerprint(train))

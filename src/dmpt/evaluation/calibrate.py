@@ -22,7 +22,7 @@ from dmpt.data.check.looks import look_at
 from dmpt.data.layouts import load_dataset
 from dmpt.data.missing import restrict
 from dmpt.data.records import Dataset, Record, fingerprint
-from dmpt.data.split import hold_out, view_of
+from dmpt.data.split import fewer, hold_out, view_of
 from dmpt.embed.extract import extract
 from dmpt.evaluation.beside import trained_beside
 from dmpt.evaluation.conditions import USUAL, Conditions
@@ -231,7 +231,8 @@ def _chosen(opened: Opened, split: Split | None, skip_broken: bool) -> tuple[Seq
 
 def _halves(dataset: Dataset, config: Config, skip_broken: bool) -> tuple[Sequence[Record], Sequence[Record]]:
     """What training saw, and what it held out."""
-    records = _readable(dataset, config, dataset.train, skip_broken)
+    trained = fewer(restrict(dataset.train, config.data.modalities), config.data.train_share, config.data.split_seed)
+    records = _readable(dataset, config, trained, skip_broken)
     if config.train.select != "val":
         return records, []
     return hold_out(records, config.train.val_share, config.data.split_seed, dataset.protocol)

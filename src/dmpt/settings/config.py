@@ -7,7 +7,7 @@ equation numbers are the paper's.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dmpt.settings.numbers import AboveZero, Count, Finite, Positive, Seed, Share, ShareBetween
+from dmpt.settings.numbers import AboveZero, Count, Finite, Positive, Seed, Share, ShareAboveZero, ShareBetween
 from dmpt.settings.recipe import LossConfig, MissingConfig, TrainConfig
 
 Layout = Literal["rgbnt201", "market1501_mm", "rgbnt100", "msvr310", "wmveid863", "rgbn300", "manifest", "folder"]
@@ -31,6 +31,8 @@ class DataConfig:
             the layout's own, for own data ``same_camera``.
         test_share: share of the identities that are tested, for own data that names no splits.
         split_seed: of that split, and of the identities that ``train.select val`` holds out.
+        train_share: share of the training identities that are used, drawn with ``split_seed``: how few will do? A
+            smaller share is part of a larger one.
         size: height and width in pixels; both must be multiples of the backbone's patch.
         mean: per-channel mean in [0, 1]; null = the tower's own.
         std: per-channel standard deviation; null = the tower's own.
@@ -50,6 +52,7 @@ class DataConfig:
     protocol: Protocol | None = None
     test_share: ShareBetween = 0.2
     split_seed: Seed = 0
+    train_share: ShareAboveZero = 1.0
     size: tuple[Positive, Positive] = (256, 128)
     mean: tuple[Finite, Finite, Finite] | None = None
     std: tuple[AboveZero, AboveZero, AboveZero] | None = None

@@ -67,7 +67,7 @@ def launch(task: Task) -> "subprocess.Popen[bytes]":
         environment[_GPUS] = task.gpu
     with log_of(task).open("a", encoding="utf-8") as log:
         return subprocess.Popen(
-            [sys.executable, "-c", _RUN, str(task.out), str(os.getpid()), *["missing"] * task.missing],
+            [sys.executable, "-c", _RUN, str(task.out), str(os.getpid()), task.tested, *["missing"] * task.missing],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -12,6 +12,7 @@ from dmpt.settings.shipped import folder, settings_file, settings_of
 from dmpt.settings.values import checked, flatten
 from dmpt.study.definition import name_of_data
 from dmpt.study.reading import KNOWN, listed, placed, settings_in, shipped_settings
+from dmpt.synthetic.setup import PLAIN, Setup
 
 _SECTIONS = {key.partition(".")[0] for key in KNOWN}
 
@@ -24,6 +25,7 @@ class World:
     test_ids: Several
     seed: Seed = 0
     object: Object = "person"
+    setup: Setup = PLAIN
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class _Keys:
     config: str | None = None  # a file of ``configs/`` that ``settings`` come on top of
     settings: dict[str, Any] = field(default_factory=dict)
     world: dict[str, Any] | None = None
-    asks: tuple[Literal["data.root", "backbone.weights"], ...] = ()
+    tested: dict[str, Any] | None = None  # another world, whose test identities are tested instead
+    asks: tuple[Literal["data.root", "backbone.weights", "tested"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Data:
     settings: dict[str, Any]  # the base, as dotted keys; all that are known
     world: World | None = None  # None = the user's own data
     asks: tuple[str, ...] = ()  # settings that the user must give
+    tested: World | None = None  # another world that is tested on; None = the same data, or the user's
 
 
 def find_data(given: str) -> Data:
@@ -65,7 +69,7 @@ def find_data(given: str) -> Data:
         path = shipped
     content = read_mapping(path, str(path))
     plain = any(str(key).partition(".")[0] in _SECTIONS for key in content)
-    if plain or not {"config", "settings", "world", "asks"} & set(content):
+    if plain or not {"config", "settings", "world", "tested", "asks"} & set(content):
         with placed(path):
             settings = KNOWN | settings_in(settings_of(content, "settings"))
         if settings["backbone.tune"] != "frozen" and path == settings_file(given):
@@ -77,6 +81,7 @@ def find_data(given: str) -> Data:
     with placed(path):
         keys = checked(_Keys, listed(content, "asks"))
         drawn = None if keys.world is None else checked(World, keys.world, "world")
+        tested = None if keys.tested is None else checked(World, keys.tested, "tested")
         settings = KNOWN | (shipped_settings(keys.config) if keys.config else {})
         with placed("settings"):
-            return Data(name_of_data(given), settings | settings_in(flatten(keys.settings)), drawn, keys.asks)
+            return Data(name_of_data(given), settings | settings_in(flatten(keys.settings)), drawn, keys.asks, tested)

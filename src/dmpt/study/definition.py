@@ -52,6 +52,7 @@ class _Keys:
     seeds: Positive = 3  # number of training seeds, by default
     lr: tuple[AboveZero, ...] = ()  # learning rates of the rows that have none of their own
     missing: bool = False  # whether it is also tested with modalities missing
+    any_to_any: tuple[str, ...] = ()  # rows whose any-to-any is shown, 7 x 7
     timed: bool = False  # whether it is about the time of a step: it takes no other study's runs, and draws a map of it
     split: Split = "test"  # what rows are measured on; ``validation``: identities held out from training
     base: dict[str, Any] = field(default_factory=dict)  # settings of all rows, on the data's; flags come on top of both
@@ -95,7 +96,7 @@ def find(name: str) -> Study:
     path = _file_of(name)
     content = read_mapping(path, str(path))
     with placed(path):
-        keys = checked(_Keys, listed(content, "reference", "data"))
+        keys = checked(_Keys, listed(content, "reference", "data", "any_to_any"))
         require(keys.rows, "rows is empty; give a list, each with a name")
         require(keys.data, "data is empty; name what the study runs on")
         require(keys.reference, "reference is empty; name the row that the others are compared with")
@@ -107,6 +108,9 @@ def find(name: str) -> Study:
             require(row in names, f"reference {row!r} is no row; rows are {', '.join(names)}")
         for pair in keys.pairs:
             require({*pair} <= {*names}, f"pairs: {list(pair)} must be two rows, of {', '.join(names)}")
+        for row in keys.any_to_any:
+            require(row in names, f"any_to_any {row!r} is no row; rows are {', '.join(names)}")
+        require(keys.missing or not keys.any_to_any, "any_to_any needs missing: true; set it, or leave out any_to_any")
         tried = sorted({len(row.lr) for row in rows} - {0})
         require(len(tried) < 2, f"rows try {tried} learning rates; give each that tries any the same number of them")
         require(not (keys.missing and keys.split != "test"), "missing: true needs split: test; remove one of them")

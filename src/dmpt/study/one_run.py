@@ -12,7 +12,7 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dmpt.base.errors import Diverged, UserError
 from dmpt.base.files import write_text
@@ -21,6 +21,10 @@ from dmpt.base.stopping import Interrupted, stoppable
 from dmpt.base.yaml import load
 from dmpt.settings.config import Config
 from dmpt.settings.values import from_dict
+
+if TYPE_CHECKING:
+    from dmpt.retrieval.embeddings import Embeddings
+    from dmpt.retrieval.protocols import Labels
 
 _PATIENCE = 60.0  # seconds in which a run whose study is gone should have saved; another signal ends it unsaved
 _RESULT = "result.json"
@@ -31,20 +35,21 @@ def settings_file(out: Path) -> Path:
     return out.with_name(f"{out.name}.yaml")
 
 
-def work(config: Config, out: Path, missing: bool = False) -> None:
+def work(config: Config, out: Path, missing: bool = False, tested: str = "") -> None:
     """Train, going on where an earlier attempt was stopped; evaluate; write what was found into the run folder.
 
     Args:
         config: the settings; with ``train.select val`` the test split is not read, and divergence is a finding.
         out: the run folder.
         missing: whether it is also tested with modalities missing.
+        tested: folder of the data whose test split is tested; empty = that of its own data.
 
     Raises:
         UserError: as ``dmpt train`` and ``dmpt evaluate``.
     """
     from dmpt.base.environment import environment
     from dmpt.evaluation.conditions import Conditions
-    from dmpt.evaluation.evaluate import PRIVATE, by_query, evaluate
+    from dmpt.evaluation.evaluate import PRIVATE, by_query, evaluate, everyone
     from dmpt.retrieval.calibration import verification
     from dmpt.retrieval.metrics import MEASURES
     from dmpt.retrieval.metrics import evaluate as score
@@ -65,9 +70,11 @@ def work(config: Config, out: Path, missing: bool = False) -> None:
         numbers = metrics.to_dict() | {"verification": None if pairs is None else asdict(pairs)}
         per_query = by_query(metrics, seen.query_labels)
     elif not numbers:
-        evaluation = evaluate(out, Conditions(root=config.data.root), without="all" if missing else None)
+        conditions = Conditions(root=tested or config.data.root)
+        evaluation = evaluate(out, conditions, without="all" if missing else None)
         evaluation.save()
         numbers, per_query = evaluation.to_dict(), by_query(evaluation.metrics, evaluation.seen.query_labels)
+        numbers["threshold"] = _threshold(*everyone((evaluation.query, evaluation.gallery), evaluation.seen))
     own = {"step": trainer.progress.step, "seed": config.train.seed, **environment()}
     where = {key: value for key, value in numbers.get("provenance", own).items() if key not in PRIVATE}
     trained = trainer.network.trained_count if config.train.epochs else 0
@@ -75,6 +82,24 @@ def work(config: Config, out: Path, missing: bool = False) -> None:
     per_query["average_precision"] = [v if v is None else round(v, 4) for v in per_query["average_precision"]]
     content = {"numbers": {**numbers, "study": study, "provenance": where}, "per_query": per_query}
     write_text(out / _RESULT, json.dumps(content) + "\n")
+
+
+def _threshold(items: "Embeddings", labels: "Labels") -> dict[str, Any] | None:
+    """What scores are worth to a threshold, percent; None where the identities are too few to say.
+
+    Returns:
+        ``achieved``: what an FMR of 1 % that some identities give comes to with others; ``dir``: by FPIR in percent,
+        how many of those who are in a gallery are found at rank 1.
+    """
+    from dmpt.retrieval.asked import achieved
+    from dmpt.retrieval.openset import open_set
+
+    try:
+        rates, searches = achieved(items, labels), open_set(items, labels, ranks=[1])
+    except UserError:
+        return None
+    found = {f"{100 * search.far:g}": search.mean for search in searches}
+    return {"achieved": None if rates is None else asdict(rates), "dir": found}
 
 
 def found_in(out: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
@@ -110,8 +135,8 @@ def _stop_with(parent: int) -> None:
 
 
 def main() -> None:
-    """Make the run of ``OUT PARENT [missing]``; exit code 2 with a line of what the user can mend."""
-    folder, parent, *missing = sys.argv[1:]
+    """Make the run of ``OUT PARENT TESTED [missing]``; exit code 2 with a line of what the user can mend."""
+    folder, parent, tested, *missing = sys.argv[1:]
     out = Path(folder)
     keep_freed_memory()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the study's way to stop it, whatever the study was started with
@@ -119,7 +144,7 @@ def main() -> None:
         with stoppable():
             _stop_with(int(parent))
             config = from_dict(load(settings_file(out).read_text(encoding="utf-8")))
-            work(config, out, bool(missing))
+            work(config, out, bool(missing), tested)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None

@@ -26,6 +26,7 @@ class Task:
     config: Config  # its settings
     out: Path  # its run folder
     missing: bool = False  # whether it is also tested with modalities missing
+    tested: str = ""  # folder of other data, whose test split is tested; empty = that of its own data
     fingerprint: str = ""  # of all the data, all splits; empty = not looked at
     backbone: str | None = None  # sha256 of the weights; None = not looked at, or random
     jobs: int = 1  # how many runs share the machine
@@ -73,6 +74,7 @@ class Plan:
     fingerprint: str = ""  # of the data, all splits; empty = not looked at
     backbones: Mapping[str, str] = field(default_factory=dict)  # sha256 of weights, as far as they are known
     jobs: int = 1  # how many runs share the machine
+    tested: str = ""  # folder of the data that are tested, where they are others than those trained on
 
     @property
     def trials(self) -> list[Task]:
@@ -114,7 +116,8 @@ class Plan:
             train = replace(train, select="val", eval_every=max(1, train.epochs))
         config = replace(config, train=train)
         missing, backbone = self.study.missing and split == "test", self.backbones.get(backbone_name(config))
-        task = Task(self.data, row.name, config, self.out, missing, self.fingerprint, backbone, self.jobs)
+        tested = self.tested if split == "test" else ""
+        task = Task(self.data, row.name, config, self.out, missing, tested, self.fingerprint, backbone, self.jobs)
         return replace(task, out=self.out / task.place)
 
 

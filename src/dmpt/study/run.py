@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from dmpt.settings.config import Config
 from dmpt.settings.saved import CONFIG, read_settings
 from dmpt.settings.values import difference
 from dmpt.study import board
-from dmpt.study.data import Data
+from dmpt.study.data import Data, World
 from dmpt.study.definition import EQUAL, RANK, Study
 from dmpt.study.one_run import found_in
 from dmpt.study.plan import Plan, Task, estimate, hashes, make
@@ -30,6 +30,7 @@ def study(
     seeds: int | None = None,
     rows: Sequence[str] = (),
     jobs: int = 1,
+    tested: Path | None = None,
     launch: board.Launch = board.launch,
 ) -> Path:
     """Run what is missing and write table, plot and provenance.
@@ -43,6 +44,7 @@ def study(
         seeds: training seeds; None = the study's number.
         rows: names of rows to run; empty = all.
         jobs: processes at most.
+        tested: folder of other data, whose test split is tested.
         launch: how a run is started.
 
     Returns:
@@ -53,10 +55,11 @@ def study(
     """
     options: dict[str, Any] = {"seeds": seeds or study.seeds, "only": rows, "out": out}
     make(study, data.name, base, **options)  # settings are refused before a world is rendered
-    base = _with_data(data, base)
-    plan = make(study, data.name, base, **options)
+    base = _with_data(data, base, tested)
+    elsewhere = str(tested.absolute()) if tested else "" if data.tested is None else _drawn(data.tested)
+    plan = replace(make(study, data.name, base, **options), tested=elsewhere)
     backbones = hashes(config for _, config in plan.rows)  # and before a run is started, that the weights are there
-    plan = replace(plan, backbones=backbones, fingerprint=_fingerprint(base), jobs=jobs)
+    plan = replace(plan, backbones=backbones, fingerprint=_fingerprint(base, elsewhere), jobs=jobs)
     for line in plan.left_out:
         console.print(f"left out: {line}")
     place = _Place(study, results, data.name)
@@ -64,8 +67,8 @@ def study(
         if task.find(place.own) is None:
             _check_folder(task)
     place.ask(plan, base)
-    tested = sum(task.find(place.own) is not None for task in plan.tests(plan.chosen(place.own)))
-    failures = _run(plan, place, plan.trials, tested, "trying learning rates", launch)
+    there = sum(task.find(place.own) is not None for task in plan.tests(plan.chosen(place.own)))
+    failures = _run(plan, place, plan.trials, there, "trying learning rates", launch)
     for line in grid_lines(plan, place.own):
         console.print(line)
     tests = plan.tests(plan.chosen(place.own))
@@ -187,25 +190,35 @@ def _check_folder(task: Task) -> None:
         )
 
 
-def _with_data(data: Data, base: Config) -> Config:
+def _with_data(data: Data, base: Config, tested: Path | None = None) -> Config:
     """The base with its data set in place: rendered where it is a world, else given."""
     if data.world is not None and base.data.root is None:
-        from dmpt.synthetic.cached import world
-
-        base = replace(base, data=replace(base.data, root=str(world(**asdict(data.world)))))
-    lacking = {"data.root": base.data.root is None, "backbone.weights": base.backbone.weights == "hub"}
+        base = replace(base, data=replace(base.data, root=_drawn(data.world)))
+    lacking = {
+        "data.root": base.data.root is None,
+        "backbone.weights": base.backbone.weights == "hub",
+        "tested": tested is None,
+    }
     for setting in data.asks:
         if lacking.get(setting):
             raise UserError(f"{data.name} is your own: give --{setting}")
     return base
 
 
-def _fingerprint(base: Config) -> str:
-    """Of all splits."""
+def _drawn(world: World) -> str:
+    """The folder of a drawn world."""
+    from dmpt.synthetic.cached import world as cached
+
+    return str(cached(**vars(world)))
+
+
+def _fingerprint(base: Config, tested: str = "") -> str:
+    """Of all splits; where other data are ``tested``, of what is trained on and of theirs."""
     from dmpt.data.layouts import load_dataset
     from dmpt.data.records import fingerprint
 
     assert base.data.root is not None
     found = load_dataset(base.data.layout, base.data.root, base.data)
-    both = found.query if found.query is found.gallery else [*found.query, *found.gallery]
+    test = load_dataset(base.data.layout, tested, base.data) if tested else found
+    both = test.query if test.query is test.gallery else [*test.query, *test.gallery]
     return fingerprint([*found.train, *both])

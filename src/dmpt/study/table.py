@@ -20,9 +20,17 @@ from dmpt.study.groups import Group, compare
 from dmpt.study.plan import Plan, asked, best
 from dmpt.study.plot import Line, strips, time_map
 from dmpt.study.results import ENDING, Result, read
+from dmpt.study.squares import Square, squares
+from dmpt.study.squares import picture as square_picture
 
 _MISSING = (("mean of the missing cases", "mean"), ("mismatched subsets", "any_to_any", "mismatched"))
-_PAIRS = {"strangers' cosine": (("strangers",), ".3f"), "TAR at FMR 1 %": (("tar", "1"), ".1f")}
+_MIXED = ("mixed galleries", "any_to_any", "mixed")
+_PAIRS = {
+    "strangers' cosine": (("verification", "strangers"), ".3f"),
+    "TAR at FMR 1 %": (("verification", "tar", "1"), ".1f"),
+    "FMR where 1 % is asked": (("threshold", "achieved", "fmr"), ".2f"),
+    "DIR at FPIR 10 %": (("threshold", "dir", "10"), ".1f"),
+}
 _SPLITS = {"test": "the test split", "validation": "identities held out from training, the test split unseen"}
 _NOTES = (
     "Numbers are percent on {split}: the mean over training seeds ± standard deviation (lowest to highest "
@@ -68,6 +76,9 @@ def write(study: Study, results: Path) -> Path:
         provenance[data] = [_origin(result) for result in kept.results if any(result is one for one in shown)]
         plotted = [Line(group.name, group.values("mAP"), group.seconds()) for group in groups]
         write_text(results / f"{data}.svg", strips(f"{study.name} on {data}", plotted))
+        if drawn := squares(study.any_to_any, groups):
+            write_text(results / f"{data}-any-to-any.svg", square_picture(f"{study.name} on {data}", drawn))
+            text += _any_to_any(study, data, drawn)
         if study.timed and any(line.seconds for line in plotted):
             write_text(results / f"{data}-time.svg", time_map(f"{study.name} on {data}", plotted))
             text.append(_picture(study, f"{data}, mAP against time", f"{data}-time.svg"))
@@ -125,11 +136,12 @@ def _section(
 ) -> list[str]:
     """What ``table.md`` says of some data."""
     study, data = plan.study, plan.data
-    shown = _MISSING if study.missing else ()  # a result of another study may have them all the same
+    shown: list[tuple[str, ...]] = [*_MISSING] if study.missing else []  # another study's result may have them, too
+    shown += [_MIXED] if study.any_to_any else []
     extra = [m for m in shown if any(g.values("missing", *m[1:], "mAP") for g in groups)]
     printed = {group.name: group.cell for group in groups if group.cell is not None}
     timed = any(group.seconds() for group in groups)
-    pairs = _PAIRS if any(group.values("verification", "strangers") for group in groups) else {}
+    pairs = {name: own for name, own in _PAIRS.items() if any(group.values(*own[0]) for group in groups)}
     header = [
         "",
         "mAP",
@@ -149,7 +161,7 @@ def _section(
                 _spread(group.values("rank1")),
                 *(_spread(group.values("missing", *keys, "mAP")) for _, *keys in extra),
                 *[f"{group.cell.paper['mAP']:.1f}" if group.cell else ""] * bool(printed),
-                *(_mean(group.values("verification", *keys), digits) for keys, digits in pairs.values()),
+                *(_mean(group.values(*keys), digits) for keys, digits in pairs.values()),
                 f"{group.results[0].study['trained']:,}",
                 *[f"{min(seconds):.3f}" if seconds else ""] * timed,
                 *(_compared(compared[group.name]) if group.name in compared else (alone[group is reference], "")),
@@ -183,6 +195,15 @@ def _section(
         "",
         _picture(study, data, f"{data}.svg"),
     ]
+
+
+def _any_to_any(study: Study, data: str, found: Sequence[Square]) -> list[str]:
+    """What ``table.md`` says of it: a table for each row, and the picture of all."""
+    text = ["Any-to-any, mAP: a row is what the query is seen in, a column what the gallery is seen in.\n"]
+    for one in found:
+        rows = [[name, *(f"{v:.1f}" for v in values)] for name, values in zip(one.subsets, one.values, strict=True)]
+        text += [*_markdown([one.name, *one.subsets], rows), ""]
+    return [*text, _picture(study, f"{data}, any-to-any", f"{data}-any-to-any.svg")]
 
 
 def _picture(study: Study, shows: str, file: str) -> str:
@@ -233,6 +254,7 @@ def _csv_lines(data: str, group: Group, comparison: tuple[Comparison, float] | N
                 "epochs": result.config["train.epochs"],
                 **{key: result.numbers[key] for key in MEASURES},
                 **({"strangers_cosine": pairs["strangers"], "tar_at_fmr_1": pairs["tar"]["1"]} if pairs else {}),
+                **(_thresholds(limits) if (limits := result.numbers.get("threshold")) else {}),
                 "mAP_missing_mean": without.get("mean", {}).get("mAP"),
                 "mAP_in_paper": group.cell.paper["mAP"] if group.cell else None,
                 "trained": study["trained"],
@@ -243,6 +265,14 @@ def _csv_lines(data: str, group: Group, comparison: tuple[Comparison, float] | N
             }
         )
     return lines
+
+
+def _thresholds(found: Mapping[str, Any]) -> dict[str, float]:
+    """What scores are worth to a threshold, by column."""
+    rates = found["achieved"] or {}
+    columns = {"fmr_asked_1": "fmr", "fmr_asked_1_low": "low", "fmr_asked_1_high": "high", "tar_asked_1": "tar"}
+    own = {name: rates[key] for name, key in columns.items() if key in rates}
+    return own | {f"dir_at_fpir_{far}": value for far, value in found["dir"].items()}
 
 
 def _csv(lines: Sequence[Mapping[str, Any]]) -> str:

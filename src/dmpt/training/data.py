@@ -16,7 +16,7 @@ from dmpt.data.loader import Batch, SampleDataset, train_batches
 from dmpt.data.missing import incomplete, restrict
 from dmpt.data.records import Dataset, Record, fingerprint, labels_of, pid_to_label
 from dmpt.data.sampler import PKSampler, shard
-from dmpt.data.split import held_out_count, hold_out
+from dmpt.data.split import fewer, held_out_count, hold_out
 from dmpt.data.transforms import TrainTransform
 from dmpt.embed.extract import Pair
 from dmpt.evaluation.opened import test_records
@@ -102,6 +102,7 @@ def read(config: Config, skip_broken: bool) -> TrainingData:
     if not dataset.train:
         raise UserError(f"data of layout {dataset.name} have no training images; list them as train")
     used = {split: restrict(listed, config.data.modalities) for split, listed in dataset.splits.items()}
+    used["train"] = fewer(used["train"], config.data.train_share, config.data.split_seed)
     looks = look_at(dataset, chain(*used.values()))
     records, unreadable = keep_readable(used["train"], looks, skip_broken)
     value_range = settled(config.data.value_range, records, looks)

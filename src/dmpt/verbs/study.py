@@ -18,6 +18,7 @@ def run(
     seeds: Positive | None = None,
     rows: str | None = None,
     jobs: Positive = 1,
+    tested: Path | None = None,
     dry_run: bool = False,
     table: bool = False,
     out: Path = Path("runs/studies"),
@@ -33,6 +34,7 @@ def run(
         seeds: How many, counted on from --train.seed.
         rows: Only these, separated by semicolons.
         jobs: Runs at a time; they share the cores.
+        tested: Folder of another data set, of the same layout, whose test split is tested.
         dry_run: List the runs, with an estimate of their time.
         table: Only rebuild table, plot and provenance from results.
         out: Run folders go to OUT/STUDY/DATA/ROW.
@@ -64,7 +66,8 @@ def run(
         plan = make(chosen, data.name, config, seeds=seeds or chosen.seeds, only=only, out=out)
         print(*runs.dry_run(plan, results), sep="\n")
     else:
-        page = runs.study(chosen, data, config, out=out, results=results, seeds=seeds, rows=only, jobs=jobs)
+        place: dict[str, Any] = {"out": out, "results": results, "tested": tested}
+        page = runs.study(chosen, data, config, seeds=seeds, rows=only, jobs=jobs, **place)
         print(page.read_text(encoding="utf-8"))
 
 
