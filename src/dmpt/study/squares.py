@@ -9,7 +9,7 @@ from dmpt.evaluation.missing import square
 from dmpt.pages.frame import render
 from dmpt.study.groups import Group
 
-_SIDE, _LEFT, _TOP, _GAP = 46, 116, 116, 34
+_SIDE, _LEFT, _TOP, _GAP = 46, 116, 116, 72
 """Of a cell; left of the first and above it; between two squares."""
 
 
