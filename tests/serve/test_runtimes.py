@@ -83,12 +83,3 @@ def test_it_writes_and_does_not_say_where_it_looks(served: tuple[Running, Embedd
     assert open_gallery(gallery).count("key = 'new'") == 0
     looked = one.client.post("/attention", files=files())
     assert (looked.status_code, looked.json()["error"][:31]) == (422, "tiny.onnx is an exported graph,")
-
-
-def test_a_gallery_of_another_precision_is_refused_in_one_line(file: Path, home: Path, model: Embedder) -> None:
-    """Its rows are of torch in the precision of its calibration, which a file of fp32 does not compute in."""
-    command = [sys.executable, "-m", "dmpt", "serve", str(file), "--gallery", str(home / "g.lance"), "--port", "0"]
-    if model.precision == "fp32":
-        pytest.skip("torch computes in fp32 here too")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
