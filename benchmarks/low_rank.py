@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dmpt.base.memory import keep_freed_memory
 from dmpt.extensions.lora import LoRA, merge_lora
 from dmpt.settings.config import Config
 from dmpt.settings.shipped import read_config
@@ -37,6 +38,7 @@ class TwoProducts(LoRA):
 def main() -> None:
     args = parser_of(__doc__, samples=16, repeats=5).parse_args()
     case, repeats = case_of(args), 1 if args.quick else args.repeats
+    keep_freed_memory()  # as dmpt train and dmpt embed do
     print(f"{machine()}\n\n{case}; medians of {repeats}")
     training(case, repeats)
     inference(case, repeats)

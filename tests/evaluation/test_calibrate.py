@@ -318,3 +318,16 @@ def test_normalised_scores(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     main(["calibrate", str(run)])
     assert not (run / "best" / COHORT).exists()
     assert calibration(run) == plain
+
+
+def test_an_evaluation_says_what_the_thresholds_come_to(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", str(run)])
+    assert "calibrated for 10 % of strangers: " in capsys.readouterr().out
+    found = evaluate(run).calibrated
+    assert found is not None
+    limit = calibration(run).threshold(MODALITIES, 0.1)
+    assert [(each.asked, each.threshold) for each in found] == [(0.1, limit)]
+    assert evaluate(run, replace(FP32, precision="bf16")).calibrated is None
+    assert evaluate(run, replace(FP32, which="last")).calibrated is None
+    main(["calibrate", str(run), "--split", "test"])
+    assert evaluate(run).calibrated is None  # of the same samples

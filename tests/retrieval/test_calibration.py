@@ -1,6 +1,7 @@
 """Scores to error rates, against counting by hand, scikit-learn's DET curve, and rates that other people then have."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from dmpt.retrieval.calibration import (
 )
 from dmpt.retrieval.embeddings import Embeddings, plain, unit
 from dmpt.retrieval.protocols import Labels
+from dmpt.retrieval.reached import reached
 
 Floats = npt.NDArray[np.float64]
 some_scores = st.lists(st.integers(-5, 5), min_size=1, max_size=30).map(lambda s: np.sort(np.array(s, np.float64)) / 5)
@@ -185,3 +187,32 @@ def test_rates_that_so_few_people_cannot_carry_are_left_out() -> None:
     few, many = pairs_of(np.ones(50), strangers, count=10), pairs_of(np.ones(50), strangers, count=200)
     assert [t.fmr for t in thresholds(few, draws=10)] == [0.1]  # 45 couples of people: 0.022 each
     assert [t.fmr for t in thresholds(many, draws=10)] == [0.1, 0.01, 0.001, 0.0001]
+
+
+def test_what_a_threshold_reaches_among_others_is_counted() -> None:
+    items, labels = people(30, 4, seed=1)
+    limits = thresholds(cross_camera_pairs(items, labels), (0.1, 0.01))
+    others, theirs = people(24, 4, seed=2, cameras=3)
+    found = reached(limits, others, theirs)
+    assert [each.asked for each in found] == [0.1, 0.01]
+    for each in found:
+        strangers, mates = [], []
+        for a in range(len(others)):
+            for b in range(a + 1, len(others)):
+                if theirs.cameras[a] != theirs.cameras[b]:
+                    above = float(others.flat[a].astype(float) @ others.flat[b].astype(float)) > each.threshold
+                    (mates if theirs.pids[a] == theirs.pids[b] else strangers).append(above)
+        assert each.fmr == pytest.approx(np.mean(strangers), abs=1e-9)
+        assert each.tar == pytest.approx(np.mean(mates), abs=1e-9)
+        assert each.low <= each.fmr <= each.high
+        assert each.low < each.high
+    own = reached(limits, items, labels)
+    assert all(each.fmr <= each.asked for each in own)
+    assert [each.tar for each in own] == [limit.tar for limit in limits]
+
+
+def test_where_most_strangers_pass_a_threshold_it_is_said() -> None:
+    items, labels = people(20, 4, seed=3)
+    (limit,) = thresholds(cross_camera_pairs(items, labels), (0.1,))
+    (low,) = reached([replace(limit, threshold=-1.0)], items, labels)
+    assert (low.fmr, low.low, low.high, low.tar) == (1, 1, 1, 1)

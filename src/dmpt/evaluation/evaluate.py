@@ -8,10 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from dmpt.adapter import calibration
 from dmpt.adapter import folder as adapter
 from dmpt.adapter.files import CARD
 from dmpt.adapter.packaged import is_shipped
 from dmpt.base.environment import environment
+from dmpt.base.errors import UserError
 from dmpt.base.files import expanded, write_text
 from dmpt.base.terminal import warn
 from dmpt.data.records import Record, fingerprint, labels_of, short
@@ -25,7 +29,9 @@ from dmpt.retrieval.metrics import Metrics, measure
 from dmpt.retrieval.metrics import evaluate as score
 from dmpt.retrieval.openset import OpenSet, open_set
 from dmpt.retrieval.protocols import Labels
+from dmpt.retrieval.reached import Reached, reached
 from dmpt.retrieval.rerank import KReciprocal, rerank
+from dmpt.settings.modalities import number_of
 
 PRIVATE = ("adapter", "command")
 """What provenance says of this machine's paths."""
@@ -79,6 +85,28 @@ class Evaluation:
         """How far mates and strangers of different cameras lie apart; None where there are none of either."""
         return verification(*self.seen)
 
+    @cached_property
+    def calibrated(self) -> list[Reached] | None:
+        """What the thresholds of the adapter's calibration come to here, between samples that lack nothing.
+
+        None where there is no calibration at this precision, or it is of these very samples.
+        """
+        known, modalities = calibration.load(self.opened.folder), self.opened.data.modalities
+        items, labels = everyone((self.query, self.gallery), self.seen)
+        tested = self.gallery if self.query is self.gallery else [*self.query, *self.gallery]
+        table = None if known is None else known.rates(modalities)
+        if known is None or table is None or known.precision != self.opened.precision:
+            return None
+        if known.fingerprint == fingerprint(tested):
+            return None
+        whole = np.flatnonzero(items.codes == number_of(modalities))
+        if known.views == "scene" and labels.scenes is not None:
+            labels = Labels(labels.pids, labels.scenes)
+        try:
+            return reached(table.thresholds, items[whole], labels[whole])
+        except UserError:  # no two views of any of those that lack nothing
+            return None
+
     @property
     def ending(self) -> str:
         """What files about it have in their names, behind a dot; empty for the run's own test split."""
@@ -91,11 +119,13 @@ class Evaluation:
         """The numbers, in percent, and where they come from, in types that JSON knows.
 
         Those with modalities missing are under ``missing``, those after re-ranking under ``k_reciprocal_reranked``; the
-        others are neither. Under ``verification`` are those of pairs, without a ranking; under ``open_set`` those of
-        searches for people of whom some are not there.
+        others are neither. Under ``verification`` are those of pairs, without a ranking; under ``calibrated`` the rates
+        in [0, 1] at the thresholds of the adapter's calibration; under ``open_set`` those of searches for people of
+        whom some are not there.
         """
         also = {
             "verification": None if self.verification is None else asdict(self.verification),
+            "calibrated": None if self.calibrated is None else [asdict(found) for found in self.calibrated],
             "open_set": None if self.open_set is None else [asdict(found) for found in self.open_set],
             "missing": self.missing,
             "k_reciprocal_reranked": self.reranked,

@@ -276,15 +276,22 @@ def thresholds(pairs: Pairs, rates: Sequence[float] = RATES, draws: int = 200, s
     mates, couples = pairs.scores[same], strangers.couples
     scores = {rate: threshold_at(strangers.scores[::-1], rate) for rate in rates if rate * couples >= 1}
     carried = {rate: score for rate, score in scores.items() if score is not None}
-    intervals = _intervals(strangers, carried, draws, seed) if carried else {}
+    found = intervals(strangers, carried, draws, seed) if carried else {}
     return [
         Threshold(rate, carried[rate], low, high, float(np.mean(mates > carried[rate])), fmr_low, fmr_high)
-        for rate, (low, high, fmr_low, fmr_high) in intervals.items()
+        for rate, (low, high, fmr_low, fmr_high) in found.items()
     ]
 
 
-def _intervals(strangers: Pairs, carried: Mapping[float, float], draws: int, seed: int) -> dict[float, list[float]]:
-    """By FMR, ends of the 95 % intervals of its threshold, and of the FMR at this one, of pairs in descending order."""
+def intervals(strangers: Pairs, carried: Mapping[float, float], draws: int, seed: int = 0) -> dict[float, list[float]]:
+    """By FMR, ends of the 95 % intervals of its threshold among these pairs, and of their FMR at the one given.
+
+    Args:
+        strangers: in descending order of their scores.
+        carried: thresholds by FMR, one or more.
+        draws: of identities.
+        seed: of the draws.
+    """
     ranked, first, second = strangers.scores, strangers.first, strangers.second
     count = int(max(first.max(), second.max())) + 1
     met = np.zeros((count, count))  # pairs of items of each two identities
@@ -297,7 +304,7 @@ def _intervals(strangers: Pairs, carried: Mapping[float, float], draws: int, see
     totals = np.einsum("di,ij,dj->d", weights, met, weights, optimize=True)
     above = {rate: int(np.searchsorted(-ranked, -score, side="left")) for rate, score in carried.items()}
     drawn, achieved = ({rate: list[float]() for rate in carried} for _ in range(2))
-    reach = math.ceil(_REACH * max(carried) * len(ranked))
+    reach = max(math.ceil(_REACH * max(carried) * len(ranked)), *above.values())
     for own, total in zip(weights, totals, strict=True):
         if total == 0:  # one identity alone was drawn
             continue

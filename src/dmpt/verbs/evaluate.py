@@ -51,6 +51,11 @@ def _show(result: dict[str, Any]) -> None:
             f"equal error rate {pairs['eer']:.1f} %; "
             f"where 1 % of strangers pass, {pairs['tar']['1']:.1f} % of mates do"
         )
+    for found in result.get("calibrated", ()):
+        print(
+            f"calibrated for {100 * found['asked']:g} % of strangers: {100 * found['fmr']:.2g} % of these pass "
+            f"({100 * found['low']:.2g} to {100 * found['high']:.2g}), and {100 * found['tar']:.1f} % of mates"
+        )
     if result.get("open_set") == []:
         print("open set: so few unknown probes cannot carry a rate of 10 % false alarms")
     for found in result.get("open_set", ()):
