@@ -105,7 +105,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "registers, common prompts from layer 1": (
         "registers",
-        {"semantic": {"share": True, "first_layer": 1}, "missing": {"dropout": 0.3, "view": "both"}},
+        {
+            "semantic": {"share": True, "first_layer": 1},
+            "missing": {"dropout": 0.3, "view": "both", "standardise": "cut"},
+        },
     ),
     "linear probe of two modalities, layer scale": (
         "dino",
