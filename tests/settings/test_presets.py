@@ -129,21 +129,34 @@ def test_dmpt_fast_begins_in_the_middle_of_any_tower(depth: int, tmp_path: Path)
     assert count_parameters(fast, 4) == count_parameters(by_hand, 4)
 
 
-def test_the_finalists_are_tested_with_seeds_and_persons_that_chose_nothing() -> None:
-    study = find("finalists")
+@pytest.mark.parametrize("name", ["finalists", "tuning"])
+def test_finalists_are_tested_with_seeds_that_chose_nothing(name: str) -> None:
+    study = find(name)
     assert study.split == "test"
     seeds = set(range(study.base["train.seed"], study.base["train.seed"] + study.seeds))
     files = (folder("studies").parent / "results").glob(f"*/*{ENDING}")
-    kept = [result for path in files if path.parent.name != "finalists" for result in read(path).results]
+    kept = [result for path in files if path.parent.name not in ("finalists", "tuning") for result in read(path).results]
     assert len(kept) > 300
     assert not seeds & {result.seed for result in kept}
-    fresh, *others = (find_data(name).world for name in ("synthetic_fresh", "synthetic", "vehicles"))
-    assert fresh is not None
-    assert fresh.seed not in [world and world.seed for world in others]
-    assert find_data(study.data[0]).world == fresh
+
+
+def test_finalists_are_tested_on_worlds_that_chose_nothing() -> None:
+    names = [path.stem for path in (folder("studies") / "data").glob("*.yaml")]
+    used = {name: world for name in names if (world := find_data(name).world)}
+    fresh = {name: used.pop(name) for name in ("synthetic_fresh", "vehicles_fresh")}
+    assert len(used) > 3
+    assert not {world.seed for world in fresh.values()} & {world.seed for world in used.values()}
+    assert find("finalists").data[0] == "synthetic_fresh"
+    assert set(find("tuning").data) - {"market_mm"} == set(fresh)
 
 
 def test_the_finalists_are_the_presets() -> None:
     rows = {row.name: row for row in find("finalists").rows}
     for preset in PRESETS[:2]:
+        assert rows[preset].change == changes(preset)
+
+
+def test_the_finalists_of_low_rank_updates_are_the_presets() -> None:
+    rows = {row.name: row for row in find("tuning").rows}
+    for preset in ("dmpt+", "decoupled", "decoupled-fast"):
         assert rows[preset].change == changes(preset)

@@ -1002,7 +1002,7 @@ def test_shipped_studies() -> None:
     assert studies() == [
         *("aspect", "bind_depth", "candidates", "comparison", "components", "efficiency", "few_identities"),
         *("finalists", "fusion", "low_rank", "missing", "missing_modalities", "modality_length", "readings"),
-        *("semantic_length", "shift"),
+        *("semantic_length", "shift", "tuning"),
     ]
     assert [find(name).mirrors.split(" (")[0] for name in ("components", "bind_depth", "modality_length")] == [
         "Table 3",
