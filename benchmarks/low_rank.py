@@ -2,7 +2,8 @@
 
 Steps run in rounds that run all, beside full fine-tuning of the plain tower on our attention and on timm's own two, of
 which the fastest counts. "two products" is LoRA as it is usually written: B A x beside W x. Inference is the tower with
-merged updates, shared and per modality, beside the plain tower and beside updates that stay products of their own.
+merged updates, shared and per modality, beside the plain tower, beside updates that all stay products of their own, and
+beside those of a modality that do where the shared one is merged.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dmpt.base.memory import keep_freed_memory
-from dmpt.extensions.lora import LoRA, merge_lora
+from dmpt.extensions.lora import LoRA, fold_lora, merge_lora
+from dmpt.method.backbone import Backbone
 from dmpt.settings.config import Config
 from dmpt.settings.shipped import read_config
 from goals import beside, goal, machine, rounds, table
@@ -22,6 +24,11 @@ from models import PATHS, Case, Path, Step, case_of, network, parser_of, tower, 
 
 FULL = [f"full fine-tuning, {path}" for path in PATHS]
 PLAIN = [f"plain tower, {path}" for path in PATHS]
+FORMS: dict[str, Callable[[Backbone], object]] = {
+    "not merged": lambda backbone: None,
+    "shared part merged": fold_lora,
+    "merged": merge_lora,
+}
 STEP, STEP_FAST, BYTES, MERGED, MERGED_SA = 0.65, 0.55, 0.12, 1.02, 1.06
 """Goals: shares of full fine-tuning's step and of its bytes, and of the plain tower's time."""
 
@@ -110,11 +117,10 @@ def inference(case: Case, repeats: int) -> None:
         ("decoupled, no attention", {"bind__depth": 0}),
         ("decoupled", {}),
     ):
-        for merged in (False, True):
+        for form, put in FORMS.items():
             model = network(preset(case, **change)).eval()
-            if merged:
-                merge_lora(model.backbone)
-            variants[f"{label}, {'merged' if merged else 'not merged'}"] = partial(run, model)
+            put(model.backbone)
+            variants[f"{label}, {form}"] = partial(run, model)
     times = rounds(variants, repeats)
     print()
     table(times)
