@@ -184,6 +184,23 @@ def test_int8_says_what_it_costs_and_what_its_own_scores_mean(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("form", ["pixels", "uint8"])
+def test_int8_of_pictures_that_are_not_normalised(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trackers feed such files."""
+    monkeypatch.chdir(tmp_path)
+    write_world(Path("world"), train_ids=2, test_ids=8, images=2, workers=1)
+    line = ["--modality", "rgb", "--input", form, "--int8", "--data.root", "world"]
+    main(["export", "package:tiny", "--out", "model.onnx", *line])
+    assert "(" + form + "), one sample at a time" in capsys.readouterr().out
+    found = read(Path("model.onnx"))
+    assert found.cost is not None
+    assert 0 < found.cost["moved"] < 0.2
+    assert found.cost["cosine"] > 0.99
+
+
+@pytest.mark.long
 def test_a_file_that_differs_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,11 +69,10 @@ def test_int8_is_run_one_by_one_everywhere(tmp_path: Path) -> None:
 def test_those_of_an_earlier_file_go_and_what_is_the_users_stays(tmp_path: Path) -> None:
     path, folder = tmp_path / "x.onnx", tmp_path / "x.recipes"
     assert "boxmot_embeddings.py" in written(path, inputs=("rgb",))
-    (folder / "boxmot.py").write_text("import dmpt  # as it was called once")
-    (folder / "own.txt").write_text("mine")
+    (folder / "own.py").write_text("mine")
     with recipes_beside(path, facts(), 9, 0):
         pass
-    assert sorted(lying_in(folder)) == ["own.txt", "preprocess.json", "triton/x/config.pbtxt"]
+    assert sorted(lying_in(folder)) == ["own.py", "preprocess.json", "triton/x/config.pbtxt"]
 
 
 class Interrupted(Exception):

@@ -96,7 +96,7 @@ def test_who_is_still_computed_for_at_the_end_is_told(caplog: pytest.LogCaptureF
     client.join()
     assert b" 503 " in said[0]
     assert json.loads(said[0].partition(b"\r\n\r\n")[2]) == {
-        "error": "the service was stopped; ask again when it is there"
+        "error": "the service was stopped; a write may still be done, so look before you repeat it"
     }
     assert "Traceback" not in caplog.text
 

@@ -13,7 +13,9 @@ from dmpt.gallery.changes import label
 from dmpt.gallery.history import history
 from dmpt.gallery.schema import Model
 from dmpt.gallery.sources import Sample
-from dmpt.gallery.store import create_gallery, open_gallery
+from dmpt.gallery.store import Gallery, create_gallery, open_gallery
+from dmpt.serve import table
+from dmpt.serve.table import Table
 from served import CLOSE, KEY, ok, paths
 
 Files = Callable[..., list[Any]]
@@ -21,6 +23,26 @@ Files = Callable[..., list[Any]]
 
 def pid_of(gallery: Path, key: str) -> Any:
     return open_gallery(gallery).read(["pid"], f"key = '{key}'").column("pid").to_pylist()[0]
+
+
+def test_a_write_during_a_look_is_seen_by_the_next(
+    gallery: Path, model: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening a large table takes a while."""
+    own = Table(gallery, Model.of(model))
+    label(open_gallery(gallery), {KEY: "by somebody else"})
+    search, written = table.Search, []
+
+    def slow(found: Gallery) -> Any:
+        if not written:
+            written.append(own._write("labelled", lambda it: label(it, {KEY: "by us"}), [KEY]).version)
+        return search(found)
+
+    monkeypatch.setattr(table, "Search", slow)
+    first, _ = own.current(anew=True)
+    second, _ = own.current()
+    assert (first.version + 1, second.version) == (written[0], written[0])
+    assert own.undoable == {"version": written[0], "what": "labelled 1"}
 
 
 def test_a_label_is_written_found_and_taken_back(start: Any, gallery: Path) -> None:

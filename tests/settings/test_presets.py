@@ -135,7 +135,9 @@ def test_finalists_are_tested_with_seeds_that_chose_nothing(name: str) -> None:
     assert study.split == "test"
     seeds = set(range(study.base["train.seed"], study.base["train.seed"] + study.seeds))
     files = (folder("studies").parent / "results").glob(f"*/*{ENDING}")
-    kept = [result for path in files if path.parent.name not in ("finalists", "tuning") for result in read(path).results]
+    kept = [
+        result for path in files if path.parent.name not in ("finalists", "tuning") for result in read(path).results
+    ]
     assert len(kept) > 300
     assert not seeds & {result.seed for result in kept}
 

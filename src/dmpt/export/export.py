@@ -139,7 +139,7 @@ def export(
         runtime = load(exact, "fp32", "onnx")
         found = replace(found, parity=difference(found, runtime.encode, encoder, samples))
         if tested is not None and int8:
-            bare, found = _in_int8(bare, found, runtime, tested, samples)
+            bare, found = _in_int8(bare, found, runtime, encoder, tested, samples)
         with recipes_beside(out, found, *_widths(found, runtime.encode)) as recipes:
             write(bare.read_bytes(), found, out)
     return Written(out, recipes, out.stat().st_size, found, pictures)
@@ -165,7 +165,12 @@ def _pictures(tested: _Tested | None, found: Exported) -> tuple[Sequence[Mapping
 
 
 def _in_int8(
-    bare: Path, found: Exported, exact: Runtime, tested: _Tested, samples: Sequence[Mapping[str, Pixels]]
+    bare: Path,
+    found: Exported,
+    exact: Runtime,
+    reference: Encode,
+    tested: _Tested,
+    samples: Sequence[Mapping[str, Pixels]],
 ) -> tuple[Path, Exported]:
     """The graph in int8 beside it, and what that costs."""
     coarse, trial = bare.with_name("int8.onnx"), bare.with_name("trial.onnx")
@@ -174,7 +179,7 @@ def _in_int8(
     write(coarse.read_bytes(), found, trial)
     alone = load(trial, "int8", "onnx")
     together = replace(alone, encode=GraphEncoder(found, onnx.session(trial, "int8", found.shapes)))
-    furthest = max(moved(found, own.encode, exact.encode, samples) for own in (alone, together))
+    furthest = max(moved(found, own.encode, reference, samples) for own in (alone, together))
     measured = measure(Embedder(exact), Embedder(alone), Embedder(together), *tested)
     cost = replace(measured.cost, moved=furthest)
     return coarse, replace(found, calibration=measured.calibration, cost=asdict(cost))

@@ -12,8 +12,6 @@ from dmpt.settings.modalities import MODALITIES
 
 _TYPES = {"normalised": "TYPE_FP32", "pixels": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 _DEEPSTREAM, _BOXMOT = "deepstream_tracker.yml", "boxmot_embeddings.py"
-_OLDER = "boxmot.py"
-"""What the last one was called once: it hid the package boxmot from those who ran it."""
 
 
 @contextmanager
@@ -34,7 +32,7 @@ def recipes_beside(path: Path, found: Exported, width: int, shared: int) -> Iter
     """
     folder = path.with_suffix(".recipes")
     texts = recipes_of(path, found, width, shared)
-    before = {place: _content(folder / place) for place in (*texts, _DEEPSTREAM, _BOXMOT, _OLDER)}
+    before = {place: _content(folder / place) for place in (*texts, _DEEPSTREAM, _BOXMOT)}
     try:
         for place in before:
             _put(folder / place, texts[place].encode("utf-8", "surrogateescape") if place in texts else None)
@@ -54,8 +52,10 @@ def _content(path: Path) -> bytes | None:
     """Of a file; None where there is none."""
     try:
         return path.read_bytes()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); remove it") from error
 
 
 def _put(path: Path, content: bytes | None) -> None:

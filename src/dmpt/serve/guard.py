@@ -21,6 +21,7 @@ log = logging.getLogger("dmpt.serve")
 OPEN = ("/health", "/ready")
 """Answered however busy the service is."""
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_MAYBE = "a write may still be done, so look before you repeat it"
 _NO_TOKEN = ("/", "/openapi.json", *OPEN)
 _CONTENT = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -78,9 +79,8 @@ class Guard:
             return
         except asyncio.CancelledError:  # the server stops, and has waited for as long as it may
             if not answer.status:
-                await Refused(503, "the service was stopped; ask again when it is there").response(
-                    scope, receive, answer
-                )
+                stopped = Refused(503, f"the service was stopped; {_MAYBE}")
+                await stopped.response(scope, receive, answer)
         except Exception:  # the application has said so, where it still could
             log.exception("%r %r", scope["method"], scope["path"])  # of the client, who may have put lines into them
             if not answer.status:
@@ -117,9 +117,7 @@ class Guard:
             if gone.done() and not answer.whole:
                 raise _Gone
             if not work.done() and not answer.whole:
-                raise Refused(
-                    504, f"no answer within {seconds:g} s; a write may still be done, so look before you repeat it"
-                )
+                raise Refused(504, f"no answer within {seconds:g} s; {_MAYBE}")
             await work
         finally:
             for task in (work, gone):

@@ -66,6 +66,7 @@ class Table:
         self._at: _Stamp | None = None  # what the last of them left
         self._read: _Stamp | None = None
         self._newest: _Stamp = (0, 0)
+        self._writes = 0  # that became known, by which a look knows that it is out of date
         self._look()
 
     def current(self, anew: bool = False) -> tuple[Gallery, Search | None]:
@@ -88,13 +89,14 @@ class Table:
             return self._gallery, self._search
 
     def _look(self) -> None:
-        found = Gallery(self._path)
+        writes, found = self._writes, Gallery(self._path)
         stamp = self._stamp(found.version)
         if self._gallery is None or stamp != self._read:
             found.model.refuse(self.model, self.name)
             self._search = Search(found) if len(found) else None
             self._gallery, self._read = found, stamp
-        self._newest, self._looked = stamp, time.monotonic()
+        if writes == self._writes:  # else whoever looks next looks again
+            self._newest, self._looked = stamp, time.monotonic()
 
     def _stamp(self, version: int) -> "_Stamp":
         """A version, and when it was written: a gallery that is made anew has the same numbers."""
@@ -273,12 +275,16 @@ class Table:
                 self._wrote(change)
             elif change.version != before[0]:
                 self._own.clear()
-                self._looked = float("-inf")
+                self._anew()
         return change
 
     def _wrote(self, change: Change) -> None:
-        """Whoever looks next sees it."""
         self._at = self._newest = self._stamp(change.version)
+        self._anew()
+
+    def _anew(self) -> None:
+        """Whoever looks next sees what was written."""
+        self._writes += 1
         self._looked = float("-inf")
 
 

@@ -70,7 +70,7 @@ class Shape:
         for what, given, own in (("adapter", adapter, self.adapter), ("precision", precision, self.precision)):
             if given is not None and given != own:
                 said = f"{name}{what} is {str(given)[:12] or 'empty'}, and the model's is {own[:12]}"
-                raise Refused(422, f"{said}; embed the pictures with this model")
+                raise Refused(422, f"{said}; name theirs with ?model=, or embed the pictures with this one")
 
     def from_rows(self, rows: Features, name: str) -> Embeddings:
         """Items of rows ``(N, flat + shared)``.

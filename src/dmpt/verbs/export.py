@@ -63,7 +63,8 @@ def run(
 
 def _show(found: "Written") -> None:
     own = found.found
-    print(f"{found.path}: {found.bytes / 1e6:.1f} MB, takes {', '.join(own.inputs)} ({own.input}), batches of any size")
+    batches = "one sample at a time" if own.cost else "batches of any size"
+    print(f"{found.path}: {found.bytes / 1e6:.1f} MB, takes {', '.join(own.inputs)} ({own.input}), {batches}")
     subsets = ", with every subset of modalities" if len(own.inputs) > 1 else ""
     exact = "in fp32 " if own.cost else ""
     print(f"{exact}at most {own.parity:.1g} from torch on {found.pictures}, in batches of 1, 2 and 7{subsets}")
