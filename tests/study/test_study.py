@@ -1379,7 +1379,7 @@ def test_other_mistakes_are_one_line(
     )
     for content, said in (
         ("settings: 3", "settings is 3; it must be keys and values"),
-        ("asks: [bogus]", "asks is .*bogus.*; it must be a list as in .*, each data.root or backbone.weights"),
+        ("asks: [bogus]", "asks is .*bogus.*; it must be a list as in .*, each data.root, backbone.weights or tested"),
         ("world: {train_ids: x, test_ids: 3}", 'world.train_ids is "x"; it must be a whole number of at least 2'),
         ("world: {train_ids: 3}", "world: lacks test_ids"),
         ("world: {train_ids: 3, test_ids: 3, object: cat}", 'world.object is "cat"; it must be person or vehicle'),
