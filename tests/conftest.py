@@ -1,9 +1,7 @@
 """What all tests begin with: one thread, signals that are heard, a cache of their own."""
 
-import ctypes
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,26 +26,6 @@ def no_trace_in_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Ite
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DMPT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-class _Stack(ctypes.Structure):
-    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def room_for_signals() -> Iterator[None]:
-    """Pytest has signals handled on a stack that is too small for the registers of a thread that has used AMX.
-
-    Any signal ends such a process, without a word: Ctrl-C of a test behind others that compute in bf16.
-    """
-    if sys.platform != "linux":
-        yield
-        return
-    sigaltstack = ctypes.CDLL(None).sigaltstack
-    room, before = ctypes.create_string_buffer(1 << 18), _Stack()
-    assert sigaltstack(ctypes.byref(_Stack(ctypes.addressof(room), 0, len(room))), ctypes.byref(before)) == 0
-    yield
-    sigaltstack(ctypes.byref(before), None)
 
 
 @pytest.fixture(scope="session", autouse=True)

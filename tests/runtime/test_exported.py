@@ -1,6 +1,8 @@
 """A file of dmpt export: it says what it was told, a changed one is refused, and it runs as torch's models do."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -283,6 +285,28 @@ def test_its_calibration_is_that_of_its_precision(tmp_path: Path, capsys: pytest
     native = dmpt.load(tmp_path / "other.onnx", runtime="openvino")
     assert native.precision == "bf16"
     assert native.calibration is not None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
+def test_a_signal_is_heard_after_models_in_openvino_have_gone(tmp_path: Path) -> None:
+    """Where the processor has AMX, it gives a thread another stack for signals."""
+    pytest.importorskip("openvino")
+    source = """
+import gc, signal, sys
+import dmpt
+models = [dmpt.load(sys.argv[1], runtime="openvino") for _ in range(2)]
+while models:
+    del models[0]
+    gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("heard")
+"""
+    path = toy_file(tmp_path / "x.onnx")
+    signals = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # ignored in the background
+    ended = subprocess.run([sys.executable, "-c", signals + source, str(path)], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "heard\n"), ended.stderr
 
 
 @pytest.mark.parametrize(

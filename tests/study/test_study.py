@@ -587,9 +587,7 @@ def stopped_after(steps: int) -> Iterator[None]:
     def and_stop(self: Trainer, *arguments: Any) -> dict[str, Any]:
         line = step(self, *arguments)
         if line["step"] == steps:
-            heard = signal.getsignal(signal.SIGINT)
-            assert callable(heard)
-            heard(signal.SIGINT, None)
+            signal.raise_signal(signal.SIGINT)
         return line
 
     with pytest.MonkeyPatch.context() as patch:

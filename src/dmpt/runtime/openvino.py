@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,18 @@ from numpy.typing import NDArray
 from dmpt.base.errors import UserError, one_line
 from dmpt.runtime.onnx import threads
 from dmpt.runtime.runtime import Run, check_shapes, need
+
+
+@cache
+def _core() -> Any:
+    """One for the process, never freed.
+
+    For AMX a core gives its thread another stack for signals, and takes that back at its end. Of several the last to
+    end puts back one that is freed, and the next signal, as of Ctrl-C, ends the process without a word.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def session(path: Path, precision: str, shapes: Sequence[tuple[int, ...]]) -> Run:
@@ -31,7 +44,7 @@ def session(path: Path, precision: str, shapes: Sequence[tuple[int, ...]]) -> Ru
     if threads():
         settings["INFERENCE_NUM_THREADS"] = threads()
     try:
-        compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+        compiled = _core().compile_model(str(path), "CPU", settings)
     except Exception as error:  # its errors have no common class
         raise UserError(f"OpenVINO {openvino.__version__} cannot run {path}: {one_line(str(error))[:300]}") from error
     found = [tuple(side.get_max_length() for side in [*one.partial_shape][1:]) for one in compiled.inputs]
