@@ -329,5 +329,8 @@ def test_an_evaluation_says_what_the_thresholds_come_to(run: Path, capsys: pytes
     assert [(each.asked, each.threshold) for each in found] == [(0.1, limit)]
     assert evaluate(run, replace(FP32, precision="bf16")).calibrated is None
     assert evaluate(run, replace(FP32, which="last")).calibrated is None
+    whole = evaluate(run)
+    lacking = replace(whole.seen.gallery, present=whole.seen.gallery.present & [True, True, False])
+    assert replace(whole, seen=whole.seen._replace(query=lacking, gallery=lacking)).calibrated is None
     main(["calibrate", str(run), "--split", "test"])
     assert evaluate(run).calibrated is None  # of the same samples

@@ -154,6 +154,11 @@ def _size(path: Path) -> int:
         return -1
 
 
+def as_one(query: Sequence[Record], gallery: Sequence[Record]) -> Sequence[Record]:
+    """All that is searched with and in, once where the two are one list."""
+    return gallery if query is gallery else (*query, *gallery)
+
+
 def labels_of(records: Sequence[Record]) -> Labels:
     """What the protocols look at."""
     scenes = None if any(r.scene is None for r in records) else np.array([r.scene for r in records])

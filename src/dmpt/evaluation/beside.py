@@ -1,10 +1,18 @@
 """Which data a run was trained beside, and what becomes of numbers on others: they are kept apart."""
 
+from collections.abc import Sequence
+
 from dmpt.adapter.folder import Card
 from dmpt.data.layouts import DATASETS
 from dmpt.data.missing import Subset, restrict
-from dmpt.data.records import Dataset, fingerprint, same_data
+from dmpt.data.records import Dataset, Record, fingerprint, same_data
 from dmpt.data.split import fewer
+from dmpt.settings.config import DataConfig
+
+
+def trained_on(dataset: Dataset, data: DataConfig) -> Sequence[Record]:
+    """Training samples with the modalities in use, of ``train_share`` of the identities, before any are held out."""
+    return fewer(restrict(dataset.train, data.modalities), data.train_share, data.split_seed)
 
 
 def fingerprint_of_test(dataset: Dataset, modalities: Subset) -> str | None:
@@ -23,7 +31,7 @@ def trained_beside(card: Card, dataset: Dataset) -> bool | None:
     then, now = card.data.get("test_fingerprint"), fingerprint_of_test(dataset, modalities)
     if then and now:
         return same_data(then, now)
-    train = fewer(restrict(dataset.train, modalities), card.config.data.train_share, card.config.data.split_seed)
+    train = trained_on(dataset, card.config.data)
     if not train or card.config.train.select == "val" or card.data.get("skipped"):
         return None
     return same_data(card.data.get("fingerprint", ""), fingerprint(train))

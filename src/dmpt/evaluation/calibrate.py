@@ -21,10 +21,10 @@ from dmpt.data.check import keep_readable
 from dmpt.data.check.looks import look_at
 from dmpt.data.layouts import load_dataset
 from dmpt.data.missing import restrict
-from dmpt.data.records import Dataset, Record, fingerprint
-from dmpt.data.split import fewer, hold_out, view_of
+from dmpt.data.records import Dataset, Record, as_one, fingerprint
+from dmpt.data.split import hold_out, view_of
 from dmpt.embed.extract import extract
-from dmpt.evaluation.beside import trained_beside
+from dmpt.evaluation.beside import trained_beside, trained_on
 from dmpt.evaluation.conditions import USUAL, Conditions
 from dmpt.evaluation.opened import Opened, open_adapter
 from dmpt.evaluation.sights import BetweenCameras, Sights, between_cameras
@@ -207,7 +207,7 @@ def _before(folder: Path) -> Calibration | None:
 def _chosen(opened: Opened, split: Split | None, skip_broken: bool) -> tuple[Sequence[Record], str]:
     """The samples of the identities asked for, and what ``Calibration.split`` says of them."""
     data, config = opened.dataset, opened.card.config
-    tested = data.gallery if data.query is data.gallery else (*data.query, *data.gallery)
+    tested = as_one(data.query, data.gallery)
     if opened.apart and not trained_beside(opened.card, data):
         if split == "val":
             raise UserError("--split val is what training held out of its own data; of others give test, train or none")
@@ -231,8 +231,7 @@ def _chosen(opened: Opened, split: Split | None, skip_broken: bool) -> tuple[Seq
 
 def _halves(dataset: Dataset, config: Config, skip_broken: bool) -> tuple[Sequence[Record], Sequence[Record]]:
     """What training saw, and what it held out."""
-    trained = fewer(restrict(dataset.train, config.data.modalities), config.data.train_share, config.data.split_seed)
-    records = _readable(dataset, config, trained, skip_broken)
+    records = _readable(dataset, config, trained_on(dataset, config.data), skip_broken)
     if config.train.select != "val":
         return records, []
     return hold_out(records, config.train.val_share, config.data.split_seed, dataset.protocol)

@@ -18,7 +18,7 @@ from dmpt.base.environment import environment
 from dmpt.base.errors import UserError
 from dmpt.base.files import expanded, write_text
 from dmpt.base.terminal import warn
-from dmpt.data.records import Record, fingerprint, labels_of, short
+from dmpt.data.records import Record, as_one, fingerprint, labels_of, short
 from dmpt.embed.extract import Pair, Seen, look_in_views
 from dmpt.evaluation import missing
 from dmpt.evaluation.conditions import USUAL, Conditions
@@ -92,14 +92,15 @@ class Evaluation:
         None where there is no calibration at this precision, or it is of these very samples.
         """
         known, modalities = calibration.load(self.opened.folder), self.opened.data.modalities
-        items, labels = everyone((self.query, self.gallery), self.seen)
-        tested = self.gallery if self.query is self.gallery else [*self.query, *self.gallery]
         table = None if known is None else known.rates(modalities)
         if known is None or table is None or known.precision != self.opened.precision:
             return None
-        if known.fingerprint == fingerprint(tested):
+        if known.fingerprint == fingerprint(as_one(self.query, self.gallery)):
             return None
+        items, labels = everyone((self.query, self.gallery), self.seen)
         whole = np.flatnonzero(items.codes == number_of(modalities))
+        if not len(whole):
+            return None
         if known.views == "scene" and labels.scenes is not None:
             labels = Labels(labels.pids, labels.scenes)
         try:
@@ -205,9 +206,7 @@ def evaluate(
 def everyone(records: Pair, seen: Seen) -> tuple[Embeddings, Labels]:
     """All items of query and gallery, once where the two are one list."""
     query, gallery = records
-    if query is gallery:
-        return seen.gallery, labels_of(gallery)
-    return join(seen.query, seen.gallery), labels_of([*query, *gallery])
+    return seen.gallery if query is gallery else join(seen.query, seen.gallery), labels_of(as_one(query, gallery))
 
 
 def by_query(metrics: Metrics, queries: Labels) -> dict[str, list[Any]]:

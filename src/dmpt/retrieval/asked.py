@@ -51,8 +51,7 @@ def achieved(items: Embeddings, labels: Labels, fmr: float = 0.01, draws: int = 
     Raises:
         UserError: there are no mates or no strangers across cameras, or fewer than four identities.
     """
-    rows = np.arange(0, len(items), -(-len(items) // _MOST))
-    pairs = cross_camera_pairs(items[rows], labels[rows])
+    pairs = cross_camera_pairs(items, labels, _MOST)
     count = 1 + int(max(pairs.first.max(), pairs.second.max()))
     if count < 4:
         raise UserError(f"a threshold of half of the identities needs four; there are {count}")

@@ -154,14 +154,22 @@ def verification(
     )
 
 
-def cross_camera_pairs(items: Embeddings, labels: Labels) -> Pairs:
+def cross_camera_pairs(items: Embeddings, labels: Labels, most: int | None = None) -> Pairs:
     """Every two items of different cameras, once.
 
     Scores are the mixed form's, which do not depend on what else is there (``scores.blocks``).
 
+    Args:
+        items: N items.
+        labels: theirs.
+        most: items that are looked at: of more, those at equal distances count; None = all.
+
     Raises:
         UserError: there are no mates or no strangers across cameras.
     """
+    if most is not None:
+        some = np.arange(0, len(items), -(-len(items) // most))
+        items, labels = items[some], labels[some]
     _, identities = np.unique(labels.pids, return_inverse=True)
     rows = np.arange(len(items))
     scores, one, other = across(items, items, labels.cameras, rows, rows)

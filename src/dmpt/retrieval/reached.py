@@ -46,8 +46,7 @@ def reached(limits: Sequence[Threshold], items: Embeddings, labels: Labels, draw
     Raises:
         UserError: there are no mates or no strangers across cameras.
     """
-    rows = np.arange(0, len(items), -(-len(items) // _MOST))
-    pairs = cross_camera_pairs(items[rows], labels[rows])
+    pairs = cross_camera_pairs(items, labels, _MOST)
     strangers = pairs[np.flatnonzero(~pairs.same)]
     strangers = strangers[np.argsort(-strangers.scores)]
     spread = intervals(strangers, {limit.fmr: limit.threshold for limit in limits}, draws) if limits else {}

@@ -16,9 +16,10 @@ from dmpt.data.loader import Batch, SampleDataset, train_batches
 from dmpt.data.missing import incomplete, restrict
 from dmpt.data.records import Dataset, Record, fingerprint, labels_of, pid_to_label
 from dmpt.data.sampler import PKSampler, shard
-from dmpt.data.split import fewer, held_out_count, hold_out
+from dmpt.data.split import held_out_count, hold_out
 from dmpt.data.transforms import TrainTransform
 from dmpt.embed.extract import Pair
+from dmpt.evaluation.beside import trained_on
 from dmpt.evaluation.opened import test_records
 from dmpt.retrieval.metrics import count_valid, has_match
 from dmpt.settings.config import SIXTEEN_BITS, Config, Range
@@ -102,7 +103,7 @@ def read(config: Config, skip_broken: bool) -> TrainingData:
     if not dataset.train:
         raise UserError(f"data of layout {dataset.name} have no training images; list them as train")
     used = {split: restrict(listed, config.data.modalities) for split, listed in dataset.splits.items()}
-    used["train"] = fewer(used["train"], config.data.train_share, config.data.split_seed)
+    used["train"] = trained_on(dataset, config.data)
     looks = look_at(dataset, chain(*used.values()))
     records, unreadable = keep_readable(used["train"], looks, skip_broken)
     value_range = settled(config.data.value_range, records, looks)
